@@ -1,0 +1,85 @@
+use holdfast_guest::{
+    Ctx, Invocation as _, InvokeError, Request, Resource, ResourceHandler as _, Response, http,
+};
+
+use super::{Spec, Webhook};
+
+fn webhook(ctx: &Ctx) -> Webhook {
+    let spec = Spec {
+        url: "http://subscriber.test/events".to_owned(),
+        secret: Some("s3cret".to_owned()),
+    };
+    Webhook::handle(ctx, Resource::new("orders", spec)).unwrap()
+}
+
+fn event(body: &str) -> Request {
+    let mut event = Request::new(body);
+    event.id = "request-1".to_owned();
+    event.content_type = Some("text/plain".to_owned());
+    event
+}
+
+#[test]
+fn an_event_is_posted_with_its_key_type_token_and_secret() {
+    let ctx = Ctx::test()
+        .with_http(Ok(http::Response::new(204)))
+        .with_http(Ok(http::Response::new(200)));
+    let mut webhook = webhook(&ctx);
+
+    let answer = webhook.invoke(&ctx, event("hello")).unwrap();
+    assert_eq!(
+        answer,
+        Response::bytes(
+            "application/json",
+            r#"{"status":204,"attempt":1,"delivered":1}"#
+        )
+    );
+    let mut repeated = event("hello");
+    repeated.idempotency_key = Some("key-1".to_owned());
+    webhook.invoke(&ctx, repeated).unwrap();
+
+    let sent = ctx.sent();
+    assert_eq!(sent[0].method, http::Method::Post);
+    assert_eq!(sent[0].url, "http://subscriber.test/events");
+    assert_eq!(sent[0].body, b"hello");
+    for (header, value) in [
+        ("idempotency-key", "request-1"),
+        ("content-type", "text/plain"),
+        ("fencing-token", "1"),
+        ("authorization", "Bearer s3cret"),
+    ] {
+        assert_eq!(sent[0].header(header), Some(value), "{header}");
+    }
+    assert_eq!(sent[1].header("idempotency-key"), Some("key-1"));
+}
+
+#[test]
+fn a_failed_delivery_is_unavailable_and_counted() {
+    let ctx = Ctx::test()
+        .with_http(Ok(http::Response::new(500)))
+        .with_http(Err(http::Error::TimedOut))
+        .with_http(Ok(http::Response::new(200)));
+    let mut webhook = webhook(&ctx);
+
+    assert_eq!(
+        webhook.invoke(&ctx, event("")),
+        Err(InvokeError::unavailable("the subscriber answered 500"))
+    );
+    assert!(matches!(
+        webhook.invoke(&ctx, event("")),
+        Err(InvokeError::Unavailable(_))
+    ));
+    assert_eq!(
+        webhook.invoke(&ctx, event("")).unwrap().body,
+        br#"{"status":200,"attempt":3,"delivered":1}"#
+    );
+}
+
+#[test]
+fn a_destination_that_is_not_granted_is_unavailable_and_says_what_to_do() {
+    let ctx = Ctx::test();
+    match webhook(&ctx).invoke(&ctx, event("")) {
+        Err(InvokeError::Unavailable(text)) => assert!(text.contains("grants.http"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,21 @@
+//! Who owns what, and how that changes: the pure core of Holdfast.
+//!
+//! Pure: time arrives as a parameter, decisions leave as values. Nothing here reads a clock, a
+//! socket, a file or a global, and nothing runs by itself; so a test can run years of a cluster's
+//! life in seconds and get the same run again from the same seed.
+//!
+//! - [`membership`] finds nodes and suspects failures (SWIM). It hints, it never decides.
+//! - [`state`] is the replicated state machine: nodes, modules, resources, and the owner of every
+//!   slot. Raft orders its commands; what it says is what is.
+//! - [`ring`] and [`placement`] plan who should own a slot. They only plan.
+//! - [`handover`] is what one node does as the view changes: start, stop, release.
+//! - [`evidence`] turns proofs of death into the commands that free a dead node's slots.
+//! - [`voters`] keeps the set of voters odd, live and small.
+
+pub mod evidence;
+pub mod handover;
+pub mod membership;
+pub mod placement;
+pub mod ring;
+pub mod state;
+pub mod voters;

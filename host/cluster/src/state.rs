@@ -1,0 +1,378 @@
+//! The replicated state: nodes, modules, resources, and the owner of every slot.
+//!
+//! Every node has a copy and applies the same [`Command`]s in the same order, so that all copies
+//! are equal at equal log positions. [`State::apply`] is total: a command that does not fit
+//! changes nothing and says so in its [`Outcome`].
+//!
+//! Invariants, at every log position:
+//! - a slot has at most one owner, and an owner is one incarnation of a node;
+//! - the epoch never falls, and a slot's token is the epoch of its last change of owner, so the
+//!   tokens of a slot only grow, even when it vanishes and comes back;
+//! - a slot with an owner changes it only by that owner's release, by proof that the incarnation
+//!   is dead, or by the operator's word;
+//! - a slot that lost its last resource stays with its owner until that releases it, so what
+//!   replaces it cannot overlap with what still terminates.
+//!
+//! Nothing here reads a clock: timestamps arrive in the commands and are for people only.
+
+mod apply;
+mod command;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use holdfast_model::{
+    ClusterId, ClusterName, Digest, Epoch, Incarnation, ModuleName, NodeId, ResourceId, Settings,
+    Slot, Spec, Token,
+};
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    apply::Position,
+    command::{Allocation, Command, Decision, Outcome, Placed, Refused, Released},
+    rows::{Changes, CorruptRow, Key},
+};
+use crate::placement;
+
+/// One copy of the replicated state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    cluster: Option<Cluster>,
+    epoch: Epoch,
+    nodes: BTreeMap<NodeId, Node>,
+    modules: BTreeMap<ModuleName, Module>,
+}
+
+/// The cluster itself, as founded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Made at random by the founder.
+    pub id: ClusterId,
+    /// Given by the operator.
+    pub name: ClusterName,
+    /// Milliseconds since the Unix epoch.
+    pub founded_at_ms: u64,
+    /// How many voters the cluster wants once it has enough nodes: 1, 3, 5 or 7.
+    pub voters_wanted: u8,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// The incarnation that joined last.
+    pub incarnation: Incarnation,
+    /// Whether it may own slots.
+    pub standing: Standing,
+    /// What it said of itself when it joined.
+    pub about: About,
+    /// When this incarnation joined: milliseconds since the Unix epoch.
+    pub joined_at_ms: u64,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Where peers reach it: TCP frames and UDP gossip.
+    pub addr: SocketAddr,
+    /// Where its HTTP API is.
+    pub http: SocketAddr,
+    /// Share of the load; 0 holds nothing.
+    pub weight: u32,
+    /// Failure domain.
+    pub zone: Option<Arc<str>>,
+    /// The kernel's boot id.
+    pub boot_id: Arc<str>,
+    /// Version of the software.
+    pub version: Arc<str>,
+}
+
+/// Whether a node may own slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Standing {
+    /// It may.
+    Active,
+    /// It keeps what it has until that has moved, and gets nothing new.
+    Draining,
+    /// Its incarnation is proven dead. A later one may join.
+    Down,
+    /// An operator removed it. It is kept so that it cannot come back under this identity.
+    Removed,
+}
+
+/// One incarnation of a node, as owner of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Owner {
+    /// The node.
+    pub node: NodeId,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+}
+
+/// Ownership of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotState {
+    /// Who runs its resources; nobody until the next placement when none.
+    pub owner: Option<Owner>,
+    /// Who gets it once the owner has released it.
+    pub next: Option<NodeId>,
+    /// Epoch of the last change of `owner`.
+    pub token: Token,
+    /// The resources in it. Empty only while its owner still has to release it.
+    pub resources: BTreeSet<ResourceId>,
+}
+
+/// A module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Versions, rollout and removal.
+    pub about: ModuleAbout,
+    /// Its resources.
+    pub resources: BTreeMap<ResourceId, Resource>,
+    /// Its slots that have resources, or did until a moment ago.
+    pub slots: BTreeMap<Slot, SlotState>,
+}
+
+/// What is known of a module apart from its resources.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleAbout {
+    /// The version that serves.
+    pub version: Version,
+    /// The version that is about to replace it.
+    pub rollout: Option<Rollout>,
+    /// The last version that failed everywhere, and why.
+    pub failed: Option<FailedRollout>,
+    /// It is being removed: no allocations, and it vanishes with its last slot.
+    pub removing: bool,
+}
+
+/// A version of a module: its component and the settings it runs with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Counts the module's deployments from 1.
+    pub number: u64,
+    /// The component.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its settings.
+    pub settings: Arc<Settings>,
+    /// When it was deployed: milliseconds since the Unix epoch.
+    pub deployed_at_ms: u64,
+}
+
+/// A version on probation: each node tries it on a few resources first. It serves as soon as one
+/// of them is held by it, and is given up once every node that owns slots of the module failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// The new version.
+    pub version: Version,
+    /// Nodes on which no resource could be held by it, and what the last one said.
+    pub failed_on: BTreeMap<NodeId, String>,
+}
+
+/// A version that could not hold a single resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedRollout {
+    /// The version that was given up.
+    pub version: Version,
+    /// What `handle` said, on one node.
+    pub error: String,
+}
+
+/// A resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resource {
+    /// What it is to do.
+    pub spec: Spec,
+    /// Grows with every change of `spec`: the log index of the change.
+    pub revision: u64,
+    /// When it was allocated first: milliseconds since the Unix epoch.
+    pub allocated_at_ms: u64,
+}
+
+impl State {
+    /// The cluster, once founded.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
+
+    /// Version of the view.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// All nodes, dead ones included until they are removed.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<NodeId, Node> {
+        &self.nodes
+    }
+
+    /// All modules.
+    #[must_use]
+    pub fn modules(&self) -> &BTreeMap<ModuleName, Module> {
+        &self.modules
+    }
+
+    /// A slot, if it exists.
+    #[must_use]
+    pub fn slot(&self, module: &ModuleName, slot: Slot) -> Option<&SlotState> {
+        self.modules.get(module)?.slots.get(&slot)
+    }
+
+    /// A resource, if it exists.
+    #[must_use]
+    pub fn resource(&self, module: &ModuleName, id: &ResourceId) -> Option<&Resource> {
+        self.modules.get(module)?.resources.get(id)
+    }
+
+    /// The incarnation of a node that may own slots now, if any.
+    #[must_use]
+    pub fn active(&self, node: NodeId) -> Option<Owner> {
+        let found = self.nodes.get(&node)?;
+        let owner = Owner {
+            node,
+            incarnation: found.incarnation,
+        };
+        (found.standing == Standing::Active).then_some(owner)
+    }
+
+    /// Plans first owners for the slots of these ids that do not exist yet, the whole batch
+    /// counted in. `live` says which nodes can be reached.
+    #[must_use]
+    pub fn place<'a>(
+        &self,
+        module: &ModuleName,
+        ids: impl Iterator<Item = &'a ResourceId>,
+        live: &BTreeSet<NodeId>,
+    ) -> Vec<Placed> {
+        let existing = self.modules.get(module);
+        let mut fresh: BTreeMap<Slot, BTreeSet<&ResourceId>> = BTreeMap::new();
+        let mut more: BTreeMap<Slot, u32> = BTreeMap::new();
+        for id in ids {
+            match existing.and_then(|module| module.slots.get(&id.slot())) {
+                None => {
+                    fresh.entry(id.slot()).or_default().insert(id);
+                }
+                Some(slot) if slot.resources.contains(id) => {}
+                Some(_) => *more.entry(id.slot()).or_default() += 1,
+            }
+        }
+        let mut loads = self.loads(module, live);
+        for load in &mut loads {
+            load.resources += more.get(&load.slot).copied().unwrap_or(0);
+        }
+        loads.extend(fresh.iter().map(|(slot, ids)| placement::Load {
+            slot: *slot,
+            owner: None,
+            resources: ids.len() as u32,
+            settled: true,
+        }));
+        loads.sort_by_key(|load| load.slot);
+        placement::plan(module, &self.members(live), &loads, 0)
+            .into_iter()
+            .filter(|assignment| fresh.contains_key(&assignment.slot))
+            .map(|assignment| Placed {
+                slot: assignment.slot,
+                to: assignment.to,
+            })
+            .collect()
+    }
+
+    /// Plans the moves of a round: every slot without an owner gets one, moves to nodes that are
+    /// gone are called off, and at most `moves_max` others move, over all modules. `live` says
+    /// which nodes can be reached.
+    #[must_use]
+    pub fn plan(
+        &self,
+        live: &BTreeSet<NodeId>,
+        moves_max: usize,
+    ) -> Vec<(ModuleName, Placed, Token)> {
+        let members = self.members(live);
+        let mut moves = Vec::new();
+        let mut budget = moves_max.saturating_sub(self.moves_under_way());
+        for (name, module) in &self.modules {
+            let mut planned: BTreeMap<Slot, NodeId> = module
+                .slots
+                .iter()
+                .filter(|(_, state)| self.is_called_off(state, live))
+                .filter_map(|(slot, state)| Some((*slot, state.owner?.node)))
+                .collect();
+            for assignment in placement::plan(name, &members, &self.loads(name, live), budget) {
+                planned.insert(assignment.slot, assignment.to);
+            }
+            for (slot, to) in planned {
+                let state = &module.slots[&slot];
+                if state.owner.is_some_and(|owner| owner.node != to) {
+                    budget = budget.saturating_sub(1);
+                }
+                moves.push((name.clone(), Placed { slot, to }, state.token));
+            }
+        }
+        moves
+    }
+
+    /// How many slots are on their way from one node to another.
+    #[must_use]
+    pub fn moves_under_way(&self) -> usize {
+        let slots = self
+            .modules
+            .values()
+            .flat_map(|module| module.slots.values());
+        slots.filter(|state| state.next.is_some()).count()
+    }
+
+    /// The nodes as placement sees them.
+    #[must_use]
+    pub fn members(&self, live: &BTreeSet<NodeId>) -> Vec<placement::Member> {
+        self.nodes
+            .iter()
+            .map(|(id, node)| placement::Member {
+                id: *id,
+                weight: node.about.weight,
+                zone: node.about.zone.clone(),
+                eligible: self.is_eligible(*id, live),
+            })
+            .collect()
+    }
+
+    /// The slots of a module as placement sees them. A slot whose owner cannot be reached stays:
+    /// nobody but its owner can give it away.
+    #[must_use]
+    pub fn loads(&self, module: &ModuleName, live: &BTreeSet<NodeId>) -> Vec<placement::Load> {
+        let Some(module) = self.modules.get(module) else {
+            return Vec::new();
+        };
+        module
+            .slots
+            .iter()
+            .filter(|(_, state)| !state.resources.is_empty())
+            .map(|(slot, state)| {
+                let next = state.next.filter(|_| !self.is_called_off(state, live));
+                let present = state.owner.map(|owner| owner.node);
+                placement::Load {
+                    slot: *slot,
+                    owner: next.or(present),
+                    resources: state.resources.len() as u32,
+                    settled: next.is_none() && present.is_none_or(|node| live.contains(&node)),
+                }
+            })
+            .collect()
+    }
+
+    fn is_eligible(&self, node: NodeId, live: &BTreeSet<NodeId>) -> bool {
+        live.contains(&node) && self.active(node).is_some()
+    }
+
+    /// Whether a slot is on its way to a node that cannot take it any more.
+    fn is_called_off(&self, state: &SlotState, live: &BTreeSet<NodeId>) -> bool {
+        state.next.is_some_and(|next| !self.is_eligible(next, live))
+    }
+}

@@ -1,0 +1,441 @@
+//! How each command changes the state.
+
+mod modules;
+
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+
+use holdfast_model::{Incarnation, ModuleName, NodeId, ResourceId, Slot, Spec, Token};
+
+use super::{
+    About, Allocation, Changes, Cluster, Command, Decision, Key, Node, Outcome, Owner, Placed,
+    Refused, Released, Resource, SlotState, Standing, State,
+};
+
+/// Where in the log a command stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Its index.
+    pub index: u64,
+    /// The term of the leader that appended it.
+    pub term: u64,
+}
+
+impl State {
+    /// Applies one command and notes the rows that it changed.
+    ///
+    /// The same command at the same position gives the same result on every copy.
+    pub fn apply(&mut self, at: Position, command: Command, changes: &mut Changes) -> Outcome {
+        let mut change = Change {
+            state: self,
+            at,
+            changes,
+            bumped: false,
+        };
+        change.run(command).unwrap_or_else(Outcome::Refused)
+    }
+}
+
+/// One command while it is applied.
+struct Change<'a> {
+    state: &'a mut State,
+    at: Position,
+    changes: &'a mut Changes,
+    bumped: bool,
+}
+
+impl Change<'_> {
+    fn run(&mut self, command: Command) -> Result<Outcome, Refused> {
+        match command {
+            Command::Found {
+                id,
+                name,
+                voters_wanted,
+                at_ms,
+            } => {
+                let cluster = Cluster {
+                    id,
+                    name,
+                    founded_at_ms: at_ms,
+                    voters_wanted,
+                };
+                self.found(cluster)
+            }
+            Command::Decide { term, decision } => {
+                // A deposed leader may have decided on what it no longer knows.
+                if term != self.at.term {
+                    return Err(Refused::OtherTerm {
+                        decided: term,
+                        applied: self.at.term,
+                    });
+                }
+                match decision {
+                    Decision::Join {
+                        node,
+                        incarnation,
+                        about,
+                        at_ms,
+                    } => self.join(node, incarnation, about, at_ms),
+                    Decision::Vacate { node, incarnation } => self.vacate(node, incarnation),
+                    Decision::Place { slots } => Ok(self.place(slots)),
+                }
+            }
+            Command::Release {
+                node,
+                incarnation,
+                slots,
+            } => {
+                let owner = Owner { node, incarnation };
+                let released = slots
+                    .into_iter()
+                    .map(|(module, slot, token)| self.release(owner, &module, slot, token));
+                Ok(Outcome::Released(released.collect()))
+            }
+            Command::Drain { node, draining } => self.drain(node, draining),
+            Command::Remove { node } => self.remove(node),
+            Command::Deploy {
+                module,
+                digest,
+                size,
+                settings,
+                at_ms,
+            } => self.deploy(module, digest, size, settings, at_ms),
+            Command::Tried {
+                module,
+                number,
+                node,
+                error,
+            } => self.tried(&module, number, node, error),
+            Command::RemoveModule {
+                module,
+                resources_too,
+            } => self.remove_module(&module, resources_too),
+            Command::Allocate {
+                module,
+                entries,
+                placed,
+                at_ms,
+            } => self.allocate(&module, entries, &placed, at_ms),
+            Command::Deallocate { module, ids } => self.deallocate(&module, &ids),
+        }
+    }
+
+    /// The token of a change of owner made by this command.
+    fn token(&mut self) -> Token {
+        if !self.bumped {
+            self.bumped = true;
+            self.state.epoch.0 += 1;
+            self.changes.insert(Key::Cluster);
+        }
+        Token(self.state.epoch.0)
+    }
+
+    fn found(&mut self, cluster: Cluster) -> Result<Outcome, Refused> {
+        match &self.state.cluster {
+            Some(founded) if founded.id == cluster.id => {}
+            Some(founded) => return Err(Refused::Founded(founded.id)),
+            None => {
+                self.state.cluster = Some(cluster);
+                self.changes.insert(Key::Cluster);
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn join(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+        about: About,
+        at_ms: u64,
+    ) -> Result<Outcome, Refused> {
+        let former = self.state.nodes.get(&node).cloned();
+        let mut joined = Node {
+            incarnation,
+            standing: Standing::Active,
+            about,
+            joined_at_ms: at_ms,
+        };
+        if let Some(former) = &former {
+            if former.standing == Standing::Removed {
+                return Err(Refused::Removed(node));
+            }
+            let present = former.incarnation;
+            if incarnation < present {
+                return Err(Refused::OtherIncarnation {
+                    node,
+                    present,
+                    given: incarnation,
+                });
+            }
+            if incarnation == present {
+                if former.standing == Standing::Down {
+                    return Err(Refused::Dead { node, incarnation });
+                }
+                joined.standing = former.standing;
+                joined.joined_at_ms = former.joined_at_ms;
+            }
+        }
+        let renewed = former.is_some_and(|former| former.incarnation != incarnation);
+        self.state.nodes.insert(node, joined);
+        self.changes.insert(Key::Node(node));
+        if renewed {
+            // The data directory is locked by one process at a time, so the former incarnation
+            // has ended: what it owned and nobody else was to get stays with its node.
+            self.reassign(node, Some(Owner { node, incarnation }));
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn vacate(&mut self, node: NodeId, incarnation: Incarnation) -> Result<Outcome, Refused> {
+        let found = self
+            .state
+            .nodes
+            .get_mut(&node)
+            .ok_or(Refused::UnknownNode(node))?;
+        if found.incarnation != incarnation {
+            let present = found.incarnation;
+            return Err(Refused::OtherIncarnation {
+                node,
+                present,
+                given: incarnation,
+            });
+        }
+        if matches!(found.standing, Standing::Active | Standing::Draining) {
+            found.standing = Standing::Down;
+            self.changes.insert(Key::Node(node));
+            self.reassign(node, None);
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn remove(&mut self, node: NodeId) -> Result<Outcome, Refused> {
+        let found = self
+            .state
+            .nodes
+            .get_mut(&node)
+            .ok_or(Refused::UnknownNode(node))?;
+        if found.standing != Standing::Removed {
+            found.standing = Standing::Removed;
+            self.changes.insert(Key::Node(node));
+            self.reassign(node, None);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Gives every slot of a node's dead incarnations to its `next`, else to `heir`, else to
+    /// nobody; and forgets moves to the node unless there is an heir to take them.
+    fn reassign(&mut self, node: NodeId, heir: Option<Owner>) {
+        let names: Vec<ModuleName> = self.state.modules.keys().cloned().collect();
+        for name in names {
+            let slots = self.state.modules[&name].slots.iter();
+            let affected: Vec<Slot> = slots
+                .filter(|(_, state)| {
+                    let owned = state.owner.is_some_and(|owner| owner.node == node);
+                    owned || (state.next == Some(node) && heir.is_none())
+                })
+                .map(|(slot, _)| *slot)
+                .collect();
+            for slot in affected {
+                let state = &self.state.modules[&name].slots[&slot];
+                let owned = state.owner.is_some_and(|owner| owner.node == node);
+                if owned {
+                    let next = state.next.and_then(|next| self.state.active(next));
+                    self.give(&name, slot, next.or(heir));
+                } else {
+                    self.slot_mut(&name, slot, |state| state.next = None);
+                }
+            }
+            self.settle_rollout(&name);
+            self.forget_if_removed(&name);
+        }
+    }
+
+    fn place(&mut self, slots: Vec<(ModuleName, Placed, Token)>) -> Outcome {
+        for (module, Placed { slot, to }, token) in slots {
+            let Some(state) = self.state.slot(&module, slot) else {
+                continue;
+            };
+            let Some(owner) = self.state.active(to) else {
+                continue;
+            };
+            if state.token != token {
+                continue;
+            }
+            match state.owner {
+                None => self.give(&module, slot, Some(owner)),
+                Some(present) => {
+                    let next = (present.node != to).then_some(to);
+                    if state.next != next {
+                        self.slot_mut(&module, slot, |state| state.next = next);
+                    }
+                }
+            }
+        }
+        Outcome::Done
+    }
+
+    fn release(&mut self, owner: Owner, module: &ModuleName, slot: Slot, token: Token) -> Released {
+        let owned = |state: &&SlotState| state.owner == Some(owner) && state.token == token;
+        let Some(state) = self.state.slot(module, slot).filter(owned) else {
+            return Released::NotOwned;
+        };
+        let emptied = state.resources.is_empty();
+        let heir = match state.next {
+            Some(next) => self.state.active(next),
+            None => Some(owner),
+        };
+        self.give(module, slot, heir);
+        self.settle_rollout(module);
+        self.forget_if_removed(module);
+        if emptied {
+            Released::Gone
+        } else {
+            Released::Given
+        }
+    }
+
+    /// Changes the owner of a slot. An empty slot vanishes instead: nobody runs anything in it.
+    fn give(&mut self, module: &ModuleName, slot: Slot, owner: Option<Owner>) {
+        let token = self.token();
+        let Some(found) = self.state.modules.get_mut(module) else {
+            return;
+        };
+        self.changes.insert(Key::Slot(module.clone(), slot));
+        if let Entry::Occupied(mut entry) = found.slots.entry(slot) {
+            if entry.get().resources.is_empty() {
+                entry.remove();
+                return;
+            }
+            let state = entry.get_mut();
+            (state.owner, state.next, state.token) = (owner, None, token);
+        }
+    }
+
+    fn slot_mut(&mut self, module: &ModuleName, slot: Slot, change: impl FnOnce(&mut SlotState)) {
+        let slots = self
+            .state
+            .modules
+            .get_mut(module)
+            .map(|module| &mut module.slots);
+        if let Some(state) = slots.and_then(|slots| slots.get_mut(&slot)) {
+            change(state);
+            self.changes.insert(Key::Slot(module.clone(), slot));
+        }
+    }
+
+    fn drain(&mut self, node: NodeId, draining: bool) -> Result<Outcome, Refused> {
+        let found = self
+            .state
+            .nodes
+            .get_mut(&node)
+            .ok_or(Refused::UnknownNode(node))?;
+        let incarnation = found.incarnation;
+        let standing = if draining {
+            Standing::Draining
+        } else {
+            Standing::Active
+        };
+        match found.standing {
+            Standing::Down => return Err(Refused::Dead { node, incarnation }),
+            Standing::Removed => return Err(Refused::Removed(node)),
+            Standing::Active | Standing::Draining => {}
+        }
+        if found.standing != standing {
+            found.standing = standing;
+            self.changes.insert(Key::Node(node));
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn allocate(
+        &mut self,
+        name: &ModuleName,
+        entries: Vec<(ResourceId, Spec)>,
+        placed: &[Placed],
+        at_ms: u64,
+    ) -> Result<Outcome, Refused> {
+        let module = self.state.modules.get(name);
+        let module = module.ok_or_else(|| Refused::UnknownModule(name.clone()))?;
+        if module.about.removing {
+            return Err(Refused::Removing(name.clone()));
+        }
+        let placed: BTreeMap<Slot, NodeId> = placed.iter().map(|p| (p.slot, p.to)).collect();
+        let allocated = entries
+            .into_iter()
+            .map(|(id, spec)| self.allocate_one(name, id, spec, &placed, at_ms))
+            .collect();
+        Ok(Outcome::Allocated(allocated))
+    }
+
+    fn allocate_one(
+        &mut self,
+        name: &ModuleName,
+        id: ResourceId,
+        spec: Spec,
+        placed: &BTreeMap<Slot, NodeId>,
+        at_ms: u64,
+    ) -> Allocation {
+        let slot = id.slot();
+        let known = self.state.slot(name, slot).is_some();
+        let token = if known { Token(0) } else { self.token() };
+        let owner = placed.get(&slot).and_then(|node| self.state.active(*node));
+        let Some(module) = self.state.modules.get_mut(name) else {
+            return Allocation::Unchanged;
+        };
+        let revision = self.at.index;
+        let done = match module.resources.entry(id.clone()) {
+            Entry::Occupied(entry) if entry.get().spec == spec => return Allocation::Unchanged,
+            Entry::Occupied(mut entry) => {
+                let resource = entry.get_mut();
+                (resource.spec, resource.revision) = (spec, revision);
+                Allocation::Changed
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(Resource {
+                    spec,
+                    revision,
+                    allocated_at_ms: at_ms,
+                });
+                let fresh = || SlotState {
+                    owner,
+                    next: None,
+                    token,
+                    resources: BTreeSet::new(),
+                };
+                module
+                    .slots
+                    .entry(slot)
+                    .or_insert_with(fresh)
+                    .resources
+                    .insert(id.clone());
+                self.changes.insert(Key::Slot(name.clone(), slot));
+                Allocation::Created
+            }
+        };
+        self.changes.insert(Key::Resource(name.clone(), id));
+        done
+    }
+
+    fn deallocate(&mut self, name: &ModuleName, ids: &[ResourceId]) -> Result<Outcome, Refused> {
+        let module = self.state.modules.get_mut(name);
+        let module = module.ok_or_else(|| Refused::UnknownModule(name.clone()))?;
+        let mut existed = Vec::with_capacity(ids.len());
+        for id in ids {
+            let found = module.resources.remove(id).is_some();
+            existed.push(found);
+            if !found {
+                continue;
+            }
+            self.changes.insert(Key::Resource(name.clone(), id.clone()));
+            self.changes.insert(Key::Slot(name.clone(), id.slot()));
+            if let Entry::Occupied(mut entry) = module.slots.entry(id.slot()) {
+                entry.get_mut().resources.remove(id);
+                if entry.get().resources.is_empty() && entry.get().owner.is_none() {
+                    entry.remove();
+                }
+            }
+        }
+        self.settle_rollout(name);
+        Ok(Outcome::Deallocated(existed))
+    }
+}

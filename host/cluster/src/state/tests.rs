@@ -1,0 +1,739 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// A state, the position of its log, and the rows as a store would have them.
+struct Replica {
+    state: State,
+    index: u64,
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+const TERM: u64 = 7;
+
+impl Replica {
+    /// A founded cluster of this many active nodes, with a module `m`.
+    fn with_nodes(nodes: u128) -> Self {
+        let mut replica = Self {
+            state: State::default(),
+            index: 0,
+            rows: BTreeMap::new(),
+        };
+        let id = ClusterId(uuid::Uuid::from_u128(99));
+        let name = "c".parse().unwrap();
+        replica.done(Command::Found {
+            id,
+            name,
+            voters_wanted: 3,
+            at_ms: 1,
+        });
+        for n in 1..=nodes {
+            replica.join(n, 1);
+        }
+        let deployed = replica.deploy(b"first");
+        assert_eq!(
+            deployed,
+            Outcome::Deployed {
+                number: 1,
+                new: true
+            }
+        );
+        replica
+    }
+
+    fn apply(&mut self, command: Command) -> Outcome {
+        self.index += 1;
+        let before = self.state.clone();
+        let mut changes = Changes::new();
+        let at = Position {
+            index: self.index,
+            term: TERM,
+        };
+        let outcome = self.state.apply(at, command, &mut changes);
+        for key in &changes {
+            match self.state.row(key) {
+                Some(row) => self.rows.insert(key.to_bytes(), row),
+                None => self.rows.remove(&key.to_bytes()),
+            };
+        }
+        if matches!(outcome, Outcome::Refused(_)) {
+            assert_eq!(self.state, before, "a refused command changed something");
+        }
+        self.check(&before);
+        outcome
+    }
+
+    fn done(&mut self, command: Command) {
+        let outcome = self.apply(command);
+        assert_eq!(outcome, Outcome::Done);
+    }
+
+    fn check(&self, before: &State) {
+        let rows = self
+            .rows
+            .iter()
+            .map(|(key, row)| (key.clone(), row.clone()));
+        let stored = State::from_rows(rows).unwrap();
+        assert_eq!(
+            stored, self.state,
+            "the rows that changed are not all that changed"
+        );
+        assert!(self.state.epoch >= before.epoch, "the epoch fell");
+        for (name, module) in &self.state.modules {
+            let mut in_slots = 0;
+            for (slot, state) in &module.slots {
+                in_slots += state.resources.len();
+                assert!(state.resources.iter().all(|id| id.slot() == *slot));
+                assert!(
+                    !state.resources.is_empty() || state.owner.is_some(),
+                    "{slot} is left over"
+                );
+                assert!(state.token.0 <= self.state.epoch.0);
+                let Some(former) = before.slot(name, *slot) else {
+                    assert!(
+                        state.token.0 > before.epoch.0,
+                        "a new slot has an old token"
+                    );
+                    continue;
+                };
+                assert!(state.token >= former.token, "the token of {slot} fell");
+                if state.owner != former.owner {
+                    assert!(
+                        state.token > former.token,
+                        "{slot} changed its owner, not its token"
+                    );
+                }
+            }
+            assert_eq!(in_slots, module.resources.len());
+        }
+    }
+
+    fn decide(&mut self, decision: Decision) -> Outcome {
+        self.apply(Command::Decide {
+            term: TERM,
+            decision,
+        })
+    }
+
+    fn join(&mut self, n: u128, incarnation: u64) -> Outcome {
+        let (node, incarnation) = (node(n), Incarnation(incarnation));
+        self.decide(Decision::Join {
+            node,
+            incarnation,
+            about: about(),
+            at_ms: 1,
+        })
+    }
+
+    fn vacate(&mut self, n: u128, incarnation: u64) -> Outcome {
+        self.decide(Decision::Vacate {
+            node: node(n),
+            incarnation: Incarnation(incarnation),
+        })
+    }
+
+    fn deploy(&mut self, component: &[u8]) -> Outcome {
+        let (digest, size) = (Digest::of(component), component.len() as u64);
+        let settings = Arc::default();
+        self.apply(Command::Deploy {
+            module: m(),
+            digest,
+            size,
+            settings,
+            at_ms: 1,
+        })
+    }
+
+    /// Allocates ids, all of whose new slots go to node `to`.
+    fn allocate(&mut self, ids: &[&str], to: u128) -> Outcome {
+        let entries: Vec<_> = ids.iter().map(|i| (id(i), Spec::default())).collect();
+        let slots: BTreeSet<Slot> = entries.iter().map(|(id, _)| id.slot()).collect();
+        let placed = slots
+            .into_iter()
+            .map(|slot| Placed { slot, to: node(to) })
+            .collect();
+        self.apply(Command::Allocate {
+            module: m(),
+            entries,
+            placed,
+            at_ms: 1,
+        })
+    }
+
+    fn deallocate(&mut self, ids: &[&str]) -> Outcome {
+        let ids = ids.iter().map(|i| id(i)).collect();
+        self.apply(Command::Deallocate { module: m(), ids })
+    }
+
+    fn place(&mut self, i: &str, to: u128) -> Outcome {
+        let (slot, token) = (id(i).slot(), self.slot(i).token);
+        let slots = vec![(m(), Placed { slot, to: node(to) }, token)];
+        self.decide(Decision::Place { slots })
+    }
+
+    fn release(&mut self, i: &str, by: u128, token: Token) -> Released {
+        let slots = vec![(m(), id(i).slot(), token)];
+        let (node, incarnation) = (node(by), Incarnation(1));
+        match self.apply(Command::Release {
+            node,
+            incarnation,
+            slots,
+        }) {
+            Outcome::Released(released) => released[0],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn slot(&self, i: &str) -> SlotState {
+        self.state
+            .slot(&m(), id(i).slot())
+            .expect("the slot exists")
+            .clone()
+    }
+
+    fn owner(&self, i: &str) -> Option<(NodeId, u64)> {
+        self.slot(i)
+            .owner
+            .map(|owner| (owner.node, owner.incarnation.0))
+    }
+}
+
+fn m() -> ModuleName {
+    "m".parse().unwrap()
+}
+
+fn id(text: &str) -> ResourceId {
+    text.parse().unwrap()
+}
+
+fn node(n: u128) -> NodeId {
+    NodeId(uuid::Uuid::from_u128(n))
+}
+
+fn about() -> About {
+    let addr = "127.0.0.1:1".parse().unwrap();
+    let (boot_id, version) = ("boot".into(), "0".into());
+    About {
+        addr,
+        http: addr,
+        weight: 1,
+        zone: None,
+        boot_id,
+        version,
+    }
+}
+
+#[test]
+fn a_cluster_is_founded_once() {
+    let mut replica = Replica::with_nodes(1);
+    let founder = ClusterId(uuid::Uuid::from_u128(99));
+    let other = ClusterId(uuid::Uuid::from_u128(100));
+    let found = |id| Command::Found {
+        id,
+        name: "c".parse().unwrap(),
+        voters_wanted: 3,
+        at_ms: 2,
+    };
+    replica.done(found(founder));
+    let outcome = replica.apply(found(other));
+    assert_eq!(outcome, Outcome::Refused(Refused::Founded(founder)));
+}
+
+#[test]
+fn a_decision_of_another_term_is_refused() {
+    let mut replica = Replica::with_nodes(1);
+    let decision = Decision::Vacate {
+        node: node(1),
+        incarnation: Incarnation(1),
+    };
+    let outcome = replica.apply(Command::Decide {
+        term: TERM - 1,
+        decision,
+    });
+    let refused = Refused::OtherTerm {
+        decided: TERM - 1,
+        applied: TERM,
+    };
+    assert_eq!(outcome, Outcome::Refused(refused));
+}
+
+#[test]
+fn the_first_resource_of_a_slot_gives_it_the_planned_owner() {
+    let mut replica = Replica::with_nodes(2);
+    assert_eq!(
+        replica.allocate(&["a"], 2),
+        Outcome::Allocated(vec![Allocation::Created])
+    );
+    assert_eq!(replica.owner("a"), Some((node(2), 1)));
+    // Again with the same spec, and planned elsewhere: nothing changes.
+    assert_eq!(
+        replica.allocate(&["a"], 1),
+        Outcome::Allocated(vec![Allocation::Unchanged])
+    );
+    assert_eq!(replica.owner("a"), Some((node(2), 1)));
+}
+
+#[test]
+fn a_changed_spec_has_a_new_revision() {
+    let mut replica = Replica::with_nodes(1);
+    replica.allocate(&["a"], 1);
+    let first = replica.state.resource(&m(), &id("a")).unwrap().revision;
+    let entries = vec![(id("a"), Spec::from_json(br#"{"x":1}"#).unwrap())];
+    let changed = Command::Allocate {
+        module: m(),
+        entries,
+        placed: vec![],
+        at_ms: 2,
+    };
+    assert_eq!(
+        replica.apply(changed),
+        Outcome::Allocated(vec![Allocation::Changed])
+    );
+    assert!(replica.state.resource(&m(), &id("a")).unwrap().revision > first);
+}
+
+#[test]
+fn a_slot_planned_for_a_dead_node_waits_for_a_placement() {
+    let mut replica = Replica::with_nodes(2);
+    replica.vacate(2, 1);
+    replica.allocate(&["a"], 2);
+    assert_eq!(replica.owner("a"), None);
+    replica.place("a", 1);
+    assert_eq!(replica.owner("a"), Some((node(1), 1)));
+}
+
+#[test]
+fn only_the_owners_release_under_the_present_token_moves_a_slot() {
+    let mut replica = Replica::with_nodes(3);
+    replica.allocate(&["a"], 1);
+    let token = replica.slot("a").token;
+    replica.place("a", 2);
+    assert_eq!(
+        replica.owner("a"),
+        Some((node(1), 1)),
+        "planning moves nothing"
+    );
+    assert_eq!(replica.release("a", 2, token), Released::NotOwned);
+    assert_eq!(
+        replica.release("a", 1, Token(token.0 + 1)),
+        Released::NotOwned
+    );
+    assert_eq!(replica.release("a", 1, token), Released::Given);
+    assert_eq!(replica.owner("a"), Some((node(2), 1)));
+    assert_eq!(
+        replica.release("a", 1, token),
+        Released::NotOwned,
+        "the release is repeated"
+    );
+}
+
+#[test]
+fn a_release_without_a_target_returns_the_slot_under_a_new_token() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    let token = replica.slot("a").token;
+    replica.place("a", 2);
+    replica.place("a", 1);
+    assert_eq!(replica.slot("a").next, None, "the move is called off");
+    assert_eq!(replica.release("a", 1, token), Released::Given);
+    assert_eq!(replica.owner("a"), Some((node(1), 1)));
+    assert!(replica.slot("a").token > token);
+}
+
+#[test]
+fn a_release_to_a_dead_target_leaves_the_slot_to_nobody() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    replica.place("a", 2);
+    let token = replica.slot("a").token;
+    // The target drains meanwhile: it may take nothing new.
+    replica.done(Command::Drain {
+        node: node(2),
+        draining: true,
+    });
+    assert_eq!(replica.release("a", 1, token), Released::Given);
+    assert_eq!(replica.owner("a"), None);
+}
+
+#[test]
+fn a_placement_under_an_old_token_is_passed_over() {
+    let mut replica = Replica::with_nodes(3);
+    replica.allocate(&["a"], 1);
+    let token = replica.slot("a").token;
+    replica.place("a", 2);
+    replica.release("a", 1, token);
+    let slots = vec![(
+        m(),
+        Placed {
+            slot: id("a").slot(),
+            to: node(3),
+        },
+        token,
+    )];
+    replica.decide(Decision::Place { slots });
+    assert_eq!(replica.slot("a").next, None);
+}
+
+#[test]
+fn a_dead_incarnations_slots_go_to_their_targets_or_nobody() {
+    let mut replica = Replica::with_nodes(3);
+    replica.allocate(&["a", "b"], 1);
+    replica.place("a", 2);
+    assert_eq!(replica.vacate(1, 1), Outcome::Done);
+    assert_eq!(replica.owner("a"), Some((node(2), 1)));
+    assert_eq!(replica.owner("b"), None);
+    let epoch = replica.state.epoch;
+    assert_eq!(replica.vacate(1, 1), Outcome::Done);
+    assert_eq!(replica.state.epoch, epoch, "a death counts once");
+}
+
+#[test]
+fn a_death_of_another_incarnation_is_refused() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    replica.join(1, 2);
+    let (present, given) = (Incarnation(2), Incarnation(1));
+    let refused = Refused::OtherIncarnation {
+        node: node(1),
+        present,
+        given,
+    };
+    assert_eq!(replica.vacate(1, 1), Outcome::Refused(refused));
+    assert_eq!(replica.owner("a"), Some((node(1), 2)));
+}
+
+#[test]
+fn a_new_incarnation_takes_back_what_its_node_owned_under_a_new_token() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a", "b"], 1);
+    replica.place("b", 2);
+    let token = replica.slot("a").token;
+    replica.join(1, 2);
+    assert_eq!(replica.owner("a"), Some((node(1), 2)));
+    assert!(replica.slot("a").token > token);
+    assert_eq!(
+        replica.owner("b"),
+        Some((node(2), 1)),
+        "what was to move has moved"
+    );
+    assert_eq!(replica.release("a", 1, token), Released::NotOwned);
+}
+
+#[test]
+fn a_dead_incarnation_never_joins_again() {
+    let mut replica = Replica::with_nodes(2);
+    replica.vacate(1, 1);
+    let dead = Refused::Dead {
+        node: node(1),
+        incarnation: Incarnation(1),
+    };
+    assert_eq!(replica.join(1, 1), Outcome::Refused(dead));
+    assert_eq!(replica.join(1, 2), Outcome::Done);
+    assert!(matches!(
+        replica.join(1, 1),
+        Outcome::Refused(Refused::OtherIncarnation { .. })
+    ));
+}
+
+#[test]
+fn an_emptied_slot_stays_until_its_owner_released_it() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    let token = replica.slot("a").token;
+    assert_eq!(
+        replica.deallocate(&["a", "x"]),
+        Outcome::Deallocated(vec![true, false])
+    );
+    assert_eq!(replica.owner("a"), Some((node(1), 1)));
+    // Allocated again before the release: planned elsewhere, but the owner still terminates.
+    replica.allocate(&["a"], 2);
+    assert_eq!(replica.owner("a"), Some((node(1), 1)));
+    replica.deallocate(&["a"]);
+    assert_eq!(replica.release("a", 1, token), Released::Gone);
+    assert_eq!(replica.state.slot(&m(), id("a").slot()), None);
+    replica.allocate(&["a"], 2);
+    assert!(
+        replica.slot("a").token > token,
+        "tokens grow even across a slot's absence"
+    );
+}
+
+#[test]
+fn a_module_with_resources_is_removed_only_on_request_and_when_all_have_ended() {
+    let mut replica = Replica::with_nodes(1);
+    replica.allocate(&["a"], 1);
+    let remove = |resources_too| Command::RemoveModule {
+        module: m(),
+        resources_too,
+    };
+    let refused = Refused::HasResources {
+        module: m(),
+        resources: 1,
+    };
+    assert_eq!(replica.apply(remove(false)), Outcome::Refused(refused));
+    replica.done(remove(true));
+    assert_eq!(
+        replica.allocate(&["b"], 1),
+        Outcome::Refused(Refused::Removing(m()))
+    );
+    let token = replica.slot("a").token;
+    assert_eq!(replica.release("a", 1, token), Released::Gone);
+    assert!(replica.state.modules().is_empty());
+}
+
+#[test]
+fn a_new_version_serves_once_one_node_holds_a_resource_with_it() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    assert_eq!(
+        replica.deploy(b"second"),
+        Outcome::Deployed {
+            number: 2,
+            new: true
+        }
+    );
+    assert_eq!(
+        replica.deploy(b"second"),
+        Outcome::Deployed {
+            number: 2,
+            new: false
+        }
+    );
+    assert_eq!(replica.state.modules()[&m()].about.version.number, 1);
+    let tried = |number, error: Option<&str>| Command::Tried {
+        module: m(),
+        number,
+        node: node(1),
+        error: error.map(str::to_owned),
+    };
+    replica.done(tried(2, None));
+    assert_eq!(replica.state.modules()[&m()].about.version.number, 2);
+    let over = Refused::NoRollout {
+        module: m(),
+        number: 2,
+    };
+    assert_eq!(
+        replica.apply(tried(2, Some("late"))),
+        Outcome::Refused(over)
+    );
+}
+
+#[test]
+fn a_version_that_fails_on_every_owner_is_given_up() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    replica.allocate(&["b"], 2);
+    replica.deploy(b"bad");
+    let failed = |n| Command::Tried {
+        module: m(),
+        number: 2,
+        node: node(n),
+        error: Some("boom".to_owned()),
+    };
+    replica.done(failed(1));
+    assert!(replica.state.modules()[&m()].about.rollout.is_some());
+    replica.done(failed(2));
+    let about = &replica.state.modules()[&m()].about;
+    assert_eq!((about.version.number, &about.rollout), (1, &None));
+    assert_eq!(about.failed.as_ref().unwrap().error, "boom");
+    assert_eq!(
+        replica.deploy(b"third"),
+        Outcome::Deployed {
+            number: 3,
+            new: true
+        }
+    );
+}
+
+#[test]
+fn a_rollout_ends_when_the_last_node_that_could_speak_for_it_dies() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    replica.allocate(&["b"], 2);
+    replica.deploy(b"bad");
+    let error = Some("boom".to_owned());
+    replica.done(Command::Tried {
+        module: m(),
+        number: 2,
+        node: node(1),
+        error,
+    });
+    replica.vacate(2, 1);
+    assert!(replica.state.modules()[&m()].about.failed.is_some());
+}
+
+#[test]
+fn deploying_what_serves_takes_a_rollout_back() {
+    let mut replica = Replica::with_nodes(1);
+    replica.allocate(&["a"], 1);
+    replica.deploy(b"second");
+    assert_eq!(
+        replica.deploy(b"first"),
+        Outcome::Deployed {
+            number: 1,
+            new: false
+        }
+    );
+    assert_eq!(replica.state.modules()[&m()].about.rollout, None);
+}
+
+#[test]
+fn removing_a_node_frees_its_slots() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    replica.done(Command::Remove { node: node(1) });
+    assert_eq!(replica.owner("a"), None);
+    let unknown = Refused::UnknownNode(node(9));
+    assert_eq!(
+        replica.apply(Command::Remove { node: node(9) }),
+        Outcome::Refused(unknown)
+    );
+    let removed = Outcome::Refused(Refused::Removed(node(1)));
+    assert_eq!(
+        replica.join(1, 2),
+        removed,
+        "it comes back under a new identity only"
+    );
+    replica.done(Command::Remove { node: node(1) });
+}
+
+#[test]
+fn a_plan_calls_off_moves_to_nodes_that_are_gone_and_keeps_to_its_budget() {
+    let mut replica = Replica::with_nodes(3);
+    let ids: Vec<String> = (0..60).map(|n| format!("r-{n}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    replica.allocate(&ids, 1);
+    let all: BTreeSet<NodeId> = (1..=3).map(node).collect();
+    let moves = replica.state.plan(&all, 10);
+    assert_eq!(moves.len(), 10);
+    replica.decide(Decision::Place { slots: moves });
+    assert_eq!(replica.state.moves_under_way(), 10);
+    assert_eq!(
+        replica.state.plan(&all, 10),
+        vec![],
+        "the budget is used up"
+    );
+    let alone: BTreeSet<NodeId> = [node(1)].into();
+    let calls_off = replica.state.plan(&alone, 10);
+    assert_eq!(calls_off.len(), 10);
+    assert!(calls_off.iter().all(|(_, placed, _)| placed.to == node(1)));
+    replica.decide(Decision::Place { slots: calls_off });
+    assert_eq!(replica.state.moves_under_way(), 0);
+}
+
+#[test]
+fn the_slots_of_a_node_that_cannot_be_reached_stay() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a", "b", "c"], 1);
+    let others: BTreeSet<NodeId> = [node(2)].into();
+    assert_eq!(replica.state.plan(&others, 100), vec![]);
+}
+
+#[test]
+fn rows_of_unknown_shape_are_named() {
+    let broken = [(b"z".to_vec(), vec![])];
+    assert!(
+        State::from_rows(broken)
+            .unwrap_err()
+            .to_string()
+            .contains("row z")
+    );
+    let orphan = Key::Resource(m(), id("a")).to_bytes();
+    let resource = Resource {
+        spec: Spec::default(),
+        revision: 1,
+        allocated_at_ms: 1,
+    };
+    let row = postcard::to_stdvec(&resource).unwrap();
+    assert!(State::from_rows([(orphan, row)]).is_err());
+    for key in [
+        Key::Cluster,
+        Key::Node(node(3)),
+        Key::Module(m()),
+        Key::Slot(m(), Slot(9)),
+        Key::Resource(m(), id("a/b")),
+    ] {
+        assert_eq!(Key::from_bytes(&key.to_bytes()).unwrap(), key);
+    }
+}
+
+/// What may happen to a small cluster, in any order.
+#[derive(Clone, Debug)]
+enum Happening {
+    Join(u128, u64),
+    Vacate(u128, u64),
+    Remove(u128),
+    Drain(u128, bool),
+    Allocate(u8, u128),
+    Deallocate(u8),
+    Place(u8, u128),
+    Release(u8),
+    Deploy(u8),
+    Tried(u64, u128, bool),
+    RemoveModule(bool),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    use Happening as H;
+    let node = 1..4_u128;
+    prop_oneof![
+        1 => (node.clone(), 1..4_u64).prop_map(|(n, i)| H::Join(n, i)),
+        1 => (node.clone(), 1..4_u64).prop_map(|(n, i)| H::Vacate(n, i)),
+        1 => node.clone().prop_map(H::Remove),
+        1 => (node.clone(), any::<bool>()).prop_map(|(n, on)| H::Drain(n, on)),
+        4 => (0..12_u8, node.clone()).prop_map(|(r, n)| H::Allocate(r, n)),
+        2 => (0..12_u8).prop_map(H::Deallocate),
+        4 => (0..12_u8, node.clone()).prop_map(|(r, n)| H::Place(r, n)),
+        4 => (0..12_u8).prop_map(H::Release),
+        1 => (0..3_u8).prop_map(H::Deploy),
+        1 => (1..4_u64, node, any::<bool>()).prop_map(|(v, n, ok)| H::Tried(v, n, ok)),
+        1 => any::<bool>().prop_map(H::RemoveModule),
+    ]
+}
+
+proptest! {
+    /// The invariants are checked after every command, by [`Replica::check`].
+    #[test]
+    fn no_order_of_commands_breaks_an_invariant(
+        happenings in proptest::collection::vec(happening(), 1..120),
+    ) {
+        let mut replica = Replica::with_nodes(3);
+        for happening in happenings {
+            let name = |r: u8| format!("r{r}");
+            match happening {
+                Happening::Join(n, i) => { replica.join(n, i); }
+                Happening::Vacate(n, i) => { replica.vacate(n, i); }
+                Happening::Remove(n) => { replica.apply(Command::Remove { node: node(n) }); }
+                Happening::Drain(n, draining) => {
+                    replica.apply(Command::Drain { node: node(n), draining });
+                }
+                Happening::Allocate(r, n) => { replica.allocate(&[&name(r)], n); }
+                Happening::Deallocate(r) => { replica.deallocate(&[&name(r)]); }
+                Happening::Place(r, n) => {
+                    if replica.state.slot(&m(), id(&name(r)).slot()).is_some() {
+                        replica.place(&name(r), n);
+                    }
+                }
+                Happening::Release(r) => {
+                    let slot = id(&name(r)).slot();
+                    let state = replica.state.slot(&m(), slot).cloned();
+                    if let Some((Owner { node, incarnation }, token)) =
+                        state.and_then(|state| Some((state.owner?, state.token)))
+                    {
+                        let slots = vec![(m(), slot, token)];
+                        replica.apply(Command::Release { node, incarnation, slots });
+                    }
+                }
+                Happening::Deploy(n) => { replica.deploy(&[n]); }
+                Happening::Tried(number, n, ok) => {
+                    let error = (!ok).then(|| "no".to_owned());
+                    let node = node(n);
+                    replica.apply(Command::Tried { module: m(), number, node, error });
+                }
+                Happening::RemoveModule(resources_too) => {
+                    replica.apply(Command::RemoveModule { module: m(), resources_too });
+                }
+            }
+        }
+    }
+}

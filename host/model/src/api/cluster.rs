@@ -1,0 +1,267 @@
+//! The cluster, its nodes and its slots.
+
+use std::{fmt, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::ResourceStatus;
+use crate::{ClusterId, ClusterName, Epoch, Incarnation, ModuleName, NodeId, Slot, Token};
+
+/// Who owns a slot: one run of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Owner {
+    /// The node.
+    pub node: NodeId,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+}
+
+/// Answer of `GET /v1/cluster`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterInfo {
+    /// Made at random when the cluster was founded.
+    pub id: ClusterId,
+    /// Given by the operator.
+    pub name: ClusterName,
+    /// Version of the view.
+    pub epoch: Epoch,
+    /// The leader; null while there is none.
+    pub leader: Option<NodeId>,
+    /// Raft term.
+    pub term: u64,
+    /// The nodes whose majority decides.
+    pub voters: Vec<NodeId>,
+    /// How many voters can be lost from now on without losing the majority.
+    pub losses_survived: u32,
+    /// How many nodes are how.
+    pub nodes: NodeCounts,
+    /// How many modules there are.
+    pub modules: u64,
+    /// How many resources are how.
+    pub resources: ResourceCounts,
+    /// The answering node could not make sure that this is the newest state: it has no contact
+    /// with a leader.
+    pub stale: bool,
+}
+
+/// Nodes by status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeCounts {
+    /// All of them.
+    pub total: u64,
+    /// Members that may own resources.
+    pub active: u64,
+    /// Members that give theirs away.
+    pub draining: u64,
+    /// Known to be dead.
+    pub down: u64,
+    /// Not known to be dead, but without an answer.
+    pub unreachable: u64,
+}
+
+impl NodeCounts {
+    /// Counts one more node.
+    pub fn add(&mut self, status: NodeStatus) {
+        self.total += 1;
+        *match status {
+            NodeStatus::Active => &mut self.active,
+            NodeStatus::Draining => &mut self.draining,
+            NodeStatus::Down => &mut self.down,
+            NodeStatus::Unreachable => &mut self.unreachable,
+        } += 1;
+    }
+}
+
+/// Resources by status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResourceCounts {
+    /// All of them.
+    pub total: u64,
+    /// See [`ResourceStatus::Held`].
+    pub held: u64,
+    /// See [`ResourceStatus::Starting`].
+    pub starting: u64,
+    /// See [`ResourceStatus::Failed`].
+    pub failed: u64,
+    /// See [`ResourceStatus::Quarantined`].
+    pub quarantined: u64,
+    /// See [`ResourceStatus::Moving`].
+    pub moving: u64,
+    /// See [`ResourceStatus::Stopping`].
+    pub stopping: u64,
+    /// See [`ResourceStatus::Unowned`].
+    pub unowned: u64,
+    /// See [`ResourceStatus::Unreachable`].
+    pub unreachable: u64,
+}
+
+impl ResourceCounts {
+    /// Counts `more` resources of one status.
+    pub fn add(&mut self, status: ResourceStatus, more: u64) {
+        self.total += more;
+        *match status {
+            ResourceStatus::Held => &mut self.held,
+            ResourceStatus::Starting => &mut self.starting,
+            ResourceStatus::Failed => &mut self.failed,
+            ResourceStatus::Quarantined => &mut self.quarantined,
+            ResourceStatus::Moving => &mut self.moving,
+            ResourceStatus::Stopping => &mut self.stopping,
+            ResourceStatus::Unowned => &mut self.unowned,
+            ResourceStatus::Unreachable => &mut self.unreachable,
+        } += more;
+    }
+}
+
+/// Answer of `GET /v1/cluster/nodes`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeList {
+    /// All nodes, dead ones included until they are removed.
+    pub nodes: Vec<NodeInfo>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its identity.
+    pub node: NodeId,
+    /// The incarnation that joined last.
+    pub incarnation: Incarnation,
+    /// How it is.
+    pub status: NodeStatus,
+    /// Where peers reach it.
+    pub addr: SocketAddr,
+    /// Where its HTTP API is.
+    pub http: SocketAddr,
+    /// Its share of the load; 0 holds nothing.
+    pub weight: u32,
+    /// Its failure domain.
+    pub zone: Option<String>,
+    /// Version of its software.
+    pub version: String,
+    /// Whether it is a voter.
+    pub voter: bool,
+    /// Whether it is the leader.
+    pub leader: bool,
+    /// Whether it is the node that answers.
+    pub this: bool,
+    /// How many resources it owns.
+    pub resources: u64,
+    /// How many it holds, as it says itself; null when it cannot be asked.
+    pub held: Option<u64>,
+    /// When its incarnation joined.
+    pub joined_at_ms: u64,
+}
+
+/// How a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeStatus {
+    /// A member that may own resources.
+    Active,
+    /// A member that gives its resources away and gets no new ones.
+    Draining,
+    /// Its incarnation is dead.
+    Down,
+    /// It does not answer, and is not known to be dead.
+    Unreachable,
+}
+
+impl fmt::Display for NodeStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Down => "down",
+            Self::Unreachable => "unreachable",
+        })
+    }
+}
+
+/// Query of `POST /v1/cluster/nodes/{node}/drain`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainQuery {
+    /// Ends the drain instead: the node may own resources again.
+    pub cancel: bool,
+    /// What to wait for before answering.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait: Option<DrainWait>,
+    /// How long to wait, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+/// What a drain can wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DrainWait {
+    /// The node owns nothing more.
+    Empty,
+}
+
+/// Query of `DELETE /v1/cluster/nodes/{node}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RemoveNodeQuery {
+    /// The caller has made sure that the node's process is dead and stays so. Its resources start
+    /// elsewhere at once: were it alive, two nodes would hold them.
+    pub confirm_dead: bool,
+}
+
+/// Query of `GET /v1/cluster/slots`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotsQuery {
+    /// The module.
+    pub module: ModuleName,
+}
+
+/// Answer of `GET /v1/cluster/slots`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotList {
+    /// The module.
+    pub module: ModuleName,
+    /// Its slots that exist, by number.
+    pub slots: Vec<SlotInfo>,
+}
+
+/// A slot of a module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotInfo {
+    /// Its number.
+    pub slot: Slot,
+    /// How many resources are in it.
+    pub resources: u64,
+    /// The node that the ring gives it to, before bounds on load.
+    pub preferred: Option<NodeId>,
+    /// Who owns it; null when nobody does now.
+    pub owner: Option<Owner>,
+    /// Who gets it once its owner has released it.
+    pub next: Option<NodeId>,
+    /// Its fencing token.
+    pub token: Token,
+}
+
+/// What a node started with `--format json` says on its standard output, one a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum NodeEvent {
+    /// It answers at these addresses.
+    Listening(Listening),
+}
+
+/// Where a node answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    /// Its identity.
+    pub node: NodeId,
+    /// This run.
+    pub incarnation: Incarnation,
+    /// Its HTTP API.
+    pub http: SocketAddr,
+    /// Its address for peers.
+    pub cluster: SocketAddr,
+    /// Its process.
+    pub pid: u32,
+}

@@ -1,0 +1,122 @@
+//! Modules: deploying, describing, removing.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, Lane, ModuleName, NodeId, Settings};
+
+/// Query of `PUT /v1/modules/{module}`. The body is the component.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeployQuery {
+    /// What to wait for before answering.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait: Option<DeployWait>,
+    /// How long to wait, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+/// What a deployment can wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeployWait {
+    /// The new version serves, or has failed.
+    Serving,
+}
+
+/// Query of `DELETE /v1/modules/{module}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RemoveModuleQuery {
+    /// Deallocates the module's resources too. Without it, a module that has any is kept (409).
+    pub force: bool,
+}
+
+/// Answer of `GET /v1/modules`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleList {
+    /// All modules, by name.
+    pub modules: Vec<ModuleInfo>,
+}
+
+/// A module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleInfo {
+    /// Its name.
+    pub module: ModuleName,
+    /// The version that serves.
+    pub version: VersionInfo,
+    /// The version that is about to replace it.
+    pub rollout: Option<RolloutInfo>,
+    /// The last version that was given up, until a later one serves.
+    pub failed: Option<FailedVersion>,
+    /// It is being removed: it takes no allocations, and vanishes with its last resource.
+    pub removing: bool,
+    /// How many resources it has.
+    pub resources: u64,
+    /// How many slots they fall into.
+    pub slots: u64,
+    /// How many resources each node owns; nodes without any are left out.
+    pub nodes: Vec<ModuleNode>,
+    /// Answers of a deployment only: whether it made a new version. False when this very component
+    /// and these settings serve, or roll out, already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<bool>,
+}
+
+/// A version of a module: a component and the settings it runs with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Counts the module's deployments from 1.
+    pub number: u64,
+    /// Digest of the component.
+    pub digest: Digest,
+    /// Size of the component, in bytes.
+    pub size_bytes: u64,
+    /// When it was deployed.
+    pub deployed_at_ms: u64,
+    /// Its settings.
+    pub settings: Settings,
+    /// How its calls run; null until the answering node has compiled the component.
+    pub lane: Option<Lane>,
+    /// The interfaces it exports, by name; empty until compiled here.
+    pub exports: Vec<String>,
+    /// The interfaces it imports, by name; empty until compiled here.
+    pub imports: Vec<String>,
+}
+
+/// A version on probation: each node tries it on a few resources first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutInfo {
+    /// The new version.
+    pub version: VersionInfo,
+    /// Nodes on which no resource could be held by it.
+    pub failed_on: Vec<FailedOn>,
+}
+
+/// A node on which a version held no resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedOn {
+    /// The node.
+    pub node: NodeId,
+    /// What the handler said.
+    pub error: String,
+}
+
+/// A version that was given up: it could hold no resource on any node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedVersion {
+    /// The version.
+    pub version: VersionInfo,
+    /// What the handler said, on one node.
+    pub error: String,
+}
+
+/// A node's share of a module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleNode {
+    /// The node.
+    pub node: NodeId,
+    /// How many of the module's resources it owns.
+    pub resources: u64,
+}

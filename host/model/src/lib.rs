@@ -1,0 +1,17 @@
+//! The words of Holdfast as types: identifiers, module settings, and what the HTTP API says.
+//!
+//! Everything is parsed at the edge: a value of one of these types is valid. Nothing here does
+//! IO, reads a clock or knows any other crate of the project.
+
+pub mod api;
+pub mod call;
+pub mod id;
+pub mod module;
+pub mod resource;
+
+pub use id::{
+    ClusterId, ClusterName, Epoch, Incarnation, InvalidName, InvalidResourceId, ModuleName, NodeId,
+    ResourceId, Slot, Token,
+};
+pub use module::{Digest, Lane, Limits, Settings};
+pub use resource::{ResourceKey, Spec};

@@ -1,0 +1,153 @@
+//! The HTTP API of a node: what people and programs ask of the cluster.
+//!
+//! Any node answers for any resource. A route reads the request, asks the part of the node that
+//! knows, and says what came of it; what an error looks like is decided in `error` alone. Calls of
+//! resources go past the router.
+//!
+//! Absent: decisions. Nothing here changes the state but through control, placement and deploy.
+
+mod batch;
+mod body;
+mod cluster;
+mod error;
+mod extract;
+mod health;
+mod invoke;
+mod modules;
+mod resources;
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    Router,
+    response::IntoResponse,
+    routing::{delete, get, post, put},
+};
+use bytes::Bytes;
+use holdfast_model::{NodeId, api::ProblemKind};
+use http::{Method, Request, Response, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use tower::util::ServiceExt;
+
+use self::error::Error;
+use crate::{
+    control::Control, deploy::Deploy, dispatch::Dispatch, modules::Modules, peer::Peers,
+    placement::Placement, token::Token,
+};
+
+/// What the API needs of its node.
+pub struct Parts {
+    /// This node.
+    pub me: NodeId,
+    /// The state.
+    pub control: Control,
+    /// Who answers.
+    pub peers: Peers,
+    /// Components.
+    pub modules: Modules,
+    /// Allocations.
+    pub placement: Placement,
+    /// Resources and calls.
+    pub dispatch: Dispatch,
+    /// Deployments.
+    pub deploy: Deploy,
+    /// What callers must show, if anything.
+    pub token: Option<Token>,
+    /// Largest component, in bytes.
+    pub component_bytes_max: u64,
+}
+
+/// The API of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    admin: Admin,
+    router: Router,
+}
+
+type Admin = Arc<Parts>;
+
+/// Body of every answer.
+pub type Body = UnsyncBoxBody<Bytes, axum::Error>;
+
+impl Api {
+    /// Makes the API.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let admin: Admin = Arc::new(parts);
+        let resource = put(resources::allocate)
+            .get(resources::describe)
+            .delete(resources::deallocate);
+        let module = put(modules::deploy)
+            .get(modules::describe)
+            .delete(modules::remove);
+        let router = Router::new()
+            .route("/v1/modules", get(modules::list))
+            .route("/v1/modules/{module}", module)
+            .route("/v1/modules/{module}/resources", get(resources::list))
+            .route("/v1/modules/{module}/resources:batch", post(batch::batch))
+            .route("/v1/modules/{module}/resources/{id}", resource)
+            .route("/v1/cluster", get(cluster::describe))
+            .route("/v1/cluster/nodes", get(cluster::nodes))
+            .route("/v1/cluster/nodes/{node}", delete(cluster::remove_node))
+            .route("/v1/cluster/nodes/{node}/drain", post(cluster::drain))
+            .route("/v1/cluster/slots", get(cluster::slots))
+            .route("/healthz", get(health::healthz))
+            .route("/readyz", get(health::readyz))
+            .fallback(no_route)
+            .method_not_allowed_fallback(no_method)
+            .with_state(Arc::clone(&admin));
+        Self { admin, router }
+    }
+
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// Never: every failure is an answer too.
+    pub async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        use http_body_util::BodyExt;
+        let path = request.uri().path();
+        let open = matches!(path, "/healthz" | "/readyz");
+        let admitted = open || self.admits(&request);
+        if !admitted {
+            let detail = "this node wants `Authorization: Bearer` and its API token";
+            let mut response = Error::new(ProblemKind::Unauthorized, detail).response();
+            let scheme = header::HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
+            return Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync()));
+        }
+        if invoke::path(path).is_some() {
+            let (parts, body) = request.into_parts();
+            let response = invoke::invoke(&self.admin, parts, body).await;
+            return Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync()));
+        }
+        let response = match self.router.oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        Ok(response.map(|body| body.boxed_unsync()))
+    }
+
+    fn admits(&self, request: &Request<Incoming>) -> bool {
+        let Some(token) = &self.admin.token else {
+            return true;
+        };
+        let shown = request.headers().get(header::AUTHORIZATION);
+        let shown = shown.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        shown.is_some_and(|shown| token.is(shown))
+    }
+}
+
+async fn no_route(method: Method, uri: http::Uri) -> impl IntoResponse {
+    Error::new(
+        ProblemKind::NotFound,
+        format!("there is no {method} {}", uri.path()),
+    )
+}
+
+async fn no_method(method: Method, uri: http::Uri) -> impl IntoResponse {
+    let detail = format!("{} does not take {method}", uri.path());
+    Error::invalid(detail).status(http::StatusCode::METHOD_NOT_ALLOWED)
+}

@@ -1,0 +1,296 @@
+//! The cluster: its summary, nodes and slots; draining and removing nodes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use axum::{Json, extract::State, http::StatusCode};
+use futures_util::future::join_all;
+use holdfast_cluster::{
+    ring::Ring,
+    state::{Command, Refused, Standing},
+    voters,
+};
+use holdfast_model::{
+    ClusterId, NodeId,
+    api::{
+        ClusterInfo, DrainQuery, NodeCounts, NodeInfo, NodeList, NodeStatus, Owner, ProblemKind,
+        RemoveNodeQuery, ResourceCounts, ResourceStatus, SlotInfo, SlotList, SlotsQuery,
+    },
+    call,
+};
+use tokio::time::Instant;
+
+use super::{
+    Admin,
+    error::{Error, Result},
+    extract::{Asked, Node},
+    modules::deadline,
+};
+use crate::{
+    dispatch::{Counts, CountsOf},
+    rpc,
+};
+
+/// `GET /v1/cluster`
+pub(super) async fn describe(State(admin): State<Admin>) -> Result<Json<ClusterInfo>> {
+    let nodes = node_infos(&admin).await;
+    let counts = counts(&admin).await;
+    let lead = *admin.control.leadership().borrow();
+    let voters = admin.control.members().voters;
+    let mut node_counts = NodeCounts::default();
+    for node in &nodes {
+        node_counts.add(node.status);
+    }
+    let soon = (Instant::now() + FRESH).into_std();
+    let stale = admin.control.read_index(soon).await.is_err();
+    let live = voters.intersection(&admin.placement.live()).count();
+    let resources = resource_counts(&admin, &counts);
+    let info = admin.control.read(|state| {
+        let cluster = state.cluster()?;
+        Some(ClusterInfo {
+            id: ClusterId(cluster.id.0),
+            name: cluster.name.clone(),
+            epoch: state.epoch(),
+            leader: lead.leader,
+            term: lead.term,
+            losses_survived: u32::try_from(voters::survivable_losses(voters.len(), live))
+                .unwrap_or(u32::MAX),
+            voters: voters.iter().copied().collect(),
+            nodes: node_counts,
+            modules: state.modules().len() as u64,
+            resources,
+            stale,
+        })
+    });
+    let unready = || {
+        Error::new(
+            ProblemKind::Unavailable,
+            "the node has not joined a cluster yet",
+        )
+    };
+    info.map(Json).ok_or_else(unready)
+}
+
+/// What every live node counts of its own resources.
+async fn counts(admin: &Admin) -> BTreeMap<NodeId, Counts> {
+    let asked = admin.placement.live().into_iter().map(|node| async move {
+        let counts = if node == admin.me {
+            Some(admin.dispatch.counts())
+        } else {
+            rpc::ask(&admin.peers, node, &CountsOf, ASK).await.ok()
+        };
+        Some((node, counts?))
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// Counts what nodes report, and by the state what none reports.
+fn resource_counts(admin: &Admin, counts: &BTreeMap<NodeId, Counts>) -> ResourceCounts {
+    let mut all = ResourceCounts::default();
+    let mut reported: BTreeMap<NodeId, u64> = BTreeMap::new();
+    for (node, counts) in counts {
+        for (status, count) in counts {
+            all.add(*status, *count);
+            *reported.entry(*node).or_default() += count;
+        }
+    }
+    let (owned, unowned) = owned(admin);
+    all.add(ResourceStatus::Unowned, unowned);
+    for (node, count) in owned {
+        match reported.get(&node) {
+            None => all.add(ResourceStatus::Unreachable, count),
+            // What it owns and does not count yet is about to start.
+            Some(known) => all.add(ResourceStatus::Starting, count.saturating_sub(*known)),
+        }
+    }
+    all
+}
+
+/// How many resources each node owns by the state, and how many nobody does.
+fn owned(admin: &Admin) -> (BTreeMap<NodeId, u64>, u64) {
+    admin.control.read(|state| {
+        let mut owned = BTreeMap::new();
+        let mut unowned = 0;
+        for slot in state
+            .modules()
+            .values()
+            .flat_map(|module| module.slots.values())
+        {
+            let resources = slot.resources.len() as u64;
+            match slot.owner {
+                Some(owner) => *owned.entry(owner.node).or_default() += resources,
+                None => unowned += resources,
+            }
+        }
+        (owned, unowned)
+    })
+}
+
+/// `GET /v1/cluster/nodes`
+pub(super) async fn nodes(State(admin): State<Admin>) -> Json<NodeList> {
+    Json(NodeList {
+        nodes: node_infos(&admin).await,
+    })
+}
+
+async fn node_infos(admin: &Admin) -> Vec<NodeInfo> {
+    let live = admin.placement.live();
+    let counts = counts(admin).await;
+    let (owned, _) = owned(admin);
+    let leader = admin.control.leadership().borrow().leader;
+    let voters = admin.control.members().voters;
+    let nodes = admin.control.read(|state| state.nodes().clone());
+    let present = nodes
+        .into_iter()
+        .filter(|(_, node)| node.standing != Standing::Removed);
+    present
+        .map(|(id, node)| NodeInfo {
+            node: id,
+            incarnation: node.incarnation,
+            status: status(node.standing, live.contains(&id)),
+            addr: node.about.addr,
+            http: node.about.http,
+            weight: node.about.weight,
+            zone: node.about.zone.map(|zone| zone.to_string()),
+            version: node.about.version.to_string(),
+            voter: voters.contains(&id),
+            leader: leader == Some(id),
+            this: id == admin.me,
+            resources: owned.get(&id).copied().unwrap_or(0),
+            held: counts
+                .get(&id)
+                .map(|counts| counts.get(&ResourceStatus::Held).copied().unwrap_or(0)),
+            joined_at_ms: node.joined_at_ms,
+        })
+        .collect()
+}
+
+fn status(standing: Standing, live: bool) -> NodeStatus {
+    match (standing, live) {
+        (Standing::Down | Standing::Removed, _) => NodeStatus::Down,
+        (_, false) => NodeStatus::Unreachable,
+        (Standing::Draining, true) => NodeStatus::Draining,
+        (Standing::Active, true) => NodeStatus::Active,
+    }
+}
+
+/// `POST /v1/cluster/nodes/{node}/drain`
+pub(super) async fn drain(
+    State(admin): State<Admin>,
+    Node(node): Node,
+    Asked(query): Asked<DrainQuery>,
+) -> Result<Json<NodeInfo>> {
+    let deadline = deadline(query.timeout_ms, query.wait.is_some());
+    let command = Command::Drain {
+        node,
+        draining: !query.cancel,
+    };
+    admin
+        .control
+        .propose(command, deadline.into_std())
+        .await?
+        .accepted()?;
+    admin.control.read_index(deadline.into_std()).await?;
+    if query.wait.is_some() && !query.cancel {
+        await_empty(&admin, node, deadline).await?;
+    }
+    let found = node_infos(&admin)
+        .await
+        .into_iter()
+        .find(|info| info.node == node);
+    found
+        .map(Json)
+        .ok_or_else(|| Refused::UnknownNode(node).into())
+}
+
+async fn await_empty(admin: &Admin, node: NodeId, deadline: Instant) -> Result<()> {
+    let mut applied = admin.control.applied();
+    loop {
+        let left = owned(admin).0.get(&node).copied().unwrap_or(0);
+        if left == 0 {
+            return Ok(());
+        }
+        if tokio::time::timeout_at(deadline, applied.changed())
+            .await
+            .is_err()
+        {
+            let detail = format!("node {node} is draining, and still has {left} resources");
+            return Err(Error::new(ProblemKind::Timeout, detail));
+        }
+    }
+}
+
+/// `DELETE /v1/cluster/nodes/{node}`
+pub(super) async fn remove_node(
+    State(admin): State<Admin>,
+    Node(node): Node,
+    Asked(query): Asked<RemoveNodeQuery>,
+) -> Result<StatusCode> {
+    let deadline = deadline(None, false).into_std();
+    admin.control.read_index(deadline).await?;
+    let standing = admin
+        .control
+        .read(|state| state.nodes().get(&node).map(|n| n.standing));
+    let standing = standing.ok_or(Refused::UnknownNode(node))?;
+    let empty = owned(&admin).0.get(&node).copied().unwrap_or(0) == 0;
+    let is_safe = empty && standing != Standing::Active;
+    if node == admin.me {
+        let detail = "a node cannot remove itself; ask another node";
+        return Err(Error::new(ProblemKind::Conflict, detail));
+    }
+    if !is_safe && !query.confirm_dead {
+        let detail = format!(
+            "node {node} is not known to be dead. Drain it first; or, if its process has surely \
+             ended, say so with confirm_dead=true. If it still runs, its resources will run twice"
+        );
+        return Err(Error::invalid(detail));
+    }
+    if query.confirm_dead && admin.placement.live().contains(&node) && !is_safe {
+        let detail = format!("node {node} is alive: it answers. Drain it first");
+        return Err(Error::new(ProblemKind::Conflict, detail));
+    }
+    admin
+        .control
+        .propose(Command::Remove { node }, deadline)
+        .await?
+        .accepted()?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /v1/cluster/slots`
+pub(super) async fn slots(
+    State(admin): State<Admin>,
+    Asked(query): Asked<SlotsQuery>,
+) -> Result<Json<SlotList>> {
+    let live: BTreeSet<NodeId> = admin.placement.live();
+    let slots = admin.control.read(|state| {
+        let module = state.modules().get(&query.module)?;
+        let ring = Ring::new(&query.module, &state.members(&live));
+        let slots = module.slots.iter().map(|(slot, state)| SlotInfo {
+            slot: *slot,
+            resources: state.resources.len() as u64,
+            preferred: ring.owners(*slot).next(),
+            owner: state.owner.map(|o| Owner {
+                node: o.node,
+                incarnation: o.incarnation,
+            }),
+            next: state.next,
+            token: state.token,
+        });
+        Some(slots.collect())
+    });
+    let unknown = || Error::from(call::Error::UnknownModule(query.module.to_string()));
+    let slots = slots.ok_or_else(unknown)?;
+    Ok(Json(SlotList {
+        module: query.module,
+        slots,
+    }))
+}
+
+/// How long a node may take to count its resources.
+const ASK: Duration = Duration::from_secs(1);
+
+/// How long to wait for the leader before a summary is called stale.
+const FRESH: Duration = Duration::from_millis(700);

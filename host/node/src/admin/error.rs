@@ -1,0 +1,208 @@
+//! Every error of the API: the one place where a status is chosen.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use holdfast_cluster::state::Refused;
+use holdfast_model::{
+    api::{PROBLEM_JSON, Problem, ProblemKind},
+    call::{self, Refusal},
+};
+use holdfast_runtime::LoadError;
+use http::{HeaderValue, header};
+use http_body_util::Full;
+
+use crate::{
+    control::{ProposeError, ReadError},
+    deploy, modules,
+    placement::AllocateError,
+};
+
+/// A problem on its way to the caller.
+#[derive(Debug)]
+pub(super) struct Error {
+    problem: Box<Problem>,
+    retry_after: Option<Duration>,
+}
+
+pub(super) type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(super) fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
+        // Whoever is told to come back is told when.
+        let later = matches!(kind.status(), 429 | 503);
+        Self {
+            problem: Box::new(Problem::new(kind, detail)),
+            retry_after: later.then_some(Duration::from_secs(1)),
+        }
+    }
+
+    pub(super) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(ProblemKind::InvalidRequest, detail)
+    }
+
+    pub(super) fn status(self, status: http::StatusCode) -> Self {
+        self.with_status(status.as_u16())
+    }
+
+    fn with_status(mut self, status: u16) -> Self {
+        self.problem.status = status;
+        if matches!(status, 429 | 503) {
+            self.retry_after = self.retry_after.or(Some(Duration::from_secs(1)));
+        }
+        self
+    }
+
+    fn after(mut self, pause: Duration) -> Self {
+        self.retry_after = Some(pause);
+        self
+    }
+
+    fn with(mut self, member: &str, value: impl Into<serde_json::Value>) -> Self {
+        self.problem
+            .extensions
+            .insert(member.to_owned(), value.into());
+        self
+    }
+
+    pub(super) fn problem(self) -> Problem {
+        *self.problem
+    }
+
+    /// The problem as an answer.
+    pub(super) fn response(self) -> http::Response<Full<Bytes>> {
+        let body = serde_json::to_vec(&self.problem)
+            .expect("a problem is text and JSON values, which can always be written");
+        let mut response = http::Response::new(Full::from(body));
+        *response.status_mut() = http::StatusCode::from_u16(self.problem.status)
+            .unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(pause) = self.retry_after {
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(pause.as_secs().max(1)),
+            );
+        }
+        response
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        self.response().map(axum::body::Body::new)
+    }
+}
+
+impl From<call::Error> for Error {
+    fn from(error: call::Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            call::Error::UnknownModule(_) => Self::new(ProblemKind::UnknownModule, detail),
+            call::Error::UnknownResource(_) => Self::new(ProblemKind::UnknownResource, detail),
+            call::Error::NotInvocable(_) => Self::new(ProblemKind::NotInvocable, detail),
+            call::Error::Refused { kind, .. } => {
+                let status = match kind {
+                    Refusal::Invalid => 400,
+                    Refusal::NotFound => 404,
+                    Refusal::Conflict => 409,
+                    Refusal::Unavailable => 503,
+                    Refusal::Failed => 500,
+                };
+                Self::new(ProblemKind::HandlerRefused, detail).with_status(status)
+            }
+            call::Error::Trapped { function, .. } => {
+                Self::new(ProblemKind::Trap, detail).with("function", &*function)
+            }
+            call::Error::TimedOut(_) => Self::new(ProblemKind::Timeout, detail),
+            call::Error::QueueFull { .. } => Self::new(ProblemKind::QueueFull, detail),
+            call::Error::TooLarge { .. } => Self::new(ProblemKind::TooLarge, detail),
+            call::Error::Unavailable { retry_after, .. } => {
+                Self::new(ProblemKind::Unavailable, detail).after(retry_after)
+            }
+            call::Error::Interrupted => Self::new(ProblemKind::Interrupted, detail),
+        }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        let kind = match refused {
+            Refused::UnknownNode(_) => ProblemKind::UnknownNode,
+            Refused::UnknownModule(_) => ProblemKind::UnknownModule,
+            Refused::Founded(_)
+            | Refused::OtherIncarnation { .. }
+            | Refused::Dead { .. }
+            | Refused::Removed(_)
+            | Refused::Removing(_)
+            | Refused::HasResources { .. }
+            | Refused::NoRollout { .. } => ProblemKind::Conflict,
+            Refused::OtherTerm { .. } => ProblemKind::Unavailable,
+        };
+        Self::new(kind, refused.to_string())
+    }
+}
+
+impl From<ProposeError> for Error {
+    fn from(error: ProposeError) -> Self {
+        Self::new(ProblemKind::NoLeader, modules::chain(&error))
+    }
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        Self::new(ProblemKind::NoLeader, modules::chain(&error))
+    }
+}
+
+impl From<AllocateError> for Error {
+    fn from(error: AllocateError) -> Self {
+        match error {
+            AllocateError::Refused(refused) => refused.into(),
+            AllocateError::NotNow(_) => Self::new(ProblemKind::NoLeader, error.to_string()),
+        }
+    }
+}
+
+impl From<modules::Error> for Error {
+    fn from(error: modules::Error) -> Self {
+        tracing::error!(
+            error = modules::chain(&error),
+            "a component could not be kept"
+        );
+        Self::new(ProblemKind::Internal, modules::chain(&error))
+    }
+}
+
+impl From<deploy::Error> for Error {
+    fn from(error: deploy::Error) -> Self {
+        let detail = modules::chain(&error);
+        match error {
+            deploy::Error::Settings(_) => Self::invalid(detail),
+            deploy::Error::Component(source) => rejected(&source, detail),
+            deploy::Error::Keep(error) => error.into(),
+            deploy::Error::Spread { .. } => Self::new(ProblemKind::Unavailable, detail),
+            deploy::Error::Propose(error) => error.into(),
+            deploy::Error::Refused(refused) => refused.into(),
+        }
+    }
+}
+
+fn rejected(error: &LoadError, detail: String) -> Error {
+    match error {
+        LoadError::TooLarge { .. } => Error::new(ProblemKind::TooLarge, detail),
+        LoadError::CompilerBusy(_) => Error::new(ProblemKind::Unavailable, detail),
+        LoadError::UnknownImports(imports) => {
+            let reasons = imports
+                .iter()
+                .map(|import| format!("unknown import {import}"));
+            let reasons: Vec<String> = reasons.collect();
+            Error::new(ProblemKind::RejectedComponent, detail).with("reasons", reasons)
+        }
+        error => {
+            let reasons = vec![modules::chain(error)];
+            Error::new(ProblemKind::RejectedComponent, detail).with("reasons", reasons)
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Whether the node lives, and whether it is fit for work.
+
+use std::time::Duration;
+
+use axum::{extract::State, http::StatusCode, response::IntoResponse};
+use holdfast_cluster::state::Standing;
+use holdfast_model::api::ProblemKind;
+
+use tokio::time::Instant;
+
+use super::{Admin, error::Error};
+
+/// The process serves.
+pub(super) async fn healthz() -> impl IntoResponse {
+    (StatusCode::OK, "ok\n")
+}
+
+/// The node is part of the cluster, and has all that its leader has.
+pub(super) async fn readyz(State(admin): State<Admin>) -> Result<impl IntoResponse, Error> {
+    let not_ready = |why: &str| Error::new(ProblemKind::Unavailable, why);
+    let standing = admin.control.read(|state| {
+        let node = state.nodes().get(&admin.me);
+        node.map(|node| node.standing)
+    });
+    match standing {
+        None => return Err(not_ready("the node has not joined a cluster yet")),
+        Some(Standing::Draining) => return Err(not_ready("the node is draining")),
+        Some(Standing::Down | Standing::Removed) => {
+            return Err(not_ready("the cluster takes this run of the node for dead"));
+        }
+        Some(Standing::Active) => {}
+    }
+    let soon = (Instant::now() + CATCH_UP).into_std();
+    if admin.control.read_index(soon).await.is_err() {
+        return Err(not_ready(
+            "the node has no contact with a leader, or is behind it",
+        ));
+    }
+    Ok((StatusCode::OK, "ready\n"))
+}
+
+/// How long the node may take to hear from the leader.
+const CATCH_UP: Duration = Duration::from_secs(1);

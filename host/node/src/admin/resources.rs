@@ -1,0 +1,399 @@
+//! Resources: allocate, describe, list, deallocate.
+
+use std::{collections::BTreeMap, ops::Bound, time::Duration};
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::StatusCode,
+    response::IntoResponse,
+};
+use futures_util::future::join_all;
+use holdfast_cluster::state::{self, Allocation, Command, Resource as Stored, SlotState};
+use holdfast_model::{
+    ModuleName, NodeId, ResourceId, Spec, Token,
+    api::{
+        AllocateQuery, DeallocateQuery, Owner, ProblemKind, ResourceInfo, ResourceList,
+        ResourceStatus, ResourcesQuery,
+    },
+    call,
+};
+use tokio::time::Instant;
+
+use super::{
+    Admin, body,
+    error::{Error, Result},
+    extract::{Asked, Resource},
+    modules::deadline,
+};
+use crate::{
+    dispatch::{AwaitHeld, Report, Reports},
+    rpc,
+};
+
+/// `PUT /v1/modules/{module}/resources/{id}`
+pub(super) async fn allocate(
+    State(admin): State<Admin>,
+    Resource(module, id): Resource,
+    Asked(query): Asked<AllocateQuery>,
+    request: Request,
+) -> Result<impl IntoResponse> {
+    let spec = spec(request).await?;
+    let deadline = deadline(query.timeout_ms, query.wait.is_some());
+    let entries = vec![(id.clone(), spec)];
+    let allocated = admin.placement.allocate(&module, entries, deadline).await?;
+    // What was acknowledged must be there to be described.
+    admin.control.read_index(deadline.into_std()).await?;
+    if query.wait.is_some() {
+        await_held(&admin, &module, &id, deadline).await?;
+    }
+    let info = info(&admin, &module, &id).await?;
+    let created = allocated.first() == Some(&Allocation::Created);
+    Ok((
+        if created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        },
+        Json(info),
+    ))
+}
+
+async fn spec(request: Request) -> Result<Spec> {
+    let too_large = || {
+        let detail = format!("a spec has at most {} bytes", Spec::BYTES_MAX);
+        Error::new(ProblemKind::TooLarge, detail)
+    };
+    // White space does not count, but nobody needs ten times as much of it.
+    let limit = Spec::BYTES_MAX as u64 * 10;
+    let body = body::read(request.into_body(), limit, too_large).await?;
+    if body.is_empty() {
+        return Ok(Spec::default());
+    }
+    Spec::from_json(&body).map_err(|error| match error {
+        holdfast_model::resource::InvalidSpec::TooLong { .. } => too_large(),
+        error => Error::invalid(crate::modules::chain(&error)),
+    })
+}
+
+async fn await_held(
+    admin: &Admin,
+    module: &ModuleName,
+    id: &ResourceId,
+    deadline: Instant,
+) -> Result<()> {
+    let key = || format!("{module}/{id}");
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let detail = format!("{} is allocated, but not held yet", key());
+            return Err(Error::new(ProblemKind::Timeout, detail));
+        }
+        let question = AwaitHeld {
+            module: module.clone(),
+            id: id.clone(),
+            // Short enough to notice that the resource went elsewhere.
+            timeout: left.min(Duration::from_secs(1)),
+        };
+        let owner = admin.control.read(|state| owner_of(state, module, id));
+        let status = match owner {
+            None => None,
+            Some(node) if node == admin.me => admin.dispatch.await_held(question).await,
+            Some(node) => {
+                let patience = left.min(Duration::from_secs(2));
+                rpc::ask(&admin.peers, node, &question, patience)
+                    .await
+                    .ok()
+                    .flatten()
+            }
+        };
+        match status {
+            Some(ResourceStatus::Held) => return Ok(()),
+            Some(ResourceStatus::Quarantined) => {
+                let info = info(admin, module, id).await?;
+                let why = info
+                    .last_error
+                    .map(|error| error.message)
+                    .unwrap_or_default();
+                let detail = format!("{} is set aside: {why}", key());
+                return Err(Error::new(ProblemKind::HandlerRefused, detail));
+            }
+            _ => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+fn owner_of(state: &state::State, module: &ModuleName, id: &ResourceId) -> Option<NodeId> {
+    Some(state.slot(module, id.slot())?.owner?.node)
+}
+
+/// `GET /v1/modules/{module}/resources/{id}`
+pub(super) async fn describe(
+    State(admin): State<Admin>,
+    Resource(module, id): Resource,
+) -> Result<Json<ResourceInfo>> {
+    if admin
+        .control
+        .read(|state| state.resource(&module, &id).is_none())
+    {
+        // It may have been allocated through another node a moment ago.
+        let deadline = deadline(None, false).into_std();
+        admin.control.read_index(deadline).await?;
+    }
+    Ok(Json(info(&admin, &module, &id).await?))
+}
+
+async fn info(admin: &Admin, module: &ModuleName, id: &ResourceId) -> Result<ResourceInfo> {
+    let stored = admin.control.read(|state| {
+        let unknown_module = || call::Error::UnknownModule(module.to_string());
+        let found = state.modules().get(module).ok_or_else(unknown_module)?;
+        let unknown = || call::Error::UnknownResource(format!("{module}/{id}"));
+        let resource = found.resources.get(id).ok_or_else(unknown)?;
+        Ok::<_, call::Error>((id.clone(), resource.clone(), slot_of(found, id)))
+    })?;
+    let mut infos = infos(admin, module, vec![stored]).await;
+    infos
+        .pop()
+        .ok_or_else(|| Error::new(ProblemKind::Internal, "the resource got lost"))
+}
+
+/// What a slot says of its resources, without the resources.
+#[derive(Clone, Copy)]
+struct Ownership {
+    owner: Option<state::Owner>,
+    moving: bool,
+    token: Token,
+}
+
+fn slot_of(module: &state::Module, id: &ResourceId) -> Ownership {
+    let ownership = |state: &SlotState| Ownership {
+        owner: state.owner,
+        moving: state.next.is_some(),
+        token: state.token,
+    };
+    let nobody = Ownership {
+        owner: None,
+        moving: false,
+        token: Token(0),
+    };
+    module.slots.get(&id.slot()).map_or(nobody, ownership)
+}
+
+/// Puts together what the state says of these resources and what their owners report.
+async fn infos(
+    admin: &Admin,
+    module: &ModuleName,
+    stored: Vec<(ResourceId, Stored, Ownership)>,
+) -> Vec<ResourceInfo> {
+    let mut by_owner: BTreeMap<NodeId, Vec<ResourceId>> = BTreeMap::new();
+    for (id, _, ownership) in &stored {
+        if let Some(owner) = ownership.owner {
+            by_owner.entry(owner.node).or_default().push(id.clone());
+        }
+    }
+    let live = admin.placement.live();
+    let live = &live;
+    let asked = by_owner.into_iter().map(|(node, ids)| async move {
+        let question = Reports {
+            module: module.clone(),
+            ids,
+        };
+        let answer = if node == admin.me {
+            Some(admin.dispatch.reports(&question))
+        } else if live.contains(&node) {
+            rpc::ask(&admin.peers, node, &question, REPORT).await.ok()
+        } else {
+            None
+        };
+        question
+            .ids
+            .into_iter()
+            .zip(answer.into_iter().flatten())
+            .collect::<Vec<_>>()
+    });
+    let reports: BTreeMap<ResourceId, Option<Report>> =
+        join_all(asked).await.into_iter().flatten().collect();
+    let describe = |(id, resource, ownership): (ResourceId, Stored, Ownership)| {
+        let report = reports.get(&id);
+        let status = match (ownership.owner, report) {
+            (None, _) => ResourceStatus::Unowned,
+            (Some(_), None) => ResourceStatus::Unreachable,
+            (Some(_), Some(Some(report))) => report.status,
+            (Some(_), Some(None)) if ownership.moving => ResourceStatus::Moving,
+            (Some(_), Some(None)) => ResourceStatus::Starting,
+        };
+        let report = report.cloned().flatten();
+        let report = report.as_ref();
+        ResourceInfo {
+            module: module.clone(),
+            slot: id.slot(),
+            spec: resource.spec,
+            allocated_at_ms: resource.allocated_at_ms,
+            owner: ownership.owner.map(|o| Owner {
+                node: o.node,
+                incarnation: o.incarnation,
+            }),
+            token: ownership.token,
+            status,
+            attempt: report.map_or(0, |report| report.attempt),
+            restarts: report.map_or(0, |report| report.restarts),
+            held_since_ms: report.and_then(|report| report.held_since_ms),
+            last_error: report.and_then(|report| report.last_error.clone()),
+            version: report.and_then(|report| report.version),
+            in_flight: report.map_or(0, |report| report.in_flight),
+            waiting: report.map_or(0, |report| report.waiting),
+            id,
+        }
+    };
+    stored.into_iter().map(describe).collect()
+}
+
+/// `GET /v1/modules/{module}/resources`
+pub(super) async fn list(
+    State(admin): State<Admin>,
+    super::extract::Module(module): super::extract::Module,
+    Asked(query): Asked<ResourcesQuery>,
+) -> Result<Json<ResourceList>> {
+    let limit = query.limit.unwrap_or(ResourcesQuery::LIMIT_DEFAULT);
+    if !(1..=ResourcesQuery::LIMIT_MAX).contains(&limit) {
+        let detail = format!(
+            "limit must be 1 to {}, not {limit}",
+            ResourcesQuery::LIMIT_MAX
+        );
+        return Err(Error::invalid(detail));
+    }
+    let limit = limit as usize;
+    let mut after = match &query.cursor {
+        None => Bound::Unbounded,
+        Some(cursor) => match ResourceId::from_path_segment(cursor) {
+            Ok(id) => Bound::Excluded(id),
+            Err(_) => return Err(Error::invalid("cursor is none that this route gave")),
+        },
+    };
+    let mut resources: Vec<ResourceInfo> = Vec::new();
+    // A filter by status is applied to what owners report, so a page may take several rounds.
+    loop {
+        let (stored, last) = page(&admin, &module, &after, query.node, limit)?;
+        let found = infos(&admin, &module, stored).await;
+        let wanted = |info: &ResourceInfo| query.status.is_none_or(|status| info.status == status);
+        for info in found.into_iter().filter(wanted) {
+            if resources.len() == limit {
+                let cursor = resources.last().map(|info| info.id.to_path_segment());
+                return Ok(Json(ResourceList {
+                    resources,
+                    next_cursor: cursor,
+                }));
+            }
+            resources.push(info);
+        }
+        match last {
+            Some(last) if resources.len() < limit => after = Bound::Excluded(last),
+            Some(last) => {
+                let next_cursor = Some(last.to_path_segment());
+                return Ok(Json(ResourceList {
+                    resources,
+                    next_cursor,
+                }));
+            }
+            None => {
+                return Ok(Json(ResourceList {
+                    resources,
+                    next_cursor: None,
+                }));
+            }
+        }
+    }
+}
+
+type Page = (Vec<(ResourceId, Stored, Ownership)>, Option<ResourceId>);
+
+/// The next resources in the order of their ids, and the last one looked at if there are more.
+fn page(
+    admin: &Admin,
+    module: &ModuleName,
+    after: &Bound<ResourceId>,
+    node: Option<NodeId>,
+    limit: usize,
+) -> Result<Page> {
+    admin.control.read(|state| {
+        let found = state.modules().get(module);
+        let found = found.ok_or_else(|| call::Error::UnknownModule(module.to_string()))?;
+        let mut stored = Vec::new();
+        let mut range = found.resources.range((after.clone(), Bound::Unbounded));
+        let mut last = None;
+        for (id, resource) in range.by_ref().take(SCAN_MAX) {
+            last = Some(id.clone());
+            let ownership = slot_of(found, id);
+            if node.is_none_or(|node| ownership.owner.is_some_and(|owner| owner.node == node)) {
+                stored.push((id.clone(), resource.clone(), ownership));
+            }
+            if stored.len() == limit {
+                break;
+            }
+        }
+        let more = range.next().is_some();
+        Ok((stored, last.filter(|_| more)))
+    })
+}
+
+/// `DELETE /v1/modules/{module}/resources/{id}`
+pub(super) async fn deallocate(
+    State(admin): State<Admin>,
+    Resource(module, id): Resource,
+    Asked(query): Asked<DeallocateQuery>,
+) -> Result<StatusCode> {
+    let deadline = deadline(query.timeout_ms, query.wait.is_some());
+    let owner = admin.control.read(|state| owner_of(state, &module, &id));
+    let command = Command::Deallocate {
+        module: module.clone(),
+        ids: vec![id.clone()],
+    };
+    admin
+        .control
+        .propose(command, deadline.into_std())
+        .await?
+        .accepted()?;
+    if let (Some(_), Some(owner)) = (query.wait, owner) {
+        await_gone(&admin, owner, &module, &id, deadline).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn await_gone(
+    admin: &Admin,
+    owner: NodeId,
+    module: &ModuleName,
+    id: &ResourceId,
+    deadline: Instant,
+) -> Result<()> {
+    let question = Reports {
+        module: module.clone(),
+        ids: vec![id.clone()],
+    };
+    loop {
+        let reports = if owner == admin.me {
+            // Its engine may not have seen the deallocation that this node acknowledged.
+            admin.control.read_index(deadline.into_std()).await?;
+            Some(admin.dispatch.reports(&question))
+        } else {
+            rpc::ask(&admin.peers, owner, &question, REPORT).await.ok()
+        };
+        if reports.is_some_and(|reports| reports.iter().all(Option::is_none)) {
+            return Ok(());
+        }
+        if Instant::now() + LOOK_AGAIN >= deadline {
+            let detail = format!("{module}/{id} is deallocated, but has not ended yet");
+            return Err(Error::new(ProblemKind::Timeout, detail));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// How long an owner may take to report.
+const REPORT: Duration = Duration::from_secs(2);
+
+/// How soon to look again for something that nobody announces.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How many resources one look at the state passes over at most.
+const SCAN_MAX: usize = 10_000;

@@ -1,0 +1,173 @@
+//! The command line `holdfast`.
+//!
+//! A front of the HTTP API: every command but `start`, `new` and `build` only talks to a node,
+//! and knows no more than any other client. Results go to standard output, everything else to
+//! standard error; with `--format json` standard output has exactly one JSON document, or one a
+//! line where a list streams. Each command is a file of its own with its arguments and `run`.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+pub mod build;
+pub mod demo;
+mod deploy;
+mod drain;
+mod failure;
+mod human;
+mod invoke;
+pub mod manifest;
+mod modules;
+mod new;
+mod nodes;
+mod output;
+mod resources;
+mod scaffold;
+mod session;
+mod start;
+mod status;
+mod target;
+
+pub use failure::Exit;
+pub use output::Format;
+pub use session::Session;
+pub use start::{LogFormat, StartArgs};
+
+/// Runs a node until it ends; what `holdfast start` does. Given to [`main`], so that the command
+/// line does not depend on the node.
+pub type RunNode = fn(StartArgs, Format) -> anyhow::Result<ExitCode>;
+
+/// Parses the process's arguments and does what they say.
+#[must_use]
+pub fn main(run_node: RunNode) -> ExitCode {
+    // Exits with status 2 on a mistake, and with 0 after --help and --version.
+    let line = Line::parse();
+    let format = line.session.format;
+    match dispatch(line, run_node) {
+        Ok(code) => code,
+        Err(error) => failure::report(&error, format).into(),
+    }
+}
+
+/// The whole command line, as `holdfast --help` shows it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Line::command()
+}
+
+fn dispatch(line: Line, run_node: RunNode) -> anyhow::Result<ExitCode> {
+    let Line { session, command } = line;
+    match command {
+        Command::Start(mut args) => {
+            args.api_token = session.token()?;
+            args.watch_parent();
+            return run_node(args, session.format);
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command_named(), "holdfast", &mut script);
+            output::write(&script)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let exit = runtime.block_on(talk(session, command));
+    // A thread may still read standard input, which cannot be interrupted.
+    runtime.shutdown_background();
+    exit.map(ExitCode::from)
+}
+
+async fn talk(session: Session, command: Command) -> anyhow::Result<Exit> {
+    let output = session.output();
+    let done = match command {
+        Command::Demo(args) => return demo::run(args, &output).await,
+        Command::New(args) => new::run(&args, &output),
+        Command::Build(args) => build::run(&args, &output).await,
+        Command::Deploy(args) => deploy::run(args, &session.client()?, &output).await,
+        Command::Modules(args) => modules::run(args, &session.client()?, &output).await,
+        Command::Resources(args) => return resources::run(args, &session.client()?, &output).await,
+        Command::Invoke(args) => invoke::run(args, &session.client()?).await,
+        Command::Nodes(args) => nodes::run(args, &session.client()?, &output).await,
+        Command::Status => status::run(&session.client()?, &output).await,
+        Command::Drain(args) => drain::run(args, &session.client()?, &output).await,
+        Command::Start(_) | Command::Completions { .. } => Ok(()),
+    };
+    done.map(|()| Exit::Done)
+}
+
+fn command_named() -> clap::Command {
+    Line::command().name("holdfast")
+}
+
+/// Holds resources on exactly one node of a cluster.
+///
+/// The logic of a resource is a WebAssembly component, its handler. Holdfast runs one instance of
+/// it for each resource, on one node, and moves it when nodes come, go or die.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, bin_name = "holdfast", max_term_width = 80, after_help = AFTER_HELP)]
+struct Line {
+    #[command(flatten)]
+    session: Session,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::DemoArgs),
+    Start(StartArgs),
+    New(new::NewArgs),
+    Build(build::BuildArgs),
+    Deploy(deploy::DeployArgs),
+    Modules(modules::ModulesArgs),
+    Resources(resources::ResourcesArgs),
+    Invoke(invoke::InvokeArgs),
+    Nodes(nodes::NodesArgs),
+    /// Show the cluster on one screen
+    #[command(after_help = STATUS_HELP)]
+    Status,
+    Drain(drain::DrainArgs),
+    /// Print a script that completes this command line in a shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  the command line makes no sense
+  3  there is no such module, resource or node
+  4  the node refused the request
+  5  the node cannot be reached, or cannot do it now: try again
+  6  it took too long
+
+Examples:
+  holdfast demo                        see what it does, on this machine
+  holdfast new counter                 begin a handler
+  holdfast start --bootstrap --data-dir /var/lib/holdfast --cluster-name office
+  holdfast deploy counter --wait       build it and deploy it
+  holdfast resources allocate counter a --wait
+  holdfast invoke counter/a --data '{\"add\":1}'";
+
+const STATUS_HELP: &str = "\
+Examples:
+  holdfast status
+  holdfast status --format json | jq .resources.held";
+
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  holdfast completions bash > /etc/bash_completion.d/holdfast
+  holdfast completions fish > ~/.config/fish/completions/holdfast.fish";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! `holdfast drain`: moves everything away from a node.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use holdfast_model::{
+    NodeId,
+    api::{DrainQuery, NodeInfo, NodeStatus},
+};
+
+use super::{
+    failure::{Exit, Failure},
+    human,
+    output::{self, Output},
+    target,
+};
+use crate::client::Client;
+
+/// Move everything away from a node, and keep it empty
+///
+/// It stays a member. It may own resources again after --cancel, or when its process starts anew.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct DrainArgs {
+    /// The node: its id, or the beginning of it.
+    node: String,
+
+    /// End the drain instead.
+    #[arg(long)]
+    cancel: bool,
+
+    /// Wait until the node owns nothing more.
+    #[arg(long, conflicts_with = "cancel")]
+    wait: bool,
+
+    /// How long to wait.
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    #[arg(value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+pub(super) async fn run(args: DrainArgs, client: &Client, output: &Output) -> anyhow::Result<()> {
+    let node = target::node(client, &args.node).await?;
+    let query = DrainQuery {
+        cancel: args.cancel,
+        ..DrainQuery::default()
+    };
+    let mut info = client.drain(node, &query).await?;
+    if args.wait {
+        info = until_empty(client, info, args.timeout).await?;
+    }
+    output.show(&info, describe)
+}
+
+/// Waits on this side, to be able to show how far it is.
+async fn until_empty(
+    client: &Client,
+    mut info: NodeInfo,
+    timeout: Duration,
+) -> anyhow::Result<NodeInfo> {
+    let node = info.node;
+    let total = info.resources;
+    let bar = output::progress(Some(total), format!("draining {}", human::node(node)));
+    let started = Instant::now();
+    while info.resources > 0 {
+        bar.set_position(total.saturating_sub(info.resources));
+        if info.status != NodeStatus::Draining {
+            let ended = format!("node {node} is {}, no longer draining", info.status);
+            return Err(Failure::new(ended).into());
+        }
+        if started.elapsed() >= timeout {
+            let left = human::counted(info.resources, "resource");
+            let late = format!(
+                "node {node} still owns {left} after {}",
+                human::duration(timeout)
+            );
+            return Err(Failure::new(late)
+                .hint("it goes on by itself; `holdfast nodes` shows how far it is")
+                .exit(Exit::TimedOut)
+                .into());
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+        info = find(client, node).await?;
+    }
+    bar.finish_and_clear();
+    Ok(info)
+}
+
+async fn find(client: &Client, node: NodeId) -> anyhow::Result<NodeInfo> {
+    let nodes = client.nodes().await?.nodes;
+    nodes
+        .into_iter()
+        .find(|info| info.node == node)
+        .with_context(|| format!("node {node} was removed"))
+}
+
+fn describe(info: &NodeInfo) -> String {
+    let node = info.node;
+    match (info.status, info.resources) {
+        (NodeStatus::Draining, 0) => format!("{node} is draining and owns nothing"),
+        (status, owns) => {
+            format!(
+                "{node} is {status} and owns {}",
+                human::counted(owns, "resource")
+            )
+        }
+    }
+}
+
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+const AFTER_HELP: &str = "\
+Examples:
+  holdfast drain 9f3a --wait
+  holdfast drain 9f3a --cancel";

@@ -1,0 +1,300 @@
+//! How a command fails: exit code, message, and a hint what to do.
+
+use std::{fmt, io, process::ExitCode};
+
+use holdfast_model::api::{Problem, ProblemKind};
+
+use super::output::Format;
+use crate::client;
+
+/// How the process ends. The numbers are promised to scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// It failed.
+    Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// There is no such module, resource or node.
+    NotFound = 3,
+    /// The node refused the request.
+    Refused = 4,
+    /// The node cannot be reached, or cannot do it now.
+    Unavailable = 5,
+    /// It took too long.
+    TimedOut = 6,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// An error with advice.
+#[derive(Debug)]
+pub(super) struct Failure {
+    message: String,
+    hint: Option<String>,
+    exit: Exit,
+}
+
+impl Failure {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint: None,
+            exit: Exit::Failed,
+        }
+    }
+
+    /// What to do about it.
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(super) fn exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Tells an error on standard error and chooses the exit code.
+pub(super) fn report(error: &anyhow::Error, format: Format) -> Exit {
+    if is_broken_pipe(error) {
+        // Whoever read the output has seen enough: `holdfast resources list m | head`.
+        return Exit::Done;
+    }
+    let told = Told::of(error);
+    match format {
+        Format::Json => eprintln!("{}", told.problem()),
+        Format::Table => eprint!("{told}"),
+    }
+    told.exit
+}
+
+/// What is told of an error.
+struct Told {
+    message: String,
+    hint: Option<String>,
+    exit: Exit,
+    /// The node's own words.
+    problem: Option<Problem>,
+}
+
+impl Told {
+    fn of(error: &anyhow::Error) -> Self {
+        let mut told = Self {
+            message: message(error),
+            hint: None,
+            exit: Exit::Failed,
+            problem: None,
+        };
+        if let Some(failure) = error.chain().find_map(|e| e.downcast_ref::<Failure>()) {
+            told.hint.clone_from(&failure.hint);
+            told.exit = failure.exit;
+        } else if let Some(error) = error
+            .chain()
+            .find_map(|e| e.downcast_ref::<client::Error>())
+        {
+            told.hint = hint_of(error);
+            told.exit = exit_of(error);
+            told.problem = error.problem().cloned();
+        }
+        told
+    }
+
+    /// The error as a problem document: the node's own, or one made up for it.
+    fn problem(&self) -> serde_json::Value {
+        let mut problem = self.problem.clone().unwrap_or_else(|| {
+            let kind = match self.exit {
+                Exit::Unavailable => ProblemKind::Unavailable,
+                Exit::TimedOut => ProblemKind::Timeout,
+                Exit::Refused | Exit::Usage => ProblemKind::InvalidRequest,
+                Exit::NotFound => ProblemKind::NotFound,
+                Exit::Done | Exit::Failed => ProblemKind::Other,
+            };
+            let mut problem = Problem::new(kind, self.message.clone());
+            if kind == ProblemKind::Other {
+                problem.title = "The command failed".to_owned();
+            }
+            problem
+        });
+        if let Some(hint) = &self.hint {
+            problem = problem.with("hint", hint.clone());
+        }
+        serde_json::to_value(&problem).expect("a problem is JSON")
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "error: {}", self.message)?;
+        if let Some(reasons) = self.problem.as_ref().and_then(reasons) {
+            for reason in reasons {
+                writeln!(f, "  - {reason}")?;
+            }
+        }
+        match &self.hint {
+            Some(hint) => writeln!(f, "hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// All that is wrong with a rejected component.
+fn reasons(problem: &Problem) -> Option<impl Iterator<Item = &str>> {
+    let reasons = problem.extensions.get("reasons")?.as_array()?;
+    Some(reasons.iter().filter_map(|reason| reason.as_str()))
+}
+
+fn message(error: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        // Some libraries repeat their source's text.
+        if parts.last().is_none_or(|last| !last.contains(&text)) {
+            parts.push(text);
+        }
+    }
+    parts.join(": ")
+}
+
+fn exit_of(error: &client::Error) -> Exit {
+    use client::Error;
+    match error {
+        Error::Unreachable { .. } | Error::Broken { .. } => Exit::Unavailable,
+        Error::TimedOut { .. } => Exit::TimedOut,
+        Error::Problem(problem) => exit_of_status(problem.status),
+        Error::InvalidServer { .. } | Error::InvalidToken => Exit::Usage,
+        Error::Malformed { .. } => Exit::Failed,
+    }
+}
+
+fn exit_of_status(status: u16) -> Exit {
+    match status {
+        404 => Exit::NotFound,
+        400..=499 | 501 => Exit::Refused,
+        503 => Exit::Unavailable,
+        504 => Exit::TimedOut,
+        _ => Exit::Failed,
+    }
+}
+
+fn hint_of(error: &client::Error) -> Option<String> {
+    use client::Error;
+    let hint = match error {
+        Error::Unreachable { .. } => {
+            "is a node running there? Name another with --server URL or HOLDFAST_SERVER; \
+             `holdfast demo` starts a cluster to play with"
+        }
+        Error::Broken { .. } => "the request may have had its effect; look before you repeat it",
+        Error::TimedOut { .. } => {
+            "the request may have had its effect; `holdfast status` tells \
+                                   how the cluster is"
+        }
+        Error::Malformed { .. } => {
+            "does --server name the HTTP address of a node, 7300 by default?"
+        }
+        Error::InvalidServer { .. } | Error::InvalidToken => return None,
+        Error::Problem(problem) => hint_of_problem(problem.kind)?,
+    };
+    Some(hint.to_owned())
+}
+
+fn hint_of_problem(kind: ProblemKind) -> Option<&'static str> {
+    Some(match kind {
+        ProblemKind::Unauthorized => "give the API token with --token-file FILE or HOLDFAST_TOKEN",
+        ProblemKind::UnknownModule => "`holdfast modules` lists the modules",
+        ProblemKind::UnknownResource => "`holdfast resources list MODULE` lists the resources",
+        ProblemKind::UnknownNode => "`holdfast nodes` lists the nodes",
+        ProblemKind::Interrupted => {
+            "the call may have had its effect; with --idempotency-key it can be repeated"
+        }
+        ProblemKind::NoLeader => {
+            "a majority of the voters must be up; `holdfast status` names them"
+        }
+        ProblemKind::Unavailable | ProblemKind::QueueFull => "try again in a moment",
+        _ => return None,
+    })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+            // A connection can break that way too.
+            && error.downcast_ref::<client::Error>().is_none()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    fn problem(kind: ProblemKind) -> anyhow::Error {
+        anyhow!(client::Error::Problem(Problem::new(kind, "detail")))
+    }
+
+    #[test]
+    fn exit_codes_follow_the_status() {
+        for (kind, exit) in [
+            (ProblemKind::UnknownModule, Exit::NotFound),
+            (ProblemKind::Conflict, Exit::Refused),
+            (ProblemKind::QueueFull, Exit::Refused),
+            (ProblemKind::NotInvocable, Exit::Refused),
+            (ProblemKind::NoLeader, Exit::Unavailable),
+            (ProblemKind::Timeout, Exit::TimedOut),
+            (ProblemKind::Trap, Exit::Failed),
+        ] {
+            assert_eq!(Told::of(&problem(kind)).exit, exit, "{kind}");
+            let wrapped = problem(kind).context("deploy counter");
+            assert_eq!(Told::of(&wrapped).exit, exit, "{kind}");
+        }
+        assert_eq!(Told::of(&anyhow!("x")).exit, Exit::Failed);
+    }
+
+    #[test]
+    fn errors_are_told_with_their_causes_and_a_hint() {
+        let error = anyhow!(client::Error::Unreachable {
+            url: "http://a:1".into(),
+            source: "Connection refused".into(),
+        });
+        let told = Told::of(&error).to_string();
+        let first = "error: cannot reach a node at http://a:1: Connection refused\nhint: is a node";
+        assert!(told.starts_with(first), "{told}");
+    }
+
+    #[test]
+    fn json_errors_are_problem_documents() {
+        let told = Told::of(&problem(ProblemKind::UnknownModule)).problem();
+        assert_eq!(told["type"], "urn:holdfast:problem:unknown-module");
+        assert_eq!(told["detail"], "detail");
+        assert!(told["hint"].is_string());
+        let told = Told::of(&anyhow!(Failure::new("no").hint("do"))).problem();
+        assert_eq!(told["detail"], "no");
+        assert_eq!(told["hint"], "do");
+    }
+
+    #[test]
+    fn all_reasons_of_a_rejection_are_listed() {
+        let problem = Problem::new(ProblemKind::RejectedComponent, "2 imports are unknown")
+            .with("reasons", vec!["no a", "no b"]);
+        let told = Told::of(&anyhow!(client::Error::Problem(problem))).to_string();
+        assert!(told.ends_with("\n  - no a\n  - no b\n"), "{told}");
+    }
+}

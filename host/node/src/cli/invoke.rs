@@ -1,0 +1,120 @@
+//! `holdfast invoke`: calls a resource.
+
+use std::{io::Read as _, path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use clap::Args;
+
+use super::{
+    output,
+    target::{self, Target},
+};
+use crate::client::{Call, Client};
+
+/// Call a resource and print its answer as it is
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct InvokeArgs {
+    #[command(flatten)]
+    target: Target,
+
+    /// The body, as --data takes it.
+    #[arg(value_name = "BODY", conflicts_with_all = ["data", "file"])]
+    body: Option<String>,
+
+    /// The body.
+    #[arg(long, short, value_name = "BODY")]
+    data: Option<String>,
+
+    /// A file with the body; - is standard input.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "data")]
+    file: Option<PathBuf>,
+
+    /// Media type of the body; application/json where it is JSON and nothing is said.
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+
+    /// Makes it safe to repeat the call: equal keys mean the same call.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+
+    /// How long to wait for the answer; the module's call_timeout_ms unless given.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+}
+
+pub(super) async fn run(args: InvokeArgs, client: &Client) -> anyhow::Result<()> {
+    let (key, rest) = args.target.key_and_rest()?;
+    let body = match (&args.file, rest, &args.body) {
+        (_, Some(body), Some(more)) => {
+            return Err(target::usage(format!(
+                "{more:?} is one argument too many: the body is {body:?} already"
+            )));
+        }
+        (Some(path), None, _) => read(path)?,
+        (None, None, body) => args
+            .data
+            .as_ref()
+            .or(body.as_ref())
+            .cloned()
+            .unwrap_or_default()
+            .into(),
+        (None, Some(body), None) if args.data.is_none() => body.to_owned().into(),
+        (_, Some(body), None) => {
+            return Err(target::usage(format!(
+                "{body:?} is one argument too many: the body is given already"
+            )));
+        }
+    };
+    let call = Call {
+        content_type: args.content_type.clone().or_else(|| type_of(&body)),
+        body,
+        idempotency_key: args.idempotency_key.clone(),
+        request_id: None,
+        timeout: args.timeout,
+    };
+    let answer = client.invoke(&key.module, &key.id, call).await?;
+    output::write(&answer.body)?;
+    output::end_line(&answer.body)
+}
+
+fn read(path: &PathBuf) -> anyhow::Result<Bytes> {
+    if path.as_os_str() == "-" {
+        let mut body = Vec::new();
+        let mut stdin = std::io::stdin().lock().take(BODY_BYTES_MAX);
+        stdin
+            .read_to_end(&mut body)
+            .context("read standard input")?;
+        return Ok(body.into());
+    }
+    let body = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(body.into())
+}
+
+fn type_of(body: &[u8]) -> Option<String> {
+    let json = serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
+    json.then(|| "application/json".to_owned())
+}
+
+/// A little more than any module takes, so that the node refuses what is too large.
+const BODY_BYTES_MAX: u64 = (64 << 20) + 1;
+
+const AFTER_HELP: &str = "\
+Examples:
+  holdfast invoke counter/a --data '{\"add\":1}'
+  holdfast invoke counter a '{\"add\":1}'
+  holdfast invoke counter/a --file body.json --idempotency-key 7c1e
+  echo hello | holdfast invoke echo/a --file -";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_recognised() {
+        assert_eq!(type_of(b"{\"a\":1}").as_deref(), Some("application/json"));
+        assert_eq!(type_of(b"Ada"), None);
+        assert_eq!(type_of(b""), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! `holdfast nodes`: the members of the cluster.
+
+use clap::{Args, Subcommand};
+use comfy_table::Cell;
+use holdfast_model::api::{NodeInfo, NodeList, RemoveNodeQuery};
+
+use super::{
+    failure::{Exit, Failure},
+    human,
+    output::{self, Output},
+    target,
+};
+use crate::client::Client;
+
+/// List nodes, and remove dead ones
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct NodesArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List the nodes; what happens without a subcommand
+    #[command(after_help = "Examples:\n  holdfast nodes list --format json")]
+    List,
+    /// Remove a node that is dead for good
+    ///
+    /// Its resources start elsewhere at once. Were it alive, two nodes would hold them: make sure
+    /// that its process is gone and stays so. To stop a living node, end its process or drain it.
+    #[command(after_help = "Examples:\n  holdfast nodes remove 9f3a --confirm-dead")]
+    Remove {
+        /// The node: its id, or the beginning of it.
+        node: String,
+        /// You have made sure that it is dead and stays so.
+        #[arg(long)]
+        confirm_dead: bool,
+    },
+}
+
+pub(super) async fn run(args: NodesArgs, client: &Client, output: &Output) -> anyhow::Result<()> {
+    match args.action.unwrap_or(Action::List) {
+        Action::List => {
+            let nodes = client.nodes().await?;
+            output.show(&nodes, |nodes| table(*output, nodes))
+        }
+        Action::Remove { node, confirm_dead } => {
+            if !confirm_dead {
+                let unsure = Failure::new(
+                    "removing a node that lives would let two nodes hold its resources",
+                );
+                return Err(unsure
+                    .hint(
+                        "make sure that its process is gone and stays so, then add --confirm-dead",
+                    )
+                    .exit(Exit::Usage)
+                    .into());
+            }
+            let node = target::node(client, &node).await?;
+            client
+                .remove_node(node, &RemoveNodeQuery { confirm_dead })
+                .await?;
+            let removed = serde_json::json!({"node": node, "removed": true});
+            output.show(&removed, |_| format!("{node} is removed"))
+        }
+    }
+}
+
+pub(super) fn table(output: Output, list: &NodeList) -> String {
+    let rows = list.nodes.iter().map(|info| {
+        vec![
+            Cell::new(human::node(info.node)),
+            output::node_status(info.status),
+            Cell::new(info.http),
+            Cell::new(human::count(info.resources)),
+            Cell::new(info.held.map_or_else(|| "?".to_owned(), human::count)),
+            Cell::new(role(info)),
+            Cell::new(info.weight),
+            Cell::new(info.zone.as_deref().unwrap_or("-")),
+        ]
+    });
+    let columns = [
+        "NODE", "STATUS", "HTTP", ">OWNS", ">HOLDS", "ROLE", ">WEIGHT", "ZONE",
+    ];
+    output.table(&columns, rows)
+}
+
+fn role(info: &NodeInfo) -> &'static str {
+    match (info.leader, info.voter) {
+        (true, _) => "leader",
+        (false, true) => "voter",
+        (false, false) => "learner",
+    }
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  holdfast nodes
+  holdfast nodes --format json | jq -r '.nodes[].http'";
+
+#[cfg(test)]
+pub(super) mod tests {
+    use holdfast_model::api::NodeStatus;
+
+    use super::*;
+
+    pub(crate) fn info(node: &str) -> NodeInfo {
+        NodeInfo {
+            node: node.parse().unwrap(),
+            incarnation: holdfast_model::Incarnation(1),
+            status: NodeStatus::Active,
+            addr: "127.0.0.1:7301".parse().unwrap(),
+            http: "127.0.0.1:7300".parse().unwrap(),
+            weight: 100,
+            zone: None,
+            version: "0.1.0".to_owned(),
+            voter: true,
+            leader: true,
+            this: true,
+            resources: 1_234,
+            held: Some(1_234),
+            joined_at_ms: 0,
+        }
+    }
+
+    #[test]
+    fn nodes_are_listed_within_80_columns() {
+        let mut gone = info("1b000000-0000-4000-8000-000000000000");
+        gone.status = NodeStatus::Unreachable;
+        gone.http = "192.168.100.100:17300".parse().unwrap();
+        gone.held = None;
+        gone.leader = false;
+        gone.zone = Some("eu-1".to_owned());
+        let list = NodeList {
+            nodes: vec![info("9f3a0000-0000-4000-8000-000000000000"), gone],
+        };
+        let text = table(Output::plain(), &list);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.iter().all(|line| line.len() <= 80), "{text}");
+        assert_eq!(
+            lines,
+            [
+                "NODE      STATUS       HTTP                    OWNS  HOLDS  ROLE    WEIGHT  ZONE",
+                "9f3a0000  active       127.0.0.1:7300         1,234  1,234  leader     100  -",
+                "1b000000  unreachable  192.168.100.100:17300  1,234      ?  voter      100  eu-1",
+            ]
+        );
+    }
+}

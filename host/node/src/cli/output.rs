@@ -1,0 +1,249 @@
+//! Where results go: tables for people, JSON for programs.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use holdfast_model::api::{NodeStatus, ResourceStatus};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+/// How results are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Tables and sentences.
+    #[default]
+    Table,
+    /// One JSON document; one a line where a list streams.
+    Json,
+}
+
+/// Standard output, as the user wants it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output {
+    format: Format,
+    colour: bool,
+    /// Columns to fit tables into; none where lines may be as long as they like.
+    width: Option<u16>,
+}
+
+impl Output {
+    /// Standard output in this format. Colours and wrapped cells only on a terminal, so that
+    /// each line of a pipe is a whole row.
+    pub(super) fn new(format: Format) -> Self {
+        let terminal = io::stdout().is_terminal();
+        Self {
+            format,
+            colour: terminal && colour_wanted(),
+            width: terminal.then(|| Table::new().width().unwrap_or(80)),
+        }
+    }
+
+    /// Output of tests: a table of 80 columns without colours.
+    #[cfg(test)]
+    pub(super) fn plain() -> Self {
+        Self {
+            format: Format::Table,
+            colour: false,
+            width: Some(80),
+        }
+    }
+
+    pub(super) fn is_json(self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Writes a value: as a line of JSON, or as the text that `show` makes of it.
+    pub(super) fn show<T: Serialize>(
+        self,
+        value: &T,
+        show: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
+        if self.is_json() {
+            self.json(value)
+        } else {
+            let mut text = show(value);
+            if !text.ends_with('\n') {
+                text.push('\n');
+            }
+            write(text.as_bytes())
+        }
+    }
+
+    pub(super) fn json(self, value: &impl Serialize) -> anyhow::Result<()> {
+        let mut text = serde_json::to_vec(value)?;
+        text.push(b'\n');
+        write(&text)
+    }
+
+    /// Writes a sentence for people.
+    pub(super) fn say(self, text: impl AsRef<str>) -> anyhow::Result<()> {
+        if self.is_json() {
+            return Ok(());
+        }
+        write(format!("{}\n", text.as_ref()).as_bytes())
+    }
+
+    /// A table with these columns; a name that begins with `>` is aligned to the right.
+    pub(super) fn table(
+        self,
+        columns: &[&str],
+        rows: impl IntoIterator<Item = Vec<Cell>>,
+    ) -> String {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
+        match self.width {
+            Some(width) => {
+                table.set_content_arrangement(ContentArrangement::Dynamic);
+                table.set_width(width);
+            }
+            None => {
+                table.set_content_arrangement(ContentArrangement::Disabled);
+            }
+        }
+        if self.colour {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        table.set_header(columns.iter().map(|name| name.trim_start_matches('>')));
+        table.add_rows(rows);
+        for (at, name) in columns.iter().enumerate() {
+            if let Some(column) = table.column_mut(at) {
+                let gap = if at + 1 < columns.len() { 2 } else { 0 };
+                column.set_padding((0, gap));
+                if name.starts_with('>') {
+                    column.set_cell_alignment(CellAlignment::Right);
+                }
+            }
+        }
+        table
+            .lines()
+            .map(|line| format!("{}\n", line.trim_end()))
+            .collect()
+    }
+
+    /// Pairs of names and values, one a line.
+    pub(super) fn pairs<'a>(self, pairs: impl IntoIterator<Item = (&'a str, String)>) -> String {
+        let pairs: Vec<_> = pairs.into_iter().collect();
+        let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        pairs
+            .iter()
+            .map(|(name, value)| format!("{name:width$}  {value}\n"))
+            .collect()
+    }
+}
+
+/// Writes to standard output.
+pub(super) fn write(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()?;
+    Ok(())
+}
+
+/// Ends the line after raw bytes on a terminal, so that the prompt stands on a line of its own.
+pub(super) fn end_line(written: &[u8]) -> anyhow::Result<()> {
+    if io::stdout().is_terminal() && !written.is_empty() && !written.ends_with(b"\n") {
+        return write(b"\n");
+    }
+    Ok(())
+}
+
+/// A line on standard error that says what is being waited for; nothing where that is no terminal.
+pub(super) fn spinner(text: impl Into<String>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg}").expect("the template is a constant"),
+    );
+    bar.set_message(text.into());
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+/// A bar on standard error; nothing where that is no terminal.
+pub(super) fn progress(total: Option<u64>, text: impl Into<String>) -> ProgressBar {
+    let template = match total {
+        Some(_) => "{spinner} {msg} {wide_bar} {human_pos}/{human_len}",
+        None => "{spinner} {msg} {human_pos}",
+    };
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
+    bar.set_message(text.into());
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+/// A cell in the colour of a resource's status.
+pub(super) fn resource_status(status: ResourceStatus) -> Cell {
+    let colour = match status {
+        ResourceStatus::Held => Color::Green,
+        ResourceStatus::Starting | ResourceStatus::Moving | ResourceStatus::Stopping => {
+            Color::Yellow
+        }
+        ResourceStatus::Failed
+        | ResourceStatus::Quarantined
+        | ResourceStatus::Unowned
+        | ResourceStatus::Unreachable => Color::Red,
+    };
+    Cell::new(status).fg(colour)
+}
+
+/// A cell in the colour of a node's status.
+pub(super) fn node_status(status: NodeStatus) -> Cell {
+    let colour = match status {
+        NodeStatus::Active => Color::Green,
+        NodeStatus::Draining => Color::Yellow,
+        NodeStatus::Down | NodeStatus::Unreachable => Color::Red,
+    };
+    Cell::new(status).fg(colour)
+}
+
+/// Whether standard error is a terminal on which colours are wanted.
+pub(super) fn colour_wanted_on_stderr() -> bool {
+    io::stderr().is_terminal() && colour_wanted()
+}
+
+/// Whether the user wants colours at all (<https://no-color.org>).
+fn colour_wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_have_no_borders_and_no_trailing_spaces() {
+        let rows = [["a", "1"], ["bcd", "1,000"]].map(|row| row.map(Cell::new).to_vec());
+        let table = Output::plain().table(&["NAME", ">COUNT", "X"], rows);
+        assert_eq!(table, "NAME  COUNT  X\na         1\nbcd   1,000\n");
+    }
+
+    #[test]
+    fn on_a_terminal_long_cells_wrap_within_its_width() {
+        let rows = [vec![Cell::new("x".repeat(200)), Cell::new("held")]];
+        let table = Output::plain().table(&["ID", "STATUS"], rows);
+        assert!(table.lines().count() > 2, "{table}");
+        assert!(table.lines().all(|line| line.len() <= 80), "{table}");
+    }
+
+    #[test]
+    fn in_a_pipe_every_row_is_one_line() {
+        let output = Output {
+            width: None,
+            ..Output::plain()
+        };
+        let rows = [vec![Cell::new("x".repeat(200)), Cell::new("held")]];
+        assert_eq!(output.table(&["ID", "STATUS"], rows).lines().count(), 2);
+    }
+
+    #[test]
+    fn pairs_are_aligned() {
+        let pairs = [("a", "1".to_owned()), ("long", "2".to_owned())];
+        assert_eq!(Output::plain().pairs(pairs), "a     1\nlong  2\n");
+    }
+}

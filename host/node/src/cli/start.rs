@@ -1,0 +1,187 @@
+//! `holdfast start`: the arguments of a node. What they do is the node's business.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use clap::Args;
+use holdfast_model::ClusterName;
+
+/// Run a node
+///
+/// The first node of a cluster is started with --bootstrap, once; the others with --seed. A node
+/// remembers its peers in its data directory: started again, it finds them without --seed.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct StartArgs {
+    /// Where the node keeps its identity and its copy of the cluster's state.
+    ///
+    /// Made when absent. One process at a time may use it. Without it a node is a new node,
+    /// whatever its address: never copy it to another machine, never restore it from a backup.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+
+    /// Name of the cluster; 1 to 63 characters of a-z, 0-9 and '-'.
+    ///
+    /// Nodes of another name are not let in, so that two clusters never merge by mistake.
+    #[arg(long, value_name = "NAME")]
+    pub cluster_name: ClusterName,
+
+    /// Found the cluster; only for its very first node, and only the first time.
+    ///
+    /// With data of a cluster already there it changes nothing. Given to two nodes, it makes two
+    /// clusters, and they refuse each other.
+    #[arg(long)]
+    pub bootstrap: bool,
+
+    /// Address for peers, TCP and UDP; port 0 takes any free one.
+    ///
+    /// Beyond loopback a secret is required, for whoever reaches it could join otherwise.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7301")]
+    pub listen: SocketAddr,
+
+    /// Address of the HTTP API; port 0 takes any free one.
+    ///
+    /// Beyond loopback an API token is required, for whoever reaches it could deploy code.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7300")]
+    pub http: SocketAddr,
+
+    /// Address at which peers reach this node, where it is not the one of --listen.
+    ///
+    /// Needed when --listen is 0.0.0.0 or behind a translation of addresses. When it is wrong,
+    /// the node joins and is then suspected of being dead.
+    #[arg(long, value_name = "ADDR")]
+    pub advertise: Option<SocketAddr>,
+
+    /// Address of a node of the cluster to join; can be given several times.
+    ///
+    /// One that answers is enough; a name is looked up anew at each attempt.
+    #[arg(long = "seed", value_name = "HOST:PORT", value_parser = host_port)]
+    pub seeds: Vec<String>,
+
+    /// A file with the cluster's secret, the same on all nodes; or HOLDFAST_SECRET.
+    ///
+    /// A founder without one makes it: cluster.secret in its data directory. Peers prove that
+    /// they know it, and gossip is sealed with it. At least 16 characters.
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+
+    /// This node's share of the load, relative to the others: 0 to 100.
+    ///
+    /// 0 makes a witness: it votes, but holds nothing. Too high for its memory, and the node
+    /// refuses instances.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub weight: u32,
+
+    /// Failure domain, like a rack or a data centre.
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<String>,
+
+    /// How long a stop waits for resources to move to other nodes.
+    ///
+    /// What has not moved by then is terminated here and starts elsewhere afterwards. Too low:
+    /// resources have a gap. Too high: a supervisor may kill the process before it is done.
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub drain_timeout: Duration,
+
+    /// How the log on standard error looks.
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    /// What is logged: a level, or `target=level` with commas between them.
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "HOLDFAST_LOG",
+        default_value = "info"
+    )]
+    pub log: String,
+
+    /// Ends the process at once when standard input ends: nodes started by another program do not
+    /// outlive it.
+    #[arg(long, hide = true)]
+    pub exit_with_stdin: bool,
+
+    /// The token that clients of the HTTP API must show, from --token-file or HOLDFAST_TOKEN.
+    #[arg(skip)]
+    pub api_token: Option<String>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl StartArgs {
+    /// The cluster's secret that was given, if any: from `--secret-file`, else from
+    /// `HOLDFAST_SECRET`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the secret is empty.
+    pub fn secret(&self) -> anyhow::Result<Option<String>> {
+        let (text, from) = match &self.secret_file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("read the secret from {}", path.display()))?;
+                (text, path.display().to_string())
+            }
+            None => match std::env::var("HOLDFAST_SECRET") {
+                Ok(text) => (text, "HOLDFAST_SECRET".to_owned()),
+                Err(std::env::VarError::NotPresent) => return Ok(None),
+                Err(error) => return Err(error).context("read HOLDFAST_SECRET"),
+            },
+        };
+        let secret = text.trim();
+        anyhow::ensure!(!secret.is_empty(), "{from} has no secret in it");
+        Ok(Some(secret.to_owned()))
+    }
+
+    /// Starts to watch standard input, where that was asked for.
+    pub(super) fn watch_parent(&self) {
+        if !self.exit_with_stdin {
+            return;
+        }
+        // A thread, for the read must not depend on a runtime that may be busy or gone; nothing
+        // joins it, because it ends with the process, whichever way that ends.
+        std::thread::spawn(|| {
+            // Any end of it, an error too, means that nobody is there any more.
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            std::process::exit(1);
+        });
+    }
+}
+
+fn host_port(text: &str) -> Result<String, String> {
+    let wanted = || format!("{text:?} is no HOST:PORT, like 10.0.0.1:7301 or node-1:7301");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
+    let bare_v6 = host.contains(':') && !host.starts_with('[');
+    match port.parse::<u16>() {
+        Ok(1..) if !host.is_empty() && !bare_v6 => Ok(text.to_owned()),
+        _ => Err(wanted()),
+    }
+}
+
+const AFTER_HELP: &str = "\
+Signals: SIGTERM and SIGINT hand everything over to the other nodes and end the
+node; a second one ends it at once.
+
+Examples:
+  A cluster of one, on this machine:
+    holdfast start --bootstrap --data-dir ./data --cluster-name office
+
+  The first of several, reachable by others:
+    openssl rand -hex 32 > secret; openssl rand -hex 32 > token
+    holdfast start --bootstrap --data-dir ./data --cluster-name office \\
+      --listen 10.0.0.1:7301 --http 10.0.0.1:7300 \\
+      --secret-file secret --token-file token
+
+  The next, with the same secret and token:
+    holdfast start --data-dir ./data --cluster-name office \\
+      --seed 10.0.0.1:7301 --listen 10.0.0.2:7301 --http 10.0.0.2:7300 \\
+      --secret-file secret --token-file token";

@@ -1,0 +1,155 @@
+//! `holdfast status`: the cluster on one screen.
+
+use holdfast_model::api::{ClusterInfo, NodeList};
+use serde::Serialize;
+
+use super::{human, nodes, output::Output};
+use crate::client::Client;
+
+#[derive(Serialize)]
+struct Status {
+    #[serde(flatten)]
+    cluster: ClusterInfo,
+    /// Each node; in `nodes` they are counted.
+    members: NodeList,
+}
+
+pub(super) async fn run(client: &Client, output: &Output) -> anyhow::Result<()> {
+    let (cluster, members) = tokio::try_join!(client.cluster(), client.nodes())?;
+    output.show(&Status { cluster, members }, |status| {
+        describe(*output, status)
+    })
+}
+
+fn describe(output: Output, Status { cluster, members }: &Status) -> String {
+    let leader = cluster
+        .leader
+        .map_or_else(|| "none".to_owned(), human::node);
+    let survived = match cluster.losses_survived {
+        0 => "none can be lost".to_owned(),
+        n => format!("{n} can be lost"),
+    };
+    let voters = human::counted(cluster.voters.len() as u64, "voter");
+    let mut text = output.pairs([
+        ("cluster", format!("{} ({})", cluster.name, cluster.id)),
+        (
+            "leader",
+            format!("{leader}, term {}; {voters}, {survived}", cluster.term),
+        ),
+        ("nodes", nodes_of(cluster)),
+        ("modules", human::count(cluster.modules)),
+        ("resources", resources_of(cluster)),
+    ]);
+    text.push('\n');
+    text.push_str(&nodes::table(output, members));
+    for warning in warnings(cluster) {
+        text.push_str(&format!("\n{warning}\n"));
+    }
+    text
+}
+
+fn nodes_of(cluster: &ClusterInfo) -> String {
+    let n = &cluster.nodes;
+    let all = [
+        (n.active, "active"),
+        (n.draining, "draining"),
+        (n.unreachable, "unreachable"),
+        (n.down, "down"),
+    ];
+    format!("{}: {}", human::count(n.total), parts(&all))
+}
+
+fn resources_of(cluster: &ClusterInfo) -> String {
+    let r = &cluster.resources;
+    let all = [
+        (r.held, "held"),
+        (r.starting, "starting"),
+        (r.moving, "moving"),
+        (r.stopping, "stopping"),
+        (r.failed, "failed"),
+        (r.quarantined, "quarantined"),
+        (r.unowned, "unowned"),
+        (r.unreachable, "unreachable"),
+    ];
+    match r.total {
+        0 => "none".to_owned(),
+        total => format!("{}: {}", human::count(total), parts(&all)),
+    }
+}
+
+fn parts(all: &[(u64, &str)]) -> String {
+    let counted = all.iter().filter(|(n, _)| *n > 0);
+    let texts: Vec<String> = counted
+        .map(|(n, name)| format!("{} {name}", human::count(*n)))
+        .collect();
+    texts.join(", ")
+}
+
+fn warnings(cluster: &ClusterInfo) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if cluster.stale {
+        warnings.push(
+            "This may be out of date: the node has no contact with a leader. Nothing can be \
+             changed until a majority of the voters is back."
+                .to_owned(),
+        );
+    }
+    if cluster.resources.quarantined > 0 {
+        warnings.push(
+            "Quarantined resources wait for a change of their spec or a new version: \
+             `holdfast resources list MODULE --status quarantined` tells why."
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::{
+        ClusterId, Epoch,
+        api::{NodeCounts, ResourceCounts, ResourceStatus},
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_cluster_fits_on_one_screen() {
+        let node = "9f3a0000-0000-4000-8000-000000000000";
+        let mut resources = ResourceCounts::default();
+        resources.add(ResourceStatus::Held, 999);
+        resources.add(ResourceStatus::Quarantined, 1);
+        let cluster = ClusterInfo {
+            id: ClusterId::random(),
+            name: "office".parse().unwrap(),
+            epoch: Epoch(12),
+            leader: Some(node.parse().unwrap()),
+            term: 3,
+            voters: vec![node.parse().unwrap(); 3],
+            losses_survived: 1,
+            nodes: NodeCounts {
+                total: 3,
+                active: 3,
+                ..NodeCounts::default()
+            },
+            modules: 1,
+            resources,
+            stale: false,
+        };
+        let members = NodeList {
+            nodes: vec![nodes::tests::info(node); 3],
+        };
+        let text = describe(Output::plain(), &Status { cluster, members });
+        assert!(
+            text.contains("leader     9f3a0000, term 3; 3 voters, 1 can be lost\n"),
+            "{text}"
+        );
+        assert!(text.contains("nodes      3: 3 active\n"), "{text}");
+        assert!(
+            text.contains("resources  1,000: 999 held, 1 quarantined\n"),
+            "{text}"
+        );
+        assert!(text.contains("--status quarantined"), "{text}");
+        assert!(text.lines().count() < 24, "{text}");
+    }
+}

@@ -1,0 +1,173 @@
+use super::*;
+
+/// Every command, with the names that lead to it.
+fn commands() -> Vec<(String, clap::Command)> {
+    fn walk(path: &str, command: clap::Command, all: &mut Vec<(String, clap::Command)>) {
+        for below in command.get_subcommands() {
+            walk(&format!("{path} {}", below.get_name()), below.clone(), all);
+        }
+        all.push((path.to_owned(), command));
+    }
+    let mut all = Vec::new();
+    let mut line = command();
+    line.build();
+    walk("holdfast", line, &mut all);
+    all.retain(|(path, _)| !path.split(' ').any(|part| part == "help"));
+    all
+}
+
+fn parse(line: &str) -> Result<Line, clap::Error> {
+    Line::try_parse_from(line.split(' '))
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    command().debug_assert();
+}
+
+#[test]
+fn every_command_has_a_description_and_examples() {
+    for (path, command) in commands() {
+        assert!(command.get_about().is_some(), "{path} has no description");
+        let help = command.get_after_help().map(ToString::to_string);
+        assert!(
+            help.is_some_and(|help| help.contains("Examples:")),
+            "{path} has no examples"
+        );
+        for argument in command.get_arguments() {
+            let name = argument.get_id();
+            assert!(
+                argument.get_help().is_some(),
+                "{path}: {name} is not described"
+            );
+        }
+    }
+}
+
+#[test]
+fn examples_in_the_help_can_be_parsed() {
+    let mut seen = 0;
+    for (path, command) in commands() {
+        let help = command
+            .get_after_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        for line in help.replace("\\\n", " ").lines() {
+            let line = line.trim();
+            let Some(start) = line.find("holdfast ") else {
+                continue;
+            };
+            // What a shell would see, as far as the examples need it.
+            let words = line[start..].split(['|', '>']).next().unwrap();
+            let words: Vec<String> = words
+                .split("  ")
+                .filter(|part| !part.is_empty())
+                .flat_map(|part| part.split(' '))
+                .filter(|word| !word.is_empty())
+                .map(|word| word.trim_matches('\'').to_owned())
+                .collect();
+            let plain = example(&words);
+            if let Err(error) = Line::try_parse_from(&plain) {
+                let shown = matches!(error.kind(), clap::error::ErrorKind::DisplayHelp);
+                assert!(shown, "{path}: {line}: {error}");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "only {seen} examples were found");
+}
+
+/// The words of an example without the remark after it.
+fn example(words: &[String]) -> Vec<String> {
+    const REMARKS: [&str; 4] = ["see", "begin", "build", "the"];
+    let end = words
+        .iter()
+        .enumerate()
+        .position(|(at, word)| at > 1 && REMARKS.contains(&word.as_str()))
+        .unwrap_or(words.len());
+    words[..end].to_vec()
+}
+
+#[test]
+fn help_fits_80_columns() {
+    for (path, mut command) in commands() {
+        let help = command
+            .clone()
+            .term_width(80)
+            .render_long_help()
+            .to_string();
+        assert!(
+            help.lines().all(|line| line.chars().count() <= 80),
+            "{path}: {help}"
+        );
+        // Clap would break a longer line of an example in two.
+        let examples = command.get_after_help().map(ToString::to_string);
+        for line in examples.unwrap_or_default().lines() {
+            assert!(line.chars().count() <= 80, "{path}: {line}");
+        }
+        assert!(!command.render_help().to_string().is_empty());
+    }
+}
+
+#[test]
+fn global_options_stand_before_and_after_the_command() {
+    for line in [
+        "holdfast --server http://a:1 --format json status",
+        "holdfast status --server http://a:1 --format json",
+    ] {
+        let line = parse(line).unwrap();
+        assert_eq!(line.session.server, "http://a:1");
+        assert_eq!(line.session.format, Format::Json);
+    }
+}
+
+#[test]
+fn a_node_is_started_with_the_documented_defaults() {
+    let line = parse("holdfast start --data-dir d --cluster-name office").unwrap();
+    let Command::Start(args) = line.command else {
+        panic!("it is `start`");
+    };
+    assert_eq!(args.listen.to_string(), "127.0.0.1:7301");
+    assert_eq!(args.http.to_string(), "127.0.0.1:7300");
+    assert_eq!(args.drain_timeout, std::time::Duration::from_secs(30));
+    assert_eq!(args.weight, 100);
+    assert!(!args.bootstrap && args.seeds.is_empty() && !args.exit_with_stdin);
+}
+
+#[test]
+fn mistakes_are_named() {
+    for (line, named) in [
+        (
+            "holdfast start --data-dir d --cluster-name Office",
+            "cluster name \"Office\"",
+        ),
+        (
+            "holdfast start --data-dir d --cluster-name a --seed node-1",
+            "HOST:PORT",
+        ),
+        (
+            "holdfast start --data-dir d --cluster-name a --seed ::1:7301",
+            "HOST:PORT",
+        ),
+        (
+            "holdfast start --data-dir d --cluster-name a --seed a:0",
+            "HOST:PORT",
+        ),
+        (
+            "holdfast start --data-dir d --cluster-name a --drain-timeout 30",
+            "time unit",
+        ),
+        ("holdfast start --cluster-name a", "--data-dir"),
+        ("holdfast modules get No", "module name \"No\""),
+        ("holdfast resources list a --status happy", "quarantined"),
+        ("holdfast resources list a --limit 0", "1..=1000"),
+        ("holdfast deploy --set limits", "must look like"),
+        ("holdfast drain a --cancel --wait", "cannot be used"),
+        ("holdfast demo --nodes 2", "3..=9"),
+        ("holdfast frobnicate", "unrecognized"),
+    ] {
+        let error = parse(line).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+        assert!(error.to_string().contains(named), "{line}: {error}");
+    }
+}

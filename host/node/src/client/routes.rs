@@ -1,0 +1,291 @@
+//! The routes, one method each.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_model::{
+    ModuleName, NodeId, ResourceId, Settings, Spec,
+    api::{
+        AllocateQuery, ClusterInfo, DeallocateQuery, DeployQuery, DrainQuery,
+        IDEMPOTENCY_KEY_HEADER, ModuleInfo, ModuleList, NODE_HEADER, NodeInfo, NodeList,
+        REQUEST_ID_HEADER, RemoveModuleQuery, RemoveNodeQuery, ResourceInfo, ResourceList,
+        ResourcesQuery, SETTINGS_HEADER, SlotList, SlotsQuery, TIMEOUT_HEADER, WASM,
+    },
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+use super::{Client, Error, Exchange};
+
+/// A call of a resource.
+#[derive(Clone, Debug, Default)]
+pub struct Call {
+    /// The body.
+    pub body: Bytes,
+    /// Its media type.
+    pub content_type: Option<String>,
+    /// Makes it safe to repeat the call: equal keys mean the same call.
+    pub idempotency_key: Option<String>,
+    /// Its identifier; made by the node when absent.
+    pub request_id: Option<String>,
+    /// How long the node may take; the module's `call_timeout_ms` when absent.
+    pub timeout: Option<Duration>,
+}
+
+/// The answer of a call.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The body, as the handler gave it.
+    pub body: Bytes,
+    /// Its media type.
+    pub content_type: Option<String>,
+    /// The call's identifier.
+    pub request_id: Option<String>,
+    /// The node on which the handler ran.
+    pub node: Option<NodeId>,
+}
+
+impl Client {
+    /// Deploys a component: a new module, or a new version of one. Without settings the present
+    /// ones stay.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn deploy(
+        &self,
+        module: &ModuleName,
+        component: Bytes,
+        settings: Option<&Settings>,
+        query: &DeployQuery,
+    ) -> Result<ModuleInfo, Error> {
+        let mut exchange = Exchange::new(Method::PUT, module_path(module))
+            .query(query)
+            .body(WASM, component)
+            .waiting(query.wait.and(query.timeout_ms));
+        if let Some(settings) = settings {
+            let name = HeaderName::from_static(SETTINGS_HEADER);
+            exchange = exchange.header(name, ascii_json(settings));
+        }
+        self.json(exchange).await
+    }
+
+    /// All modules.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn modules(&self) -> Result<ModuleList, Error> {
+        self.json(Exchange::new(Method::GET, "/v1/modules")).await
+    }
+
+    /// A module.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn module(&self, module: &ModuleName) -> Result<ModuleInfo, Error> {
+        self.json(Exchange::new(Method::GET, module_path(module)))
+            .await
+    }
+
+    /// Removes a module.
+    ///
+    /// # Errors
+    /// See [`Error`]; a conflict when it has resources and is not forced.
+    pub async fn remove_module(
+        &self,
+        module: &ModuleName,
+        query: &RemoveModuleQuery,
+    ) -> Result<(), Error> {
+        let exchange = Exchange::new(Method::DELETE, module_path(module)).query(query);
+        self.whole(exchange).await.map(drop)
+    }
+
+    /// Allocates a resource, or changes its spec.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn allocate(
+        &self,
+        module: &ModuleName,
+        id: &ResourceId,
+        spec: &Spec,
+        query: &AllocateQuery,
+    ) -> Result<ResourceInfo, Error> {
+        let exchange = Exchange::new(Method::PUT, resource_path(module, id))
+            .query(query)
+            .body("application/json", spec.as_str().to_owned())
+            .waiting(query.wait.and(query.timeout_ms));
+        self.json(exchange).await
+    }
+
+    /// A resource.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn resource(
+        &self,
+        module: &ModuleName,
+        id: &ResourceId,
+    ) -> Result<ResourceInfo, Error> {
+        self.json(Exchange::new(Method::GET, resource_path(module, id)))
+            .await
+    }
+
+    /// Deallocates a resource; one that does not exist is deallocated already.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn deallocate(
+        &self,
+        module: &ModuleName,
+        id: &ResourceId,
+        query: &DeallocateQuery,
+    ) -> Result<(), Error> {
+        let exchange = Exchange::new(Method::DELETE, resource_path(module, id))
+            .query(query)
+            .waiting(query.wait.and(query.timeout_ms));
+        self.whole(exchange).await.map(drop)
+    }
+
+    /// One page of a module's resources.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn resources(
+        &self,
+        module: &ModuleName,
+        query: &ResourcesQuery,
+    ) -> Result<ResourceList, Error> {
+        let path = format!("{}/resources", module_path(module));
+        self.json(Exchange::new(Method::GET, path).query(query))
+            .await
+    }
+
+    /// Calls a resource.
+    ///
+    /// # Errors
+    /// See [`Error`]; also when a text of the call cannot stand in a header.
+    pub async fn invoke(
+        &self,
+        module: &ModuleName,
+        id: &ResourceId,
+        call: Call,
+    ) -> Result<Answer, Error> {
+        let path = format!("{}/invoke", resource_path(module, id));
+        let mut exchange = Exchange::new(Method::POST, path);
+        exchange.body = http_body_util::BodyExt::boxed_unsync(http_body_util::Full::new(call.body));
+        exchange.wait_ms = call.timeout.map(millis);
+        let timeout = call.timeout.map(|limit| millis(limit).to_string());
+        for (name, text) in [
+            (header::CONTENT_TYPE.as_str(), call.content_type),
+            (IDEMPOTENCY_KEY_HEADER, call.idempotency_key),
+            (REQUEST_ID_HEADER, call.request_id),
+            (TIMEOUT_HEADER, timeout),
+        ] {
+            if let Some(text) = text {
+                let value = HeaderValue::try_from(text)
+                    .map_err(|_| self.malformed(format!("header {name} cannot carry its value")))?;
+                exchange = exchange.header(HeaderName::from_static(name), value);
+            }
+        }
+        let (head, body) = self.whole(exchange).await?;
+        let text = |name: &str| text_of(&head.headers, name);
+        Ok(Answer {
+            body,
+            content_type: text(header::CONTENT_TYPE.as_str()),
+            request_id: text(REQUEST_ID_HEADER),
+            node: text(NODE_HEADER).and_then(|node| node.parse().ok()),
+        })
+    }
+
+    /// The cluster.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn cluster(&self) -> Result<ClusterInfo, Error> {
+        self.json(Exchange::new(Method::GET, "/v1/cluster")).await
+    }
+
+    /// The nodes.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn nodes(&self) -> Result<NodeList, Error> {
+        self.json(Exchange::new(Method::GET, "/v1/cluster/nodes"))
+            .await
+    }
+
+    /// The slots of a module.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn slots(&self, module: &ModuleName) -> Result<SlotList, Error> {
+        let query = SlotsQuery {
+            module: module.clone(),
+        };
+        self.json(Exchange::new(Method::GET, "/v1/cluster/slots").query(&query))
+            .await
+    }
+
+    /// Drains a node, or ends its drain.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn drain(&self, node: NodeId, query: &DrainQuery) -> Result<NodeInfo, Error> {
+        let exchange = Exchange::new(Method::POST, format!("/v1/cluster/nodes/{node}/drain"))
+            .query(query)
+            .waiting(query.wait.and(query.timeout_ms));
+        self.json(exchange).await
+    }
+
+    /// Removes a dead node.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn remove_node(&self, node: NodeId, query: &RemoveNodeQuery) -> Result<(), Error> {
+        let path = format!("/v1/cluster/nodes/{node}");
+        let exchange = Exchange::new(Method::DELETE, path).query(query);
+        self.whole(exchange).await.map(drop)
+    }
+
+    /// Whether the node is part of a cluster and ready to serve; the problem says why not.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.whole(Exchange::new(Method::GET, "/readyz"))
+            .await
+            .map(drop)
+    }
+}
+
+fn module_path(module: &ModuleName) -> String {
+    format!("/v1/modules/{module}")
+}
+
+fn resource_path(module: &ModuleName, id: &ResourceId) -> String {
+    format!("{}/resources/{}", module_path(module), id.to_path_segment())
+}
+
+fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// JSON text in which every character outside ASCII is a `\u` escape: fit for a header.
+fn ascii_json(settings: &Settings) -> HeaderValue {
+    let json = serde_json::to_string(settings).expect("settings have text keys only");
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        // A header carries no DEL either, which JSON leaves as it is.
+        if c.is_ascii() && c != '\u{7f}' {
+            text.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            text.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    HeaderValue::try_from(text).expect("JSON escapes control characters, and the rest is ASCII")
+}

@@ -1,0 +1,210 @@
+//! What a node is told when it starts, and which of it makes no sense.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use holdfast_model::ClusterName;
+
+use crate::{identity::Secret, token::Token};
+
+/// A node's configuration.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Where the node keeps its identity and its copy of the state.
+    pub data_dir: PathBuf,
+    /// Name of its cluster.
+    pub cluster: ClusterName,
+    /// Found the cluster, unless the data directory belongs to one.
+    pub bootstrap: bool,
+    /// Where peers reach it: TCP and UDP. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where its HTTP API is. Port 0 takes a free one.
+    pub http: SocketAddr,
+    /// The address of `listen` that peers are told, where it differs.
+    pub advertise: Option<SocketAddr>,
+    /// Nodes of the cluster to join, `host:port`.
+    pub seeds: Vec<String>,
+    /// The cluster's secret. A founder makes one when there is none.
+    pub secret: Option<Secret>,
+    /// What callers of the API must show.
+    pub token: Option<Token>,
+    /// Share of the load, relative to the other nodes; 0 holds nothing.
+    pub weight: u32,
+    /// Failure domain.
+    pub zone: Option<String>,
+    /// How long a stop waits for resources to move to other nodes. Default 30 s. Too low: they are
+    /// terminated here first and held nowhere for a while. Too high: a supervisor loses patience.
+    pub drain_timeout: Duration,
+    /// Look for other nodes. Off only in tests that show what gossip is needed for.
+    pub gossip: bool,
+}
+
+/// A configuration with which a node would be unsafe or useless.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Anybody could deploy code.
+    #[error(
+        "the HTTP API at {0} would be open to whoever reaches it: give an API token with \
+         --token-file or HOLDFAST_TOKEN, or listen on a loopback address"
+    )]
+    OpenApi(SocketAddr),
+    /// Anybody could join.
+    #[error(
+        "peers could reach this node at {0}: give the cluster's secret with --secret-file or \
+         HOLDFAST_SECRET, the same on all nodes, or listen on a loopback address"
+    )]
+    OpenCluster(SocketAddr),
+    /// Belonging to a cluster needs its secret.
+    #[error(
+        "a node of a cluster needs its secret, at every start: give it with --secret-file or \
+         HOLDFAST_SECRET. A founder that was given none made the file cluster.secret in its data \
+         directory"
+    )]
+    NoSecret,
+    /// Nobody could reach it.
+    #[error("{0} is no address that others can reach: say with --advertise which one is")]
+    Unspecified(SocketAddr),
+    /// It would wait for ever.
+    #[error(
+        "this node belongs to no cluster yet: say with --seed where one of its nodes is, or with \
+         --bootstrap that this one founds it"
+    )]
+    NoCluster,
+}
+
+impl NodeConfig {
+    /// Checks what can be known before anything is opened. `member` says that the data directory
+    /// belongs to a cluster.
+    ///
+    /// # Errors
+    /// Names what is wrong and the remedy.
+    pub fn check(&self, member: bool) -> Result<(), ConfigError> {
+        if !self.http.ip().is_loopback() && self.token.is_none() {
+            return Err(ConfigError::OpenApi(self.http));
+        }
+        if !self.listen.ip().is_loopback() && self.secret.is_none() {
+            return Err(ConfigError::OpenCluster(self.listen));
+        }
+        if self.listen.ip().is_unspecified() && self.advertise.is_none() {
+            return Err(ConfigError::Unspecified(self.listen));
+        }
+        if let Some(advertise) = self.advertise.filter(|addr| addr.ip().is_unspecified()) {
+            return Err(ConfigError::Unspecified(advertise));
+        }
+        if !member && !self.bootstrap && self.seeds.is_empty() {
+            return Err(ConfigError::NoCluster);
+        }
+        // Only a founder may make a secret: another one's would shut the node out.
+        let founds = self.bootstrap && !member;
+        if !founds && self.secret.is_none() {
+            return Err(ConfigError::NoSecret);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn founder() -> NodeConfig {
+        NodeConfig {
+            data_dir: PathBuf::from("data"),
+            cluster: "c".parse().unwrap(),
+            bootstrap: true,
+            listen: "127.0.0.1:0".parse().unwrap(),
+            http: "[::1]:0".parse().unwrap(),
+            advertise: None,
+            seeds: Vec::new(),
+            secret: None,
+            token: None,
+            weight: 100,
+            zone: None,
+            drain_timeout: Duration::from_secs(30),
+            gossip: true,
+        }
+    }
+
+    fn secret() -> Option<Secret> {
+        Some("0123456789abcdef0123".parse().unwrap())
+    }
+
+    #[test]
+    fn a_founder_on_loopback_needs_nothing() {
+        assert!(founder().check(false).is_ok());
+    }
+
+    #[test]
+    fn a_node_that_others_reach_needs_token_and_secret() {
+        let public: SocketAddr = "10.0.0.1:1".parse().unwrap();
+        let config = NodeConfig {
+            http: public,
+            ..founder()
+        };
+        assert!(matches!(config.check(false), Err(ConfigError::OpenApi(_))));
+        let config = NodeConfig {
+            listen: public,
+            ..founder()
+        };
+        assert!(matches!(
+            config.check(false),
+            Err(ConfigError::OpenCluster(_))
+        ));
+        let config = NodeConfig {
+            listen: public,
+            secret: secret(),
+            ..founder()
+        };
+        assert!(config.check(false).is_ok());
+    }
+
+    #[test]
+    fn a_joiner_needs_a_seed_until_it_has_joined_and_the_secret_always() {
+        let joiner = NodeConfig {
+            bootstrap: false,
+            ..founder()
+        };
+        assert!(matches!(joiner.check(false), Err(ConfigError::NoCluster)));
+        assert!(matches!(joiner.check(true), Err(ConfigError::NoSecret)));
+        let member = NodeConfig {
+            secret: secret(),
+            ..joiner.clone()
+        };
+        assert!(member.check(true).is_ok());
+        let joiner = NodeConfig {
+            seeds: vec!["a:1".to_owned()],
+            ..joiner
+        };
+        assert!(matches!(joiner.check(false), Err(ConfigError::NoSecret)));
+        assert!(
+            NodeConfig {
+                secret: secret(),
+                ..joiner
+            }
+            .check(false)
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn every_address_of_the_machine_is_none_to_tell_peers() {
+        let any = "0.0.0.0:1".parse().unwrap();
+        let config = NodeConfig {
+            listen: any,
+            secret: secret(),
+            ..founder()
+        };
+        assert!(matches!(
+            config.check(false),
+            Err(ConfigError::Unspecified(_))
+        ));
+        let advertise = Some("10.0.0.1:1".parse().unwrap());
+        assert!(
+            NodeConfig {
+                advertise,
+                ..config
+            }
+            .check(false)
+            .is_ok()
+        );
+    }
+}

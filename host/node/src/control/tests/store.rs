@@ -1,0 +1,371 @@
+//! The files of one node.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use holdfast_model::NodeId;
+use openraft::{
+    RaftLogReader,
+    storage::{IOFlushed, RaftLogStorage, RaftStateMachine},
+    testing::log::{StoreBuilder, Suite},
+};
+use redb::ReadableDatabase;
+use tempfile::TempDir;
+
+use super::{super::*, *};
+use crate::control::{
+    log::LogStore,
+    machine::{Machine, Replica},
+    snapshot::{Row, Staged},
+    types::{Entry, LogId, SnapshotMeta, Types, Vote},
+};
+
+struct Builder;
+
+impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, LogStore, Machine), openraft::StorageError<Types>> {
+        let dir = TempDir::new().unwrap();
+        let me = NodeId::default();
+        let log = LogStore::open(&dir.path().join(LOG_FILE), me).unwrap();
+        let replica = Replica::open(dir.path().join(STATE_FILE), me).unwrap();
+        Ok((dir, log, Machine(Arc::new(replica))))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_and_state_keep_the_librarys_rules() {
+    Suite::test_all(Builder).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_node_keeps_its_vote_its_log_and_its_state_and_serves_them_alone() {
+    let dir = TempDir::new().unwrap();
+    let copy = TempDir::new().unwrap();
+    let net = Net::new();
+    let node = net.start(dir.path(), id(1)).await;
+    found(&node).await;
+    deploy(&node, "clocks").await;
+    for i in 0..50 {
+        allocate(&node, "clocks", &format!("r{i}")).await;
+    }
+    let (state, term) = (node.read(Clone::clone), node.leadership().borrow().term);
+    // The last commit position reaches the disk a little after the last acknowledgement.
+    let applied = *node.applied().borrow();
+    let copied = within(|| async {
+        for file in [LOG_FILE, STATE_FILE] {
+            fs::copy(dir.path().join(file), copy.path().join(file)).unwrap();
+        }
+        let mut log = LogStore::open(&copy.path().join(LOG_FILE), id(1)).unwrap();
+        let vote = log.read_vote().await.unwrap().unwrap();
+        assert_eq!(vote.leader_id.term, term);
+        let committed = log.read_committed().await.unwrap();
+        committed.is_some_and(|committed| committed.index == applied)
+    });
+    copied.await;
+    // What lies in the files is what a kill would have left: nothing was closed.
+    let other = Net::new();
+    let options = Options {
+        election_min: HOUR,
+        election_max: 2 * HOUR,
+        ..options(copy.path(), id(1))
+    };
+    let replica = Replica::open(copy.path().join(STATE_FILE), id(1)).unwrap();
+    assert_eq!(
+        replica.position().unwrap().0,
+        None,
+        "the state file has to lag behind for this test"
+    );
+    drop(replica);
+    let again = other.start_with(options).await;
+    assert_eq!(again.read(Clone::clone), state);
+    // And it goes on, in a new term.
+    lead(&again).await;
+    assert!(
+        again.leadership().borrow().term > term,
+        "it may not resume the term it led"
+    );
+    allocate(&again, "clocks", "after").await;
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_restarts_without_the_others_serves_what_it_knew() {
+    let mut cluster = Cluster::start(3).await;
+    deploy(&cluster.nodes[0], "clocks").await;
+    cluster.converge().await;
+    let state = cluster.nodes[2].read(Clone::clone);
+    cluster.nodes[2].shutdown().await;
+    let (dir, me) = (cluster.dirs[2].path().to_owned(), cluster.nodes[2].core.me);
+    cluster.net.forget(me);
+    cluster.nodes.pop();
+    closed(&dir, me).await;
+    let alone = Net::new();
+    let again = alone.start(&dir, me).await;
+    assert_eq!(again.read(Clone::clone), state);
+    let read = again
+        .read_index(Instant::now() + Duration::from_millis(200))
+        .await;
+    assert!(matches!(read, Err(ReadError::NoLeader { .. })), "{read:?}");
+}
+
+#[tokio::test]
+async fn a_member_that_lost_its_files_does_not_begin_anew() {
+    let dir = TempDir::new().unwrap();
+    let net = Net::new();
+    let options = Options {
+        member: true,
+        ..options(dir.path(), id(1))
+    };
+    let opened = Control::open(options, net.transport(id(1))).await;
+    let error = opened.err().expect("it must not open");
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    assert!(!dir.path().join(LOG_FILE).exists(), "nothing was begun");
+}
+
+async fn open_error(dir: &Path, me: NodeId) -> OpenError {
+    let net = Net::new();
+    let options = options(dir, me);
+    match Control::open(options, net.transport(me)).await {
+        Ok(_) => panic!("it opened"),
+        Err(error) => error,
+    }
+}
+
+/// Waits until the library's last task has let go of the files.
+async fn closed(dir: &Path, me: NodeId) {
+    within(|| async { LogStore::open(&dir.join(LOG_FILE), me).is_ok() }).await;
+    within(|| async { Replica::open(dir.join(STATE_FILE), me).is_ok() }).await;
+}
+
+async fn closed_node() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let net = Net::new();
+    let node = net.start(dir.path(), id(1)).await;
+    found(&node).await;
+    deploy(&node, "clocks").await;
+    node.shutdown().await;
+    drop(node);
+    net.forget(id(1));
+    closed(dir.path(), id(1)).await;
+    dir
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_is_named_with_what_to_do() {
+    for (file, keep) in [
+        (LOG_FILE, 0),
+        (STATE_FILE, 0),
+        (LOG_FILE, 100),
+        (STATE_FILE, 5000),
+    ] {
+        let dir = closed_node().await;
+        let path = dir.path().join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes.truncate(keep.max(4096));
+        bytes[keep.min(4000)..].fill(0x5a);
+        fs::write(&path, bytes).unwrap();
+        let error = open_error(dir.path(), id(1)).await;
+        assert!(
+            matches!(&error, OpenError::Damaged { file, .. } if *file == path),
+            "{error:?}"
+        );
+        let text = error.to_string();
+        assert!(text.contains(file) && text.contains("join anew"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_row_is_found_at_the_start() {
+    let dir = closed_node().await;
+    let path = dir.path().join(STATE_FILE);
+    let db = redb::Database::open(&path).unwrap();
+    let transaction = db.begin_write().unwrap();
+    let mut rows = transaction.open_table(snapshot::ROWS).unwrap();
+    rows.insert(b"mclocks\0".as_slice(), [0xff; 3].as_slice())
+        .unwrap();
+    drop(rows);
+    transaction.commit().unwrap();
+    drop(db);
+    let error = open_error(dir.path(), id(1)).await;
+    assert!(
+        matches!(&error, OpenError::Damaged { file, .. } if *file == path),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_its_log_does_not_start() {
+    let dir = closed_node().await;
+    fs::remove_file(dir.path().join(LOG_FILE)).unwrap();
+    let error = open_error(dir.path(), id(1)).await;
+    assert!(
+        matches!(&error, OpenError::Damaged { file, .. } if file.ends_with(LOG_FILE)),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_older_than_the_log_begins_does_not_start() {
+    let dir = closed_node().await;
+    let mut log = LogStore::open(&dir.path().join(LOG_FILE), id(1)).unwrap();
+    log.purge(LogId::new_term_index(1, 2)).await.unwrap();
+    drop(log);
+    fs::remove_file(dir.path().join(STATE_FILE)).unwrap();
+    let error = open_error(dir.path(), id(1)).await;
+    assert!(
+        matches!(&error, OpenError::Damaged { file, .. } if file.ends_with(STATE_FILE)),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_nodes_file_and_another_versions_are_refused() {
+    let dir = closed_node().await;
+    let error = open_error(dir.path(), id(2)).await;
+    assert!(
+        matches!(error, OpenError::OtherNode { found, me, .. } if found == id(1) && me == id(2))
+    );
+
+    let db = redb::Database::open(dir.path().join(LOG_FILE)).unwrap();
+    let transaction = db.begin_write().unwrap();
+    let mut meta = transaction.open_table(file::META).unwrap();
+    meta.insert("format", 9_u32.to_le_bytes().as_slice())
+        .unwrap();
+    drop(meta);
+    transaction.commit().unwrap();
+    drop(db);
+    let error = open_error(dir.path(), id(1)).await;
+    assert!(
+        matches!(error, OpenError::OtherFormat { found: 9, .. }),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_use_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let net = Net::new();
+    let _node = net.start(dir.path(), id(1)).await;
+    let error = open_error(dir.path(), id(1)).await;
+    assert!(matches!(error, OpenError::InUse { .. }), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn appended_entries_are_read_before_and_after_they_are_on_disk() {
+    let dir = TempDir::new().unwrap();
+    let mut log = LogStore::open(&dir.path().join(LOG_FILE), id(1)).unwrap();
+    let blank = |index| Entry {
+        log_id: LogId::new_term_index(1, index),
+        payload: openraft::EntryPayload::Blank,
+    };
+    for first in (0..200).step_by(10) {
+        log.append((first..first + 10).map(blank), IOFlushed::noop())
+            .await
+            .unwrap();
+        let entries = log.try_get_log_entries(..).await.unwrap();
+        let indexes: Vec<u64> = entries.iter().map(|entry| entry.log_id.index).collect();
+        assert_eq!(indexes, (0..first + 10).collect::<Vec<_>>());
+    }
+    // A vote is written after everything that was appended before it.
+    log.save_vote(&Vote::new(7, types::Peer(id(1))))
+        .await
+        .unwrap();
+    drop(log);
+    let mut log = LogStore::open(&dir.path().join(LOG_FILE), id(1)).unwrap();
+    assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 200);
+    assert_eq!(log.read_vote().await.unwrap().unwrap().leader_id.term, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_transfer_leaves_nothing() {
+    let dir = TempDir::new().unwrap();
+    let files = || fs::read_dir(dir.path()).unwrap().count();
+    let incoming = snapshot::Incoming::default();
+    let row: Row = (Bytes::from_static(b"c"), Bytes::from_static(b"x"));
+    let transfer = uuid::Uuid::new_v4();
+    let stage = || Staged::begin(dir.path(), id(1), 1 << 20).unwrap();
+    incoming.begin(transfer, SnapshotMeta::default(), stage());
+    let arrived = incoming.take(transfer, 0).unwrap();
+    arrived.staged.add(&[row]).unwrap();
+    incoming.put_back(arrived);
+    assert!(incoming.take(transfer, 0).is_none(), "a piece counts once");
+    assert!(
+        incoming.take(uuid::Uuid::new_v4(), 1).is_none(),
+        "another transfer's piece"
+    );
+    // Another one begins: the first is over.
+    incoming.begin(uuid::Uuid::new_v4(), SnapshotMeta::default(), stage());
+    assert!(incoming.take(transfer, 1).is_none());
+    assert_eq!(files(), 1);
+    drop(incoming);
+    assert_eq!(files(), 0);
+    // A process that died could not delete it.
+    fs::write(dir.path().join("control-incoming-1.redb"), "x").unwrap();
+    snapshot::sweep(dir.path()).unwrap();
+    assert_eq!(files(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_installed_snapshot_replaces_state_and_file_and_tells_subscribers() {
+    let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let net = Net::new();
+    let source = net.start(from.path(), id(1)).await;
+    found(&source).await;
+    deploy(&source, "new").await;
+    let (other_net, other_dir) = (Net::new(), TempDir::new().unwrap());
+    let other = other_net.start(other_dir.path(), id(2)).await;
+    found(&other).await;
+    deploy(&other, "old").await;
+
+    let copy = Machine(source.core.replica.clone())
+        .get_current_snapshot()
+        .await
+        .unwrap()
+        .unwrap();
+    let replica = Arc::new(Replica::open(to.path().join(STATE_FILE), id(3)).unwrap());
+    let mut machine = Machine(replica.clone());
+    let old = Machine(other.core.replica.clone())
+        .get_current_snapshot()
+        .await
+        .unwrap()
+        .unwrap();
+    machine
+        .install_snapshot(&old.meta, old.snapshot)
+        .await
+        .unwrap();
+    let mut subscription = replica.subscribe();
+    subscription.changed().await;
+    machine
+        .install_snapshot(&copy.meta, copy.snapshot)
+        .await
+        .unwrap();
+
+    assert_eq!(replica.read(Clone::clone), source.read(Clone::clone));
+    let changes = subscription.changed().await;
+    for module in ["new", "old"] {
+        assert!(
+            changes.contains(&Key::Module(module.parse().unwrap())),
+            "{module}: {changes:?}"
+        );
+    }
+    drop((machine, replica));
+    let again = Replica::open(to.path().join(STATE_FILE), id(3)).unwrap();
+    assert_eq!(again.read(Clone::clone), source.read(Clone::clone));
+    assert_eq!(again.position().unwrap().0, copy.meta.last_log_id);
+    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_label_is_written_first() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join(LOG_FILE);
+    // A process that died right after creating the file has left an empty database.
+    drop(redb::Database::create(&path).unwrap());
+    let db = file::open(&path, id(1), 1 << 20).unwrap();
+    let transaction = db.begin_read().unwrap();
+    let meta = transaction.open_table(file::META).unwrap();
+    assert_eq!(
+        meta.get("node").unwrap().unwrap().value(),
+        id(1).0.as_bytes()
+    );
+}

@@ -1,0 +1,271 @@
+//! Runs the resources that this node owns, and brings every call to where its resource is.
+//!
+//! A call looks up its resource among the node's own entries, else the owner of its slot, and runs
+//! here or is forwarded once. A call that finds its resource on the move waits for the view to
+//! change; one that may have reached an owner is repeated only with an idempotency key.
+//!
+//! Invariants: nothing between a request and its handler waits for the control plane while the
+//! resource is where the tables say; a resource is called unknown only after a read of the state
+//! that is current (a read index); no call outlives its deadline.
+
+mod backoff;
+mod engine;
+mod entry;
+mod forward;
+mod rollout;
+mod status;
+mod table;
+
+use std::{sync::Arc, time::Duration};
+
+use holdfast_cluster::state::Owner;
+use holdfast_model::{
+    ModuleName, NodeId, ResourceId, Settings, Slot,
+    call::{self, Request, Response},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    engine::Engine,
+    entry::{Called, Host},
+    table::{Table, Tables},
+};
+pub(crate) use self::{
+    entry::Report,
+    forward::{CALL, answer_call},
+    status::{AwaitHeld, Counts, CountsOf, Reports},
+};
+use crate::{control::Control, modules::Modules, peer::Peers};
+
+/// Calls and the state of resources, on any node. Cheap to clone.
+#[derive(Clone)]
+pub struct Dispatch(Arc<Inner>);
+
+struct Inner {
+    me: Owner,
+    shared: Arc<Shared>,
+    control: Control,
+    peers: Peers,
+}
+
+/// What the engine writes and calls read.
+struct Shared {
+    tables: Tables,
+    host: Arc<Host>,
+    /// Counts the engine's passes over changes of the state.
+    view: watch::Sender<u64>,
+}
+
+/// The task behind a [`Dispatch`].
+pub struct Running {
+    engine: Engine,
+    ended: mpsc::Receiver<(ModuleName, ResourceId)>,
+}
+
+impl Running {
+    /// Follows the state until stopped; then ends every resource of this node.
+    pub async fn run(self, stop: CancellationToken) {
+        self.engine.run(self.ended, stop).await;
+    }
+}
+
+/// An answer, and the node that gave it.
+#[derive(Debug)]
+pub struct Answer {
+    /// The handler's answer.
+    pub response: Response,
+    /// Where the handler ran.
+    pub node: NodeId,
+}
+
+/// Where a call may go.
+enum Attempt {
+    Answered(NodeId, Result<Response, call::Error>),
+    /// It had no effect; the view is about to change, or has.
+    Elsewhere(&'static str),
+}
+
+impl Dispatch {
+    /// Makes the dispatch of a node, and the task that must run for it.
+    #[must_use]
+    pub fn new(me: Owner, control: Control, peers: Peers, modules: Modules) -> (Self, Running) {
+        let (ended, receiver) = mpsc::channel(ENDED_CAPACITY);
+        let host = Host { modules, ended };
+        let shared = Arc::new(Shared {
+            tables: Tables::default(),
+            host: Arc::new(host),
+            view: watch::Sender::new(0),
+        });
+        let engine = Engine::new(me, Arc::clone(&shared), control.clone());
+        let dispatch = Self(Arc::new(Inner {
+            me,
+            shared,
+            control,
+            peers,
+        }));
+        (
+            dispatch,
+            Running {
+                engine,
+                ended: receiver,
+            },
+        )
+    }
+
+    /// The settings of a module's serving version, if the module exists here.
+    #[must_use]
+    pub fn settings(&self, module: &str) -> Option<Arc<Settings>> {
+        let table = self.0.shared.tables.get(module)?;
+        Some(Arc::clone(&table.serving.load().settings))
+    }
+
+    /// Calls a resource, wherever it is.
+    ///
+    /// # Errors
+    /// [`call::Error`] says for each kind whether the request may have had an effect.
+    pub async fn invoke(
+        &self,
+        module: &ModuleName,
+        id: &ResourceId,
+        request: Request,
+    ) -> Result<Answer, call::Error> {
+        let deadline = Instant::now() + request.timeout;
+        let slot = id.slot();
+        let mut known = false;
+        loop {
+            let mut view = self.0.shared.view.subscribe();
+            let attempt = match self.0.shared.tables.get(module.as_str()) {
+                Some(table) => self.attempt(&table, id, slot, &request, deadline).await,
+                None => Attempt::Elsewhere("its module is not known here yet"),
+            };
+            let why = match attempt {
+                Attempt::Answered(node, result) => {
+                    return result.map(|response| Answer { response, node });
+                }
+                Attempt::Elsewhere(why) => why,
+            };
+            if !known {
+                self.exists(module, id, deadline).await?;
+                known = true;
+            }
+            let pause = Instant::now() + LOOK_AGAIN;
+            if deadline <= Instant::now() {
+                return Err(unavailable(why));
+            }
+            // Woken by the next change of the view, or looks again by itself: what matters may
+            // have changed on another node only.
+            let _ = tokio::time::timeout_at(pause.min(deadline), view.changed()).await;
+        }
+    }
+
+    async fn attempt(
+        &self,
+        table: &Table,
+        id: &ResourceId,
+        slot: Slot,
+        request: &Request,
+        deadline: Instant,
+    ) -> Attempt {
+        if let Some(called) = self.call_here(table, id, request.clone(), deadline).await {
+            return match called {
+                Called::Answered(result) => Attempt::Answered(self.0.me.node, result),
+                Called::NotHere => Attempt::Elsewhere("the resource is on the move"),
+            };
+        }
+        match self.0.shared.tables.route(table, slot) {
+            Some(owner) if owner != self.0.me.node => {
+                forward::call(&self.0.peers, owner, &table.name, id, request, deadline).await
+            }
+            Some(_) => Attempt::Elsewhere("the resource is about to start"),
+            None => Attempt::Elsewhere("no node owns the resource now"),
+        }
+    }
+
+    /// Calls a resource on this node; none when it is not here.
+    async fn call_here(
+        &self,
+        table: &Table,
+        id: &ResourceId,
+        request: Request,
+        deadline: Instant,
+    ) -> Option<Called> {
+        let entry = table.entries.pin().get(id).cloned()?;
+        let serving = table.serving.load();
+        if serving.invocable == Some(false) {
+            let error = call::Error::NotInvocable(table.name.to_string());
+            return Some(Called::Answered(Err(error)));
+        }
+        let queue_calls_max = serving.settings.limits.queue_calls_max;
+        let lane = match serving.lane {
+            Some(lane) => lane,
+            // Not compiled here yet, so nothing runs yet and waiting is all there is to do.
+            None => holdfast_model::Lane::Fiber,
+        };
+        drop(serving);
+        Some(
+            entry
+                .call(
+                    &self.0.shared.host,
+                    lane,
+                    queue_calls_max,
+                    request,
+                    deadline,
+                )
+                .await,
+        )
+    }
+
+    /// Makes sure that a resource exists, in a state that is current.
+    async fn exists(
+        &self,
+        module: &ModuleName,
+        id: &ResourceId,
+        deadline: Instant,
+    ) -> Result<(), call::Error> {
+        let look = || {
+            self.0.control.read(|state| {
+                let Some(found) = state.modules().get(module) else {
+                    return Err(call::Error::UnknownModule(module.to_string()));
+                };
+                if found.resources.contains_key(id) {
+                    return Ok(());
+                }
+                Err(call::Error::UnknownResource(format!("{module}/{id}")))
+            })
+        };
+        if look().is_ok() {
+            return Ok(());
+        }
+        // This node may lag behind an allocation that was acknowledged elsewhere.
+        let limit = deadline.min(Instant::now() + READ_INDEX);
+        match self.0.control.read_index(limit.into_std()).await {
+            Ok(()) => look(),
+            Err(_) => Err(unavailable(
+                "the cluster has no leader to ask whether it exists",
+            )),
+        }
+    }
+}
+
+fn unavailable(why: &str) -> call::Error {
+    call::Error::Unavailable {
+        reason: why.to_owned(),
+        retry_after: RETRY_AFTER,
+    }
+}
+
+/// How many ends of resources may wait for the engine; drivers wait when it is full.
+const ENDED_CAPACITY: usize = 1024;
+
+/// How soon a call that waits looks again, when no change of the view wakes it.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long a read index may take before its asker is told to try again.
+const READ_INDEX: Duration = Duration::from_secs(5);
+
+/// What callers are told when nobody holds the resource now.
+const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -1,0 +1,44 @@
+//! How long to wait after failures in a row.
+
+use std::time::Duration;
+
+/// A resource held for longer than this starts afresh after its next failure.
+pub(super) const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+
+/// The pause after this many failures in a row: 100 ms, doubled each time up to 30 s, and up to a
+/// quarter less at random so that many resources that failed together do not return together.
+pub(super) fn pause(failures: u32) -> Duration {
+    let doubled = FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    doubled
+        .min(LONGEST)
+        .mul_f64(1.0 - rand::random::<f64>() / 4.0)
+}
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_a_limit() {
+        for (failures, longest) in [
+            (1, 100),
+            (2, 200),
+            (3, 400),
+            (9, 25_600),
+            (10, 30_000),
+            (999, 30_000),
+        ] {
+            let longest = Duration::from_millis(longest);
+            for _ in 0..50 {
+                let pause = pause(failures);
+                assert!(
+                    pause <= longest && pause >= longest.mul_f64(0.74),
+                    "{failures}: {pause:?}"
+                );
+            }
+        }
+    }
+}

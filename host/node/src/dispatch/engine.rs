@@ -1,0 +1,390 @@
+//! Brings about what the view asks of this node: runs, stops and releases its slots.
+//!
+//! One task follows the changes of the state and owns the [`Handover`]; entries run by
+//! themselves and report when they have ended. What it writes to the tables, calls read.
+
+mod modules;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use holdfast_cluster::{
+    handover::{Action, Handover, SlotKey},
+    state::{Changes, Command, Key, Outcome, Owner, Version},
+};
+use holdfast_model::{ModuleName, NodeId, ResourceId, Token};
+use holdfast_runtime::TerminateReason;
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{
+    Shared,
+    entry::{Entry, Run},
+};
+use crate::control::Control;
+
+pub(super) struct Engine {
+    me: Owner,
+    shared: Arc<Shared>,
+    control: Control,
+    started: Instant,
+    handover: Handover,
+    /// Entries on this node, by slot.
+    hosted: BTreeMap<SlotKey, BTreeSet<ResourceId>>,
+    versions: BTreeMap<ModuleName, Arc<Version>>,
+    /// Slots whose release is to be proposed.
+    to_release: BTreeMap<SlotKey, Token>,
+    releasing: bool,
+    /// Loads, releases and rollouts under way.
+    tasks: JoinSet<Done>,
+    rollouts: BTreeMap<ModuleName, Arc<Version>>,
+    /// Rollouts that this node tries or has tried, by module and version.
+    tried: BTreeSet<(ModuleName, u64)>,
+}
+
+enum Done {
+    Released,
+    Loaded(ModuleName),
+    /// A rollout was tried, and whether that came to an end.
+    Tried((ModuleName, u64), bool),
+    Tidied,
+}
+
+impl Engine {
+    pub(super) fn new(me: Owner, shared: Arc<Shared>, control: Control) -> Self {
+        Self {
+            me,
+            shared,
+            control,
+            started: Instant::now(),
+            handover: Handover::new(me, RELEASE_RETRY),
+            hosted: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            to_release: BTreeMap::new(),
+            releasing: false,
+            tasks: JoinSet::new(),
+            rollouts: BTreeMap::new(),
+            tried: BTreeSet::new(),
+        }
+    }
+
+    /// Follows the state until stopped, then ends every instance.
+    pub(super) async fn run(
+        mut self,
+        mut ended: mpsc::Receiver<(ModuleName, ResourceId)>,
+        stop: CancellationToken,
+    ) {
+        let mut subscription = self.control.subscribe();
+        let mut tick = tokio::time::interval(RELEASE_RETRY);
+        loop {
+            // Every branch only receives: what is cancelled is received the next time.
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changes = subscription.changed() => self.changed(&changes),
+                Some((module, id)) = ended.recv() => self.ended(&module, &id),
+                Some(done) = self.tasks.join_next() => self.done(done),
+                _ = tick.tick() => {
+                    let now = self.started.elapsed();
+                    let actions = self.handover.tick(now);
+                    self.act(actions);
+                    self.try_rollouts();
+                }
+            }
+            self.release();
+        }
+        self.end_all(&mut ended).await;
+    }
+
+    /// Ends what still runs, and waits for it as long as its hooks may take.
+    async fn end_all(&mut self, ended: &mut mpsc::Receiver<(ModuleName, ResourceId)>) {
+        for table in self.shared.tables.all() {
+            for entry in table.entries.pin().values() {
+                entry.end(&self.shared.host, TerminateReason::Stopping);
+            }
+        }
+        let left = |engine: &Self| {
+            let tables = engine.shared.tables.all();
+            tables
+                .iter()
+                .map(|table| table.entries.len())
+                .sum::<usize>()
+        };
+        let deadline = Instant::now() + STOP_GRACE;
+        while left(self) > 0 {
+            match tokio::time::timeout_at(deadline, ended.recv()).await {
+                Ok(Some((module, id))) => {
+                    if let Some(table) = self.shared.tables.get(module.as_str()) {
+                        table.entries.pin().remove(&id);
+                    }
+                }
+                Ok(None) => return,
+                Err(_) => {
+                    warn!(
+                        resources = left(self),
+                        "resources were dropped, their time is up"
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    fn changed(&mut self, changes: &Changes) {
+        let mut slots: BTreeSet<SlotKey> = BTreeSet::new();
+        let mut resources: Vec<(ModuleName, ResourceId)> = Vec::new();
+        for key in changes {
+            match key {
+                Key::Cluster | Key::Node(_) => {}
+                Key::Module(module) => self.module_changed(module),
+                Key::Slot(module, slot) => {
+                    slots.insert((module.clone(), *slot));
+                }
+                Key::Resource(module, id) => resources.push((module.clone(), id.clone())),
+            }
+        }
+        for key in slots {
+            self.slot_changed(&key);
+        }
+        for (module, id) in resources {
+            self.resource_changed(&module, &id);
+        }
+        self.shared.view.send_modify(|version| *version += 1);
+    }
+
+    fn slot_changed(&mut self, key: &SlotKey) {
+        let (module, slot) = key;
+        let state = self.control.read(|state| {
+            let about = state
+                .modules()
+                .get(module)
+                .map(|module| module.about.version.clone());
+            about.zip(state.slot(module, *slot).cloned())
+        });
+        let now = self.started.elapsed();
+        let Some((version, state)) = state else {
+            if let Some(table) = self.shared.tables.get(module.as_str()) {
+                self.shared.tables.set_route(&table, *slot, None);
+            }
+            let actions = self.handover.view(now, key, None);
+            return self.act(actions);
+        };
+        let table = self.table(module, &version);
+        let owner: Option<NodeId> = state.owner.map(|owner| owner.node);
+        self.shared.tables.set_route(&table, *slot, owner);
+        let actions = self.handover.view(now, key, Some(&state));
+        self.act(actions);
+    }
+
+    fn resource_changed(&mut self, module: &ModuleName, id: &ResourceId) {
+        let key = (module.clone(), id.slot());
+        if !self.handover.is_running(&key) {
+            return;
+        }
+        match self.run_of(module, id, None) {
+            Some(run) => self.run_entry(&key, id, run),
+            None => {
+                let table = self.shared.tables.get(module.as_str());
+                let entry = table.and_then(|table| table.entries.pin().get(id).cloned());
+                if let Some(entry) = entry {
+                    entry.end(&self.shared.host, TerminateReason::Removed);
+                }
+            }
+        }
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Run(key, token) => self.run_slot(&key, Some(token)),
+                Action::Stop(key, _) => self.stop_slot(&key),
+                Action::Release(key, token) => {
+                    self.to_release.insert(key, token);
+                }
+                Action::Drop(key) => self.drop_slot(&key),
+            }
+        }
+    }
+
+    fn run_slot(&mut self, key: &SlotKey, token: Option<Token>) {
+        let (module, slot) = key;
+        let ids: Vec<ResourceId> = self.control.read(|state| {
+            let slot = state.slot(module, *slot);
+            slot.map(|slot| slot.resources.iter().cloned().collect())
+                .unwrap_or_default()
+        });
+        if !self.handover.is_running(key) {
+            return;
+        }
+        for id in ids {
+            if let Some(run) = self.run_of(module, &id, token) {
+                self.run_entry(key, &id, run);
+            }
+        }
+    }
+
+    fn run_entry(&mut self, key: &SlotKey, id: &ResourceId, run: Run) {
+        let table = self.table(&key.0, &run.version);
+        let entry = {
+            let entries = table.entries.pin();
+            let fresh = || Entry::new(key.0.clone(), id.clone(), Arc::clone(&table.starts));
+            Arc::clone(entries.get_or_insert_with(id.clone(), fresh))
+        };
+        self.hosted
+            .entry(key.clone())
+            .or_default()
+            .insert(id.clone());
+        entry.run(&self.shared.host, run);
+    }
+
+    /// How a resource is to run now, if it is to.
+    fn run_of(&self, module: &ModuleName, id: &ResourceId, token: Option<Token>) -> Option<Run> {
+        let version = self.versions.get(module).cloned();
+        self.control.read(|state| {
+            let resource = state.resource(module, id)?;
+            let slot = state.slot(module, id.slot())?;
+            let present = || Arc::new(state.modules()[module].about.version.clone());
+            Some(Run {
+                token: token.unwrap_or(slot.token),
+                revision: resource.revision,
+                spec: resource.spec.clone(),
+                version: version.unwrap_or_else(present),
+            })
+        })
+    }
+
+    fn stop_slot(&mut self, key: &SlotKey) {
+        let (module, _) = key;
+        for entry in self.entries_of(key) {
+            let stays = self
+                .control
+                .read(|state| state.resource(module, entry.id()).is_some());
+            let reason = if stays {
+                TerminateReason::Moved
+            } else {
+                TerminateReason::Removed
+            };
+            entry.end(&self.shared.host, reason);
+        }
+        self.settle_stopped(key);
+    }
+
+    fn drop_slot(&mut self, key: &SlotKey) {
+        let entries = self.entries_of(key);
+        if !entries.is_empty() {
+            warn!(module = %key.0, slot = %key.1, "the slot was taken away; its instances are dropped");
+        }
+        for entry in entries {
+            entry.drop_now(&self.shared.host);
+        }
+    }
+
+    fn entries_of(&self, key: &SlotKey) -> Vec<Arc<Entry>> {
+        let Some(table) = self.shared.tables.get(key.0.as_str()) else {
+            return Vec::new();
+        };
+        let entries = table.entries.pin();
+        let ids = self.hosted.get(key).into_iter().flatten();
+        ids.filter_map(|id| entries.get(id).cloned()).collect()
+    }
+
+    fn ended(&mut self, module: &ModuleName, id: &ResourceId) {
+        let key: SlotKey = (module.clone(), id.slot());
+        let Some(table) = self.shared.tables.get(module.as_str()) else {
+            self.forget(&key, id);
+            return;
+        };
+        let entry = table.entries.pin().get(id).cloned();
+        if entry.is_some_and(|entry| !entry.has_ended()) {
+            // It was wanted again meanwhile; its driver reports the next end.
+            return;
+        }
+        table.entries.pin().remove(id);
+        self.forget(&key, id);
+        // Deallocated and allocated again while it ended: only now may it start anew.
+        if self.handover.is_running(&key)
+            && let Some(run) = self.run_of(module, id, None)
+        {
+            self.run_entry(&key, id, run);
+        }
+    }
+
+    fn forget(&mut self, key: &SlotKey, id: &ResourceId) {
+        if let Some(ids) = self.hosted.get_mut(key) {
+            ids.remove(id);
+        }
+        self.settle_stopped(key);
+    }
+
+    /// Goes on with the release of a slot once nothing of it is left.
+    fn settle_stopped(&mut self, key: &SlotKey) {
+        if self.hosted.get(key).is_some_and(|ids| !ids.is_empty()) {
+            return;
+        }
+        self.hosted.remove(key);
+        let now = self.started.elapsed();
+        let actions = self.handover.stopped(now, key);
+        self.act(actions);
+    }
+
+    /// Proposes what is to be released, all of it in one command; more gathers meanwhile.
+    fn release(&mut self) {
+        if self.releasing || self.to_release.is_empty() {
+            return;
+        }
+        self.releasing = true;
+        let slots = std::mem::take(&mut self.to_release);
+        let slots = slots
+            .into_iter()
+            .map(|((module, slot), token)| (module, slot, token))
+            .collect();
+        let Owner { node, incarnation } = self.me;
+        let command = Command::Release {
+            node,
+            incarnation,
+            slots,
+        };
+        let control = self.control.clone();
+        self.tasks.spawn(async move {
+            let deadline = (Instant::now() + RELEASE_RETRY).into_std();
+            match control.propose(command, deadline).await {
+                Ok(Outcome::Released(_)) => {}
+                Ok(outcome) => warn!(?outcome, "a release was answered with something else"),
+                // Proposed again by the handover's tick.
+                Err(error) => debug!(%error, "a release was not answered"),
+            }
+            Done::Released
+        });
+    }
+
+    fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Released) => self.releasing = false,
+            Ok(Done::Loaded(name)) => {
+                if let Some(version) = self.versions.get(&name) {
+                    let serving = Arc::new(self.serving(&name, version));
+                    if let Some(table) = self.shared.tables.get(name.as_str()) {
+                        table.serving.store(serving);
+                    }
+                }
+            }
+            Ok(Done::Tried(rollout, settled)) => {
+                if !settled {
+                    self.tried.remove(&rollout);
+                }
+            }
+            Ok(Done::Tidied) => {}
+            Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+            Err(_) => {}
+        }
+    }
+}
+
+/// How long a proposed release may stay unanswered before it is proposed again.
+const RELEASE_RETRY: Duration = Duration::from_millis(500);
+
+/// How long a stopping node waits for its resources to terminate.
+const STOP_GRACE: Duration = Duration::from_secs(15);

@@ -1,0 +1,155 @@
+//! Modules on this node: the version that serves, the one that is tried, and what is compiled.
+
+use std::sync::Arc;
+
+use holdfast_cluster::{
+    handover::SlotKey,
+    state::{ModuleAbout, Version},
+};
+use holdfast_model::ModuleName;
+use tracing::warn;
+
+use super::{
+    super::{
+        entry::Entry,
+        rollout,
+        table::{Serving, Table},
+    },
+    Done, Engine,
+};
+
+impl Engine {
+    pub(super) fn module_changed(&mut self, name: &ModuleName) {
+        let about = self
+            .control
+            .read(|state| state.modules().get(name).map(|m| m.about.clone()));
+        let Some(ModuleAbout {
+            version, rollout, ..
+        }) = about
+        else {
+            self.versions.remove(name);
+            self.rollouts.remove(name);
+            self.tried.retain(|(module, _)| module != name);
+            self.shared.tables.close(name);
+            self.forget_unused();
+            return;
+        };
+        let version = Arc::new(version);
+        let table = self.table(name, &version);
+        let known = self.versions.insert(name.clone(), Arc::clone(&version));
+        if known.is_none_or(|known| known.number != version.number) {
+            table.serving.store(Arc::new(self.serving(name, &version)));
+            self.load(name, Arc::clone(&version));
+            self.forget_unused();
+            let keys: Vec<SlotKey> = self
+                .hosted
+                .keys()
+                .filter(|(module, _)| module == name)
+                .cloned()
+                .collect();
+            for key in keys {
+                self.run_slot(&key, None);
+            }
+        }
+        match rollout {
+            Some(rollout) => self
+                .rollouts
+                .insert(name.clone(), Arc::new(rollout.version)),
+            None => self.rollouts.remove(name),
+        };
+        self.try_rollouts();
+    }
+
+    /// Tries each version that is being rolled out once, as soon as this node has resources to
+    /// try it on.
+    pub(super) fn try_rollouts(&mut self) {
+        for (name, candidate) in self.rollouts.clone() {
+            if self.tried.contains(&(name.clone(), candidate.number)) {
+                continue;
+            }
+            let found = self
+                .shared
+                .tables
+                .get(name.as_str())
+                .zip(self.versions.get(&name).cloned());
+            let Some((table, serving)) = found else {
+                continue;
+            };
+            let entries = Self::sample(&table);
+            if entries.is_empty() {
+                continue;
+            }
+            self.tried.insert((name.clone(), candidate.number));
+            let (shared, control) = (Arc::clone(&self.shared), self.control.clone());
+            let me = self.me.node;
+            self.tasks.spawn(async move {
+                let attempt =
+                    rollout::attempt(&shared, &control, me, &name, &candidate, &serving, entries);
+                let settled = attempt.await;
+                Done::Tried((name, candidate.number), settled)
+            });
+        }
+    }
+
+    /// A few entries to try a new version on, those that are held first.
+    fn sample(table: &Table) -> Vec<Arc<Entry>> {
+        let entries = table.entries.pin();
+        let mut chosen: Vec<&Arc<Entry>> = entries.values().take(SAMPLE_FROM).collect();
+        chosen.sort_by_key(|entry| entry.status());
+        chosen.into_iter().take(rollout::SAMPLE).cloned().collect()
+    }
+
+    pub(super) fn serving(&self, name: &ModuleName, version: &Version) -> Serving {
+        let module = self.shared.host.modules.ready(name, version);
+        let lane = module.as_ref().map(|module| module.lane());
+        let invocable = module.map(|module| module.exports().invocation);
+        Serving {
+            settings: Arc::clone(&version.settings),
+            lane,
+            invocable,
+        }
+    }
+
+    pub(super) fn table(&self, name: &ModuleName, version: &Version) -> Arc<Table> {
+        self.shared
+            .tables
+            .open(name, || self.serving(name, version))
+    }
+
+    /// Lets go of the components that no module needs any more.
+    pub(super) fn forget_unused(&mut self) {
+        let named =
+            |(name, version): (&ModuleName, &Arc<Version>)| (name.clone(), Arc::clone(version));
+        let used = self
+            .versions
+            .iter()
+            .chain(&self.rollouts)
+            .map(named)
+            .collect();
+        let modules = self.shared.host.modules.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = modules.retain(used).await {
+                warn!(
+                    error = crate::modules::chain(&error),
+                    "old components were not removed"
+                );
+            }
+            Done::Tidied
+        });
+    }
+
+    /// Compiles a version ahead of need, so that a failover never waits for it.
+    pub(super) fn load(&mut self, name: &ModuleName, version: Arc<Version>) {
+        let (modules, name) = (self.shared.host.modules.clone(), name.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = modules.get(&name, &version).await {
+                // Starts try again, so this is no loss; but it will make them slow.
+                warn!(module = %name, error = crate::modules::chain(&error), "not loaded ahead");
+            }
+            Done::Loaded(name)
+        });
+    }
+}
+
+/// Among how many entries those for a trial are chosen.
+const SAMPLE_FROM: usize = 64;

@@ -1,0 +1,112 @@
+//! What calls look up: the entries of this node, and which node owns each slot.
+//!
+//! Written by the engine alone, read by every call without a lock.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU16, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use holdfast_model::{Lane, ModuleName, NodeId, ResourceId, Settings, Slot};
+use tokio::sync::Semaphore;
+
+use super::entry::Entry;
+
+type Map<K, V> = papaya::HashMap<K, V, foldhash::fast::RandomState>;
+
+/// All modules, by name.
+#[derive(Default)]
+pub(super) struct Tables {
+    modules: Map<ModuleName, Arc<Table>>,
+    /// Nodes by the number that routes use for them, from 1.
+    nodes: ArcSwap<Vec<NodeId>>,
+}
+
+/// One module.
+pub(super) struct Table {
+    pub(super) name: ModuleName,
+    pub(super) entries: Map<ResourceId, Arc<Entry>>,
+    pub(super) serving: ArcSwap<Serving>,
+    /// Bounds how many instances start or stop at once. For each module, so that a module whose
+    /// handlers hang does not keep others from starting.
+    pub(super) starts: Arc<Semaphore>,
+    routes: Box<[AtomicU16]>,
+}
+
+/// What calls need to know of the version that serves.
+pub(super) struct Serving {
+    pub(super) settings: Arc<Settings>,
+    /// Unknown until the module is compiled here.
+    pub(super) lane: Option<Lane>,
+    /// Whether it exports `invocation`; as unknown.
+    pub(super) invocable: Option<bool>,
+}
+
+impl Tables {
+    pub(super) fn get(&self, module: &str) -> Option<Arc<Table>> {
+        self.modules.pin().get(module).cloned()
+    }
+
+    /// The module's table, made when there is none.
+    pub(super) fn open(&self, name: &ModuleName, serving: impl FnOnce() -> Serving) -> Arc<Table> {
+        let fresh = || {
+            Arc::new(Table {
+                name: name.clone(),
+                entries: Map::default(),
+                serving: ArcSwap::from_pointee(serving()),
+                starts: Arc::new(Semaphore::new(STARTS_MAX)),
+                routes: (0..Slot::COUNT).map(|_| AtomicU16::new(NOBODY)).collect(),
+            })
+        };
+        let modules = self.modules.pin();
+        if let Some(known) = modules.get(name.as_str()) {
+            return Arc::clone(known);
+        }
+        let table = fresh();
+        modules.insert(name.clone(), Arc::clone(&table));
+        table
+    }
+
+    pub(super) fn close(&self, name: &ModuleName) {
+        self.modules.pin().remove(name.as_str());
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Table>> {
+        self.modules.pin().values().cloned().collect()
+    }
+
+    /// The owner of a slot, as far as this node knows.
+    pub(super) fn route(&self, table: &Table, slot: Slot) -> Option<NodeId> {
+        let number = table.routes[usize::from(slot.0)].load(Ordering::Acquire);
+        let at = usize::from(number).checked_sub(1)?;
+        self.nodes.load().get(at).copied()
+    }
+
+    pub(super) fn set_route(&self, table: &Table, slot: Slot, owner: Option<NodeId>) {
+        let number = owner.map_or(NOBODY, |owner| self.number(owner));
+        table.routes[usize::from(slot.0)].store(number, Ordering::Release);
+    }
+
+    fn number(&self, node: NodeId) -> u16 {
+        let nodes = self.nodes.load();
+        if let Some(at) = nodes.iter().position(|known| *known == node) {
+            return at as u16 + 1;
+        }
+        let mut more = Vec::clone(&nodes);
+        more.push(node);
+        // Numbers are never reused, so a node that keeps losing its identity could use them up;
+        // the slots of the 65,535th are then found by asking, not by number.
+        let number = u16::try_from(more.len()).unwrap_or(NOBODY);
+        if number != NOBODY {
+            self.nodes.store(Arc::new(more));
+        }
+        number
+    }
+}
+
+const NOBODY: u16 = 0;
+
+/// How many instances of a module may start or stop at once on this node. Too few: handlers that
+/// wait for others (HTTP) start one after the other. Too many: what they wait for is hit by all.
+const STARTS_MAX: usize = 64;

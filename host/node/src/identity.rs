@@ -1,0 +1,354 @@
+//! Who this node is: its data directory, its identity and boot, and the cluster's secret.
+//!
+//! Invariant: while a [`DataDir`] lives, no other process uses the same directory, and no two
+//! runs on it ever carry the same incarnation: the counter is on disk before it is used.
+//! What the directory holds besides (log, modules) belongs to other modules.
+
+use std::{
+    fmt,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use holdfast_model::{ClusterId, Incarnation, NodeId};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+mod secret;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use secret::random;
+pub use secret::{InvalidSecret, Key, Secret};
+
+/// Identity of one boot of the kernel: processes that share it were never apart by a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BootId(pub Uuid);
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl BootId {
+    /// The running kernel's, from `/proc/sys/kernel/random/boot_id`.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds no UUID.
+    pub fn current() -> Result<Self, Error> {
+        read(Path::new(BOOT_ID))?
+            .map(Self)
+            .ok_or_else(|| Error::Read {
+                path: BOOT_ID.into(),
+                source: io::ErrorKind::NotFound.into(),
+            })
+    }
+}
+
+/// A node's data directory, locked for as long as this value lives.
+pub struct DataDir {
+    path: PathBuf,
+    node: NodeId,
+    incarnation: Mutex<Incarnation>,
+    boot_id: BootId,
+    cluster: Mutex<Option<ClusterId>>,
+    /// Held for its lock: the kernel lets go of it when the process ends, however it ends.
+    _lock: File,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be created.
+    #[error("create the data directory {}", path.display())]
+    Create {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process holds its lock.
+    #[error(
+        "the data directory {} is used by another node: stop that node, or give this one its own \
+         directory",
+        path.display()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Its lock cannot be taken.
+    #[error("lock {}", path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file in it cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file in it cannot be written.
+    #[error("write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file in it does not hold what it should.
+    #[error(
+        "{} does not hold {expected}: move the whole directory away \
+         and let the node join as a new one",
+        path.display()
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// A file that must be there is missing although the directory was used before.
+    #[error(
+        "{} is missing from a directory that was used before: move \
+         the whole directory away and let the node join as a new one",
+        path.display()
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The directory belongs to another cluster.
+    #[error(
+        "the data directory {} belongs to cluster {remembered}, not to {offered}: use another \
+         directory for that cluster",
+        path.display()
+    )]
+    OtherCluster {
+        /// The directory.
+        path: PathBuf,
+        /// The cluster it was used with.
+        remembered: ClusterId,
+        /// The cluster it was to be used with.
+        offered: ClusterId,
+    },
+}
+
+impl DataDir {
+    /// Creates the directory where it is missing (mode 0700), locks it, reads the node's identity or
+    /// makes one, and begins a new incarnation.
+    ///
+    /// # Errors
+    /// See [`Error`]. A directory that was used before and lost its identity is refused rather than
+    /// given a new one: what else it holds was promised under the old.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
+        let path = path.into();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|source| Error::Create {
+                path: path.clone(),
+                source,
+            })?;
+        let lock = lock(&path)?;
+        let cluster = read(&path.join(CLUSTER_ID))?.map(ClusterId);
+        let counter = path.join(INCARNATION);
+        let last: Option<u64> = read(&counter)?;
+        let id_file = path.join(NODE_ID);
+        let node = match read(&id_file)?.map(NodeId) {
+            Some(_) if last.is_none() => return Err(Error::Missing { path: counter }),
+            None if cluster.is_some() => return Err(Error::Missing { path: id_file }),
+            Some(node) => node,
+            None => {
+                // The counter comes first: an identity without one would count as damaged.
+                write(&path, INCARNATION, &last.unwrap_or(0))?;
+                let node = NodeId::random();
+                write(&path, NODE_ID, &node)?;
+                node
+            }
+        };
+        let dir = Self {
+            node,
+            incarnation: Mutex::new(Incarnation(last.unwrap_or(0))),
+            boot_id: BootId::current()?,
+            cluster: Mutex::new(cluster),
+            path,
+            _lock: lock,
+        };
+        dir.begin_incarnation()?;
+        Ok(dir)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The node's identity.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The incarnation in use.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        *self.incarnation.lock()
+    }
+
+    /// Begins the next incarnation without a new process, for a node that lost its lease and has
+    /// dropped all its instances.
+    ///
+    /// # Errors
+    /// It could not be made durable; the old one stays.
+    pub fn begin_incarnation(&self) -> Result<Incarnation, Error> {
+        let mut current = self.incarnation.lock();
+        let next = Incarnation(current.0 + 1);
+        write(&self.path, INCARNATION, &next)?;
+        *current = next;
+        Ok(next)
+    }
+
+    /// The kernel's boot under which this process runs.
+    #[must_use]
+    pub fn boot_id(&self) -> BootId {
+        self.boot_id
+    }
+
+    /// The cluster this directory belongs to, once known.
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterId> {
+        *self.cluster.lock()
+    }
+
+    /// Binds the directory to a cluster for good. Doing it again with the same one changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::OtherCluster`] when it belongs to another, [`Error::Write`] when it is not durable.
+    pub fn remember_cluster(&self, offered: ClusterId) -> Result<(), Error> {
+        let mut cluster = self.cluster.lock();
+        match *cluster {
+            Some(remembered) if remembered == offered => Ok(()),
+            Some(remembered) => Err(Error::OtherCluster {
+                path: self.path.clone(),
+                remembered,
+                offered,
+            }),
+            None => {
+                write(&self.path, CLUSTER_ID, &offered)?;
+                *cluster = Some(offered);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for DataDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataDir")
+            .field("path", &self.path)
+            .field("node", &self.node)
+            .field("incarnation", &self.incarnation())
+            .field("cluster", &self.cluster())
+            .finish_non_exhaustive()
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join(LOCK);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|source| Error::Lock {
+            path: path.clone(),
+            source,
+        })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse {
+            path: dir.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(Error::Lock { path, source }),
+    }
+}
+
+/// What a one-value file holds.
+trait Stored: FromStr {
+    const WHAT: &'static str;
+}
+
+impl Stored for Uuid {
+    const WHAT: &'static str = "a UUID";
+}
+
+impl Stored for u64 {
+    const WHAT: &'static str = "a whole number";
+}
+
+fn read<T: Stored>(path: &Path) -> Result<Option<T>, Error> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(Error::Read {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    std::str::from_utf8(&bytes)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .map(Some)
+        .ok_or_else(|| Error::Corrupt {
+            path: path.to_owned(),
+            expected: T::WHAT,
+        })
+}
+
+fn write(dir: &Path, name: &str, value: &impl fmt::Display) -> Result<(), Error> {
+    let path = dir.join(name);
+    replace(dir, &path, &format!("{value}\n")).map_err(|source| Error::Write { path, source })
+}
+
+/// Replaces a file so that a crash leaves either the old or the new content, and the new one only
+/// once it is durable.
+fn replace(dir: &Path, path: &Path, text: &str) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&draft)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    File::open(dir)?.sync_all()
+}
+
+const LOCK: &str = "lock";
+const NODE_ID: &str = "node-id";
+const INCARNATION: &str = "incarnation";
+const CLUSTER_ID: &str = "cluster-id";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";

@@ -1,0 +1,34 @@
+//! A node of a Holdfast cluster, and the `holdfast` command.
+//!
+//! Each module uses only those before it in this list:
+//! - [`clock`], [`config`], [`identity`], [`telemetry`], [`token`]: what a node is and is told;
+//! - [`control`]: the replicated state, on Raft and disk; [`modules`]: components;
+//! - [`peer`], [`gossip`], `rpc`: other nodes;
+//! - [`placement`]: the leader's work; [`dispatch`]: resources and calls; [`deploy`]: deployments;
+//! - [`admin`]: the HTTP API; [`server`]: all of it, started and ended in order;
+//! - [`client`], [`cli`]: the API's other side, and the command; [`start`]: where both meet.
+
+pub mod admin;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod deploy;
+pub mod dispatch;
+pub mod gossip;
+pub mod identity;
+pub mod modules;
+pub mod peer;
+pub mod placement;
+mod rpc;
+pub mod server;
+pub mod start;
+pub mod telemetry;
+pub mod token;
+
+/// The `holdfast` command: reads the arguments, does what they say, and gives the exit code.
+#[must_use]
+pub fn main() -> std::process::ExitCode {
+    cli::main(start::run)
+}

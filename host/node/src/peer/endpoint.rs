@@ -1,0 +1,371 @@
+//! This node's side of every connection: dials, accepts, and keeps track of who was seen.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use holdfast_model::{ClusterId, Incarnation, NodeId};
+use parking_lot::Mutex;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+use super::{
+    Event, Evidence, Handler, HelloError, Local, Options, PeerInfo, Proof, Refusal, Runtimes,
+    handshake::{self, Failure, Purpose},
+    info::Identity,
+    server, socket,
+    throttle::Throttle,
+};
+use crate::identity::{BootId, Key};
+
+/// What all tasks of [`Peers`](super::Peers) share.
+pub(super) struct Endpoint {
+    pub(super) options: Options,
+    pub(super) runtimes: Runtimes,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+    local: Local,
+    incarnation: AtomicU64,
+    key: Key,
+    handler: Arc<dyn Handler>,
+    events: mpsc::Sender<Event>,
+    /// The latest run of every node that has proven the secret.
+    seen: Mutex<HashMap<NodeId, (Incarnation, BootId)>>,
+    guests: Mutex<Guests>,
+    refusals: Throttle,
+}
+
+/// The connections that peers have dialed.
+#[derive(Default)]
+struct Guests {
+    next: u64,
+    by_number: HashMap<u64, Guest>,
+}
+
+struct Guest {
+    node: NodeId,
+    incarnation: Incarnation,
+    leave: CancellationToken,
+}
+
+impl Endpoint {
+    pub(super) fn new(
+        local: Local,
+        key: Key,
+        handler: Arc<dyn Handler>,
+        options: Options,
+        runtimes: Runtimes,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        Self {
+            options,
+            runtimes,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            incarnation: AtomicU64::new(local.incarnation.0),
+            local,
+            key,
+            handler,
+            events,
+            seen: Mutex::default(),
+            guests: Mutex::default(),
+            refusals: Throttle::default(),
+        }
+    }
+
+    pub(super) fn node(&self) -> NodeId {
+        self.local.node
+    }
+
+    /// This node's present incarnation.
+    pub(super) fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation.load(Ordering::SeqCst))
+    }
+
+    /// Takes a new incarnation: whoever is connected must shake hands again. Handshakes under way
+    /// show the old one, so whoever ends one looks again before the connection is used.
+    pub(super) fn rejoin(&self, incarnation: Incarnation) {
+        self.incarnation.store(incarnation.0, Ordering::SeqCst);
+        for guest in self.guests.lock().by_number.values() {
+            guest.leave.cancel();
+        }
+    }
+
+    /// Tells of an event, waiting for room.
+    pub(super) async fn tell(&self, event: Event) {
+        // Nobody listens any more: the node is stopping.
+        let _ = self.events.send(event).await;
+    }
+
+    pub(super) fn forget(&self, node: NodeId) {
+        self.seen.lock().remove(&node);
+    }
+
+    /// Connects to an address and shakes hands with whoever is there.
+    pub(super) async fn connect(
+        &self,
+        addr: SocketAddr,
+        purpose: Purpose,
+    ) -> Result<(TcpStream, PeerInfo), HelloError> {
+        let after = self.options.connect_time;
+        let stream = match timeout(after, TcpStream::connect(addr)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(source)) => return Err(HelloError::Connect { addr, source }),
+            Err(_) => return Err(HelloError::TimedOut { addr, after }),
+        };
+        let after = self.options.handshake_time;
+        let (stream, accepted) = timeout(after, self.introduce(stream, purpose))
+            .await
+            .map_err(|_| HelloError::TimedOut { addr, after })?
+            .map_err(|failure| match failure {
+                Failure::Io(source) => HelloError::Broken { addr, source },
+                Failure::Foreign => HelloError::NotHoldfast { addr },
+                Failure::Refused(reason) => HelloError::Refused { addr, reason },
+            })?;
+        let evidence = self
+            .judge(&accepted.identity, Side::Dialer)
+            .map_err(|reason| HelloError::Refused { addr, reason })?;
+        if let Some(evidence) = evidence {
+            self.tell(Event::Dead(evidence)).await;
+        }
+        let direct = socket::same(accepted.accepted_on, addr);
+        Ok((stream, PeerInfo::new(accepted.identity, direct)))
+    }
+
+    /// Accepts connections until the future is dropped. No error ends it.
+    pub(super) async fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        let handshakes = Arc::new(Semaphore::new(self.options.handshakes_max));
+        let failures = Throttle::default();
+        loop {
+            let permit = handshakes.clone().acquire_owned().await;
+            let permit = permit.expect("the semaphore is never closed");
+            match listener.accept().await {
+                Ok((stream, from)) => {
+                    let endpoint = self.clone();
+                    let admission = async move {
+                        let stop = endpoint.stop.clone();
+                        stop.run_until_cancelled(endpoint.admit(stream, from, permit))
+                            .await;
+                    };
+                    self.tasks.spawn_on(admission, &self.runtimes.control);
+                }
+                Err(error) => {
+                    if let Some(more) = failures.pass() {
+                        warn!(error = %error, suppressed = more, "peer connections could not be accepted");
+                    }
+                    // Out of descriptors or memory: trying again at once would only burn time.
+                    sleep(self.options.backoff_max).await;
+                }
+            }
+        }
+    }
+
+    async fn introduce(
+        &self,
+        mut stream: TcpStream,
+        purpose: Purpose,
+    ) -> Result<(TcpStream, handshake::Accepted), Failure> {
+        socket::prepare(&stream, self.options.silence_max)?;
+        let (me, cluster) = (self.identity(), &self.local.cluster);
+        let accepted = handshake::dial(&mut stream, &me, cluster, &self.key, purpose).await?;
+        Ok((stream, accepted))
+    }
+
+    /// Shakes hands with a connection, then serves it until it is over.
+    async fn admit(
+        self: &Arc<Self>,
+        mut stream: TcpStream,
+        from: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let mut evidence = None;
+        let shown = self.incarnation();
+        let judge = |identity: &Identity| {
+            evidence = self.judge(identity, Side::Acceptor)?;
+            Ok(())
+        };
+        let shaken = async {
+            socket::prepare(&stream, self.options.silence_max)?;
+            let on = stream.local_addr()?;
+            let (me, cluster) = (self.identity(), &self.local.cluster);
+            handshake::accept(&mut stream, on, &me, cluster, &self.key, judge).await
+        };
+        let shaken = timeout(self.options.handshake_time, shaken).await;
+        drop(permit);
+        if let Some(evidence) = evidence {
+            self.tell(Event::Dead(evidence)).await;
+        }
+        let (identity, purpose) = match shaken {
+            Ok(Ok(shaken)) => shaken,
+            Ok(Err(failure)) => {
+                if let Some(more) = self.refusals.pass() {
+                    warn!(peer.addr = %from, reason = %failure, suppressed = more, "peer refused");
+                }
+                return;
+            }
+            Err(_) => return debug!(peer.addr = %from, "handshake timed out"),
+        };
+        let peer = PeerInfo::new(identity, false);
+        match purpose {
+            Purpose::Hello => {}
+            Purpose::Control => self.serve(stream, peer, shown).await,
+            Purpose::Data => {
+                // The socket moves to the reactor of the runtime that works on it.
+                let endpoint = self.clone();
+                let Ok(stream) = stream.into_std() else {
+                    return;
+                };
+                let serve = async move {
+                    let Ok(stream) = TcpStream::from_std(stream) else {
+                        return;
+                    };
+                    let stop = endpoint.stop.clone();
+                    stop.run_until_cancelled(endpoint.serve(stream, peer, shown))
+                        .await;
+                };
+                self.tasks.spawn_on(serve, &self.runtimes.data);
+            }
+        }
+    }
+
+    /// Serves a peer to which this node has shown itself as the incarnation `shown`.
+    async fn serve(&self, stream: TcpStream, peer: PeerInfo, shown: Incarnation) {
+        let Some(guest) = self.enter(&peer, shown) else {
+            return;
+        };
+        let served = server::serve(Arc::new(stream), &peer, &*self.handler, &self.options);
+        if let Some(Err(error)) = guest.leave.run_until_cancelled(served).await {
+            report(&error, &peer, "a peer's connection ended");
+        }
+    }
+
+    fn enter(&self, peer: &PeerInfo, shown: Incarnation) -> Option<Entered<'_>> {
+        let mut guests = self.guests.lock();
+        if self.incarnation() != shown {
+            return None;
+        }
+        if guests.by_number.len() >= self.options.connections_max {
+            if let Some(suppressed) = self.refusals.pass() {
+                warn!(node.id = %peer.node, suppressed, "peer turned away: too many connections");
+            }
+            return None;
+        }
+        let leave = self.stop.child_token();
+        guests.next += 1;
+        let number = guests.next;
+        let (node, incarnation) = (peer.node, peer.incarnation);
+        guests.by_number.insert(
+            number,
+            Guest {
+                node,
+                incarnation,
+                leave: leave.clone(),
+            },
+        );
+        Some(Entered {
+            endpoint: self,
+            number,
+            leave,
+        })
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            node: self.local.node,
+            incarnation: self.incarnation(),
+            boot_id: self.local.boot_id,
+            cluster_id: *self.local.cluster_id.borrow(),
+            advertise: self.local.advertise,
+            about: self.local.about.clone(),
+        }
+    }
+
+    /// Decides whether a proven identity is one of our peers, and remembers it. Returns evidence if it
+    /// shows that an earlier run is over.
+    fn judge(&self, other: &Identity, me: Side) -> Result<Option<Evidence>, Refusal> {
+        let ours: Option<ClusterId> = *self.local.cluster_id.borrow();
+        if let (Some(ours), Some(theirs)) = (ours, other.cluster_id)
+            && ours != theirs
+        {
+            let (acceptor, dialer) = match me {
+                Side::Acceptor => (ours, theirs),
+                Side::Dialer => (theirs, ours),
+            };
+            return Err(Refusal::OtherClusterId { acceptor, dialer });
+        }
+        if other.node == self.local.node {
+            return Err(Refusal::SameNode(other.node));
+        }
+        let latest = (other.incarnation, other.boot_id);
+        let before = {
+            let mut seen = self.seen.lock();
+            let before = *seen.entry(other.node).or_insert(latest);
+            if before.0 > other.incarnation {
+                let (node, offered, seen) = (other.node, other.incarnation, before.0);
+                return Err(Refusal::StaleIncarnation {
+                    node,
+                    offered,
+                    seen,
+                });
+            }
+            seen.insert(other.node, latest);
+            before
+        };
+        if before.0 == other.incarnation {
+            return Ok(None);
+        }
+        for guest in self.guests.lock().by_number.values() {
+            if guest.node == other.node && guest.incarnation < other.incarnation {
+                guest.leave.cancel();
+            }
+        }
+        let same_boot = before.1 == other.boot_id;
+        let proof = Proof::NewerIncarnation {
+            incarnation: other.incarnation,
+            same_boot,
+        };
+        Ok(Some(Evidence {
+            subject: (other.node, before.0),
+            proof,
+        }))
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Dialer,
+    Acceptor,
+}
+
+/// A place among the guests, given back when dropped.
+struct Entered<'a> {
+    endpoint: &'a Endpoint,
+    number: u64,
+    leave: CancellationToken,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.endpoint.guests.lock().by_number.remove(&self.number);
+    }
+}
+
+/// Logs how a connection ended: loudly only when it was a breach of the protocol.
+pub(super) fn report(error: &io::Error, peer: &PeerInfo, what: &'static str) {
+    if error.kind() == io::ErrorKind::InvalidData {
+        warn!(node.id = %peer.node, peer.addr = %peer.addr, error = %error, "{what}");
+    } else {
+        debug!(node.id = %peer.node, peer.addr = %peer.addr, error = %error, "{what}");
+    }
+}

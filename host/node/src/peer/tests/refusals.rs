@@ -1,0 +1,281 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{super::Refusal, *};
+
+/// What `asking` hears from `asked`.
+async fn refusal(asking: &Node, asked: &Node) -> Refusal {
+    match asking.peers.hello(asked.addr).await {
+        Err(HelloError::Refused { reason, .. }) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_hello_tells_who_is_there_and_a_joiner_learns_the_cluster() {
+    let joiner = Setup {
+        cluster_id: None,
+        ..Setup::new()
+    }
+    .start()
+    .await;
+    let member = Setup::new().start().await;
+    let met = joiner.peers.hello(member.addr).await.unwrap();
+    assert_eq!(
+        (met.node, met.cluster_id),
+        (member.setup.node, member.setup.cluster_id)
+    );
+    assert!(met.direct);
+    let met = member.peers.hello(joiner.addr).await.unwrap();
+    assert_eq!(met.cluster_id, None);
+    joiner.cluster_id.send_replace(member.setup.cluster_id);
+    let met = member.peers.hello(joiner.addr).await.unwrap();
+    assert_eq!(met.cluster_id, member.setup.cluster_id);
+}
+
+#[tokio::test]
+async fn a_node_of_another_cluster_name_is_refused_with_both_names() {
+    let a = Setup::new().start().await;
+    // Another secret as well: the name is the better explanation.
+    let other = Setup {
+        cluster: "other".parse().unwrap(),
+        secret: Secret::generate(),
+        ..Setup::new()
+    };
+    let b = other.start().await;
+    let reason = refusal(&b, &a).await;
+    let (acceptor, dialer) = ("test".parse().unwrap(), "other".parse().unwrap());
+    assert_eq!(reason, Refusal::OtherCluster { acceptor, dialer });
+    let text = reason.to_string();
+    assert!(text.contains("test") && text.contains("other"), "{text}");
+}
+
+#[tokio::test]
+async fn a_node_of_another_cluster_id_is_refused_with_both_ids() {
+    let a = Setup::new().start().await;
+    let id = ClusterId::random();
+    let b = Setup {
+        cluster_id: Some(id),
+        ..Setup::new()
+    }
+    .start()
+    .await;
+    let acceptor = a.setup.cluster_id.unwrap();
+    assert_eq!(
+        refusal(&b, &a).await,
+        Refusal::OtherClusterId {
+            acceptor,
+            dialer: id
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_node_with_another_secret_is_refused_in_both_directions() {
+    let a = Setup::new().start().await;
+    let b = Setup {
+        secret: Secret::generate(),
+        ..Setup::new()
+    }
+    .start()
+    .await;
+    assert_eq!(refusal(&b, &a).await, Refusal::WrongSecret);
+    assert_eq!(refusal(&a, &b).await, Refusal::WrongSecret);
+    b.knows(&a);
+    let answer = b.ask(&a, Lane::Control, ECHO, Bytes::new()).await;
+    assert!(matches!(&answer, Err(CallError::NotSent { reason }) if reason.contains("secret")));
+    assert_eq!(a.handler.handled.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_node_refuses_itself_and_its_copy() {
+    let a = Setup::new().start().await;
+    let node = a.setup.node;
+    assert_eq!(refusal(&a, &a).await, Refusal::SameNode(node));
+    let copy = Setup {
+        node,
+        ..Setup::new()
+    }
+    .start()
+    .await;
+    assert_eq!(refusal(&copy, &a).await, Refusal::SameNode(node));
+}
+
+#[tokio::test]
+async fn a_run_that_is_over_is_refused_by_dialer_and_acceptor() {
+    let a = Setup::new().start().await;
+    let new = Setup {
+        incarnation: Incarnation(5),
+        ..Setup::new()
+    };
+    let old = Setup {
+        incarnation: Incarnation(4),
+        ..new.clone()
+    };
+    let node = new.node;
+    let (new, old) = (new.start().await, old.start().await);
+    new.peers.hello(a.addr).await.unwrap();
+    let expected = Refusal::StaleIncarnation {
+        node,
+        offered: Incarnation(4),
+        seen: Incarnation(5),
+    };
+    assert_eq!(refusal(&old, &a).await, expected);
+    assert_eq!(refusal(&a, &old).await, expected);
+    new.peers.hello(a.addr).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_node_at_the_address_is_not_taken_for_the_peer() {
+    let (a, b) = (Setup::new().start().await, Setup::new().start().await);
+    let expected = NodeId::random();
+    a.peers.update(expected, Incarnation(1), b.addr);
+    let answer = a
+        .peers
+        .call(expected, Lane::Data, ECHO, Bytes::new(), WAIT)
+        .await;
+    let text = answer.unwrap_err().to_string();
+    assert!(text.contains(&expected.to_string()), "{text}");
+    assert!(text.contains(&b.setup.node.to_string()), "{text}");
+}
+
+#[tokio::test]
+async fn versions_are_compared_before_anything_else() {
+    let a = Setup::new().start().await;
+    let mut newer = TcpStream::connect(a.addr).await.unwrap();
+    newer.write_all(b"HFPR\x09\x00\x03\x00abc").await.unwrap();
+    let mut answer = Vec::new();
+    newer.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HFPR\x01\x00\x00\x00");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let answering = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"HFPR\x09\x00\x00\x00").await.unwrap();
+        stream
+    });
+    let error = a.peers.hello(addr).await.unwrap_err();
+    let expected = Refusal::Version {
+        acceptor: 9,
+        dialer: 1,
+    };
+    assert!(matches!(error, HelloError::Refused { reason, .. } if reason == expected));
+    drop(answering.await);
+}
+
+#[tokio::test]
+async fn what_is_no_peer_is_named_and_what_is_silent_times_out() {
+    let a = Setup::new().start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let web = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            .await
+            .unwrap();
+        (stream, listener)
+    });
+    let error = a.peers.hello(addr).await.unwrap_err();
+    assert!(matches!(error, HelloError::NotHoldfast { .. }), "{error:?}");
+    let _open = web.await.unwrap();
+    let error = a.peers.hello(addr).await.unwrap_err();
+    assert!(matches!(error, HelloError::TimedOut { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn without_the_secret_nothing_but_a_refusal_comes_back() {
+    let a = Setup::new().start().await;
+    let mut stream = TcpStream::connect(a.addr).await.unwrap();
+    let hello = [&[4][..], b"test", &[0; 32]].concat();
+    send(&mut stream, &hello).await;
+    let challenge = receive(&mut stream).await;
+    assert_eq!(challenge.len(), 1 + 32, "a nonce and nothing else");
+    send(&mut stream, &[7; 200]).await;
+    let verdict = receive(&mut stream).await;
+    // No MAC that could be used to guess the secret; verdict 1 (refused), refusal 3 (secret).
+    assert_eq!(verdict, [&[0; 32][..], &[1, 3]].concat());
+    let mut rest = Vec::new();
+    assert_eq!(stream.read_to_end(&mut rest).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_recorded_handshake_opens_nothing() {
+    let a = Setup::new().start().await;
+    // A peer's handshake and its first request, as somebody on the way would record them.
+    let wire = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tapped = wire.local_addr().unwrap();
+    let to = a.addr;
+    let tap = tokio::spawn(async move {
+        let (mut near, _) = wire.accept().await.unwrap();
+        let mut far = TcpStream::connect(to).await.unwrap();
+        let mut sent = Vec::new();
+        for _ in 0..2 {
+            let message = receive(&mut near).await;
+            sent.push(message.clone());
+            send(&mut far, &message).await;
+            let answer = receive(&mut far).await;
+            send(&mut near, &answer).await;
+        }
+        sent
+    });
+    dial_by_hand(tapped, &Setup::new(), Purpose::Control).await;
+    let recorded = tap.await.unwrap();
+
+    let mut attacker = TcpStream::connect(a.addr).await.unwrap();
+    for message in &recorded {
+        send(&mut attacker, message).await;
+        let answer = receive(&mut attacker).await;
+        if answer.len() != 33 {
+            assert_eq!(answer, [&[0; 32][..], &[1, 3]].concat());
+        }
+    }
+    let frame = super::super::frame::header(super::super::frame::Type::Request, 1, ECHO, 0);
+    let _ = attacker.write_all(&frame).await;
+    let mut rest = Vec::new();
+    let _ = attacker.read_to_end(&mut rest).await;
+    assert!(rest.is_empty());
+    assert_eq!(a.handler.handled.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_proof_cannot_be_mirrored() {
+    // Somebody without the secret echoes each message back to the dialer.
+    let a = Setup::new().start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mirror = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        receive(&mut stream).await;
+        send(&mut stream, &[&[0][..], &[9; 32]].concat()).await;
+        let proof = receive(&mut stream).await;
+        send(&mut stream, &proof).await;
+        stream
+    });
+    let error = a.peers.hello(addr).await.unwrap_err();
+    let wrong = matches!(
+        error,
+        HelloError::Refused {
+            reason: Refusal::WrongSecret,
+            ..
+        }
+    );
+    assert!(wrong);
+    drop(mirror.await);
+}
+
+async fn send(stream: &mut TcpStream, body: &[u8]) {
+    let length = u16::try_from(body.len()).unwrap().to_le_bytes();
+    stream
+        .write_all(&[&b"HFPR\x01\x00"[..], &length, body].concat())
+        .await
+        .unwrap();
+}
+
+async fn receive(stream: &mut TcpStream) -> Vec<u8> {
+    let mut prefix = [0; 8];
+    stream.read_exact(&mut prefix).await.unwrap();
+    let mut body = vec![0; usize::from(u16::from_le_bytes([prefix[6], prefix[7]]))];
+    stream.read_exact(&mut body).await.unwrap();
+    body
+}

@@ -1,0 +1,220 @@
+//! What the leader does for all: admits nodes, frees the slots of dead ones, keeps the voters,
+//! plans who owns what; and how any node has resources allocated.
+//!
+//! The leader only proposes: what it decided on holds once the state has applied it. It acts on
+//! its own applied state of its own term, and a decision carries that term, so that one of a
+//! deposed leader changes nothing.
+
+mod allocator;
+mod leader;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use holdfast_cluster::{
+    evidence::{Death, Evidence},
+    membership::Member,
+    state::{Allocation, Refused},
+};
+use holdfast_model::{ModuleName, NodeId, ResourceId, Spec};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tracing::debug;
+
+use self::allocator::Allocator;
+pub use self::{allocator::Allocations, leader::Leader};
+use crate::{
+    control::Control,
+    peer::{Kind, Lane, PeerInfo, Peers},
+    rpc::{self, Question},
+};
+
+/// Allocates, and takes proofs of death, on any node. Cheap to clone.
+#[derive(Clone)]
+pub struct Placement(Arc<Inner>);
+
+struct Inner {
+    me: NodeId,
+    control: Control,
+    peers: Peers,
+    allocator: Allocator,
+    members: watch::Receiver<Members>,
+    evidence: Mutex<Evidence>,
+    /// Something happened that the leader should look at now.
+    news: Notify,
+}
+
+/// The nodes that gossip sees, without this one.
+pub type Members = Arc<[Member]>;
+
+/// Why nothing was allocated, or it is not known to be.
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum AllocateError {
+    /// The state refuses it.
+    #[error(transparent)]
+    Refused(Refused),
+    /// No leader acknowledged it in time. It may have been done; it may be repeated.
+    #[error("the allocation was not acknowledged: {0}")]
+    NotNow(String),
+}
+
+/// Asks the leader to allocate.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Allocate {
+    module: ModuleName,
+    entries: Vec<(ResourceId, Spec)>,
+}
+
+impl Question for Allocate {
+    const KIND: Kind = Kind(8);
+    const LANE: Lane = Lane::Control;
+    type Answer = Result<Vec<Allocation>, AllocateError>;
+}
+
+/// Tells the leader of incarnations that have ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Died {
+    deaths: Vec<Death>,
+}
+
+impl Question for Died {
+    const KIND: Kind = Kind(9);
+    const LANE: Lane = Lane::Control;
+    type Answer = ();
+}
+
+impl Placement {
+    /// Makes the placement of a node. [`Leader`] must run for it.
+    #[must_use]
+    pub fn new(
+        me: NodeId,
+        control: Control,
+        peers: Peers,
+        members: watch::Receiver<Members>,
+    ) -> (Self, Allocations) {
+        let (allocator, jobs) = Allocator::new();
+        let inner = Inner {
+            me,
+            control,
+            peers,
+            allocator,
+            members,
+            evidence: Mutex::default(),
+            news: Notify::new(),
+        };
+        let placement = Self(Arc::new(inner));
+        (placement.clone(), Allocations::new(placement, jobs))
+    }
+
+    /// Allocates resources, or changes their specs; durable when it returns.
+    ///
+    /// # Errors
+    /// When the state refuses it, or no leader acknowledged it before the deadline.
+    pub async fn allocate(
+        &self,
+        module: &ModuleName,
+        entries: Vec<(ResourceId, Spec)>,
+        deadline: Instant,
+    ) -> Result<Vec<Allocation>, AllocateError> {
+        let question = Allocate {
+            module: module.clone(),
+            entries,
+        };
+        let mut why = "there is no leader".to_owned();
+        while Instant::now() < deadline {
+            let leader = self.0.control.leadership().borrow().leader;
+            let left = deadline
+                .saturating_duration_since(Instant::now())
+                .min(ATTEMPT);
+            let answer = match leader {
+                None => Err("there is no leader".to_owned()),
+                Some(leader) if leader == self.0.me => {
+                    let Allocate { module, entries } = &question;
+                    Ok(self
+                        .0
+                        .allocator
+                        .allocate(module.clone(), entries.clone(), left)
+                        .await)
+                }
+                Some(leader) => {
+                    let asked = rpc::ask(&self.0.peers, leader, &question, left).await;
+                    asked.map_err(|error| crate::modules::chain(&error))
+                }
+            };
+            match answer {
+                Ok(Err(AllocateError::NotNow(reason))) | Err(reason) => why = reason,
+                Ok(settled) => return settled,
+            }
+            // All of it may be repeated: what is allocated already stays as it is.
+            debug!(reason = why, "allocating again");
+            tokio::time::sleep(AGAIN).await;
+        }
+        Err(AllocateError::NotNow(why))
+    }
+
+    /// Answers a peer that takes this node for the leader.
+    pub(crate) async fn answer_allocate(
+        &self,
+        question: Allocate,
+    ) -> Result<Vec<Allocation>, AllocateError> {
+        if !self.0.control.leadership().borrow().me {
+            return Err(AllocateError::NotNow(
+                "the node that was asked does not lead".to_owned(),
+            ));
+        }
+        self.0
+            .allocator
+            .allocate(question.module, question.entries, ATTEMPT)
+            .await
+    }
+
+    /// Takes a proof of death, its own.
+    pub fn died(&self, death: Death) {
+        self.0.evidence.lock().add(death);
+        self.0.news.notify_one();
+    }
+
+    /// Takes the proofs of death of a peer.
+    pub(crate) fn answer_died(&self, question: Died) {
+        for death in question.deaths {
+            self.died(death);
+        }
+    }
+
+    /// The nodes that answer now, this one included.
+    #[must_use]
+    pub fn live(&self) -> BTreeSet<NodeId> {
+        self.0.live()
+    }
+}
+
+impl Inner {
+    /// The nodes that answer: membership sees them, and a connection to that very run stands.
+    fn live(&self) -> BTreeSet<NodeId> {
+        let members = self.members.borrow();
+        let contacts = self
+            .peers
+            .connected()
+            .into_iter()
+            .map(|contact| contact.peer);
+        let answers = |peer: &PeerInfo| {
+            members
+                .iter()
+                .any(|m| (m.node, m.incarnation) == (peer.node, peer.incarnation))
+        };
+        contacts
+            .filter(answers)
+            .map(|peer| peer.node)
+            .chain([self.me])
+            .collect()
+    }
+}
+
+/// How long one attempt to allocate may take.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// The pause before the next attempt, about the time of a round trip and a commit.
+const AGAIN: Duration = Duration::from_millis(20);

@@ -1,0 +1,305 @@
+//! The leader's rounds: one after each thing that happened, and one now and then.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use holdfast_cluster::{
+    state::{About, Decision, Outcome, Standing, State},
+    voters::{self, Candidate, Change},
+};
+use holdfast_model::{Incarnation, NodeId};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Died, Placement};
+use crate::{
+    clock::now_ms,
+    control::{Leadership, Membership},
+    modules::chain,
+    peer::PeerInfo,
+    rpc,
+};
+
+/// The task behind a [`Placement`].
+pub struct Leader {
+    placement: Placement,
+    incarnation: Incarnation,
+    about: About,
+    /// When each voter was last seen alive.
+    seen: BTreeMap<NodeId, Instant>,
+}
+
+impl Leader {
+    /// Makes the task of a node that says this of itself.
+    #[must_use]
+    pub fn new(placement: Placement, incarnation: Incarnation, about: About) -> Self {
+        Self {
+            placement,
+            incarnation,
+            about,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Does the leader's work while this node leads; until stopped.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let inner = Arc::clone(&self.placement.0);
+        let mut leadership = inner.control.leadership();
+        let mut changes = inner.control.subscribe();
+        let mut members = inner.members.clone();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // All of these only wake: what happened is read from where it is kept.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = leadership.changed() => {}
+                _ = changes.changed() => {}
+                Ok(()) = members.changed() => {}
+                () = inner.news.notified() => {}
+                _ = tick.tick() => {}
+            }
+            let lead = *leadership.borrow_and_update();
+            if !lead.me {
+                self.tell(lead).await;
+                continue;
+            }
+            // A leader that is deposed in the middle of a round finds its decisions refused.
+            self.admit(lead.term).await;
+            self.bury(lead.term).await;
+            self.plan(lead.term).await;
+            self.tend_voters().await;
+        }
+    }
+
+    /// Gives the proofs of death that this node has to whoever leads.
+    async fn tell(&self, lead: Leadership) {
+        let inner = &self.placement.0;
+        let deaths = inner
+            .control
+            .read(|state| inner.evidence.lock().pending(state));
+        let Some(leader) = lead.leader.filter(|leader| *leader != inner.me) else {
+            return;
+        };
+        if deaths.is_empty() {
+            return;
+        }
+        if let Err(error) = rpc::ask(&inner.peers, leader, &Died { deaths }, TELL).await {
+            // Told again with the next tick, to whoever leads then.
+            warn!(error = chain(&error), "the leader did not hear of a death");
+        }
+    }
+
+    /// Makes nodes that membership found part of the cluster, and new runs of known ones.
+    async fn admit(&self, term: u64) {
+        let inner = &self.placement.0;
+        let members = inner.members.borrow().clone();
+        let mut found = vec![(inner.me, self.incarnation, self.about.clone())];
+        for contact in inner.peers.connected() {
+            let peer = contact.peer;
+            if members
+                .iter()
+                .any(|m| (m.node, m.incarnation) == (peer.node, peer.incarnation))
+            {
+                found.push((peer.node, peer.incarnation, about(&peer)));
+            }
+        }
+        let raft = inner.control.members();
+        for (node, incarnation, about) in found {
+            let news = inner.control.read(|state| match state.nodes().get(&node) {
+                None => true,
+                Some(known) if known.standing == Standing::Removed => false,
+                Some(known) if known.incarnation == incarnation => {
+                    known.standing != Standing::Down && known.about != about
+                }
+                Some(known) => known.incarnation < incarnation,
+            });
+            if !news {
+                continue;
+            }
+            if !raft.voters.contains(&node) && !raft.learners.contains(&node) {
+                let deadline = (Instant::now() + DECISION).into_std();
+                if let Err(error) = inner.control.add_learner(node, deadline).await {
+                    warn!(node.id = %node, error = chain(&error), "the node cannot follow yet");
+                    continue;
+                }
+            }
+            let join = Decision::Join {
+                node,
+                incarnation,
+                about,
+                at_ms: now_ms(),
+            };
+            if self.decide(term, join).await {
+                info!(node.id = %node, node.incarnation = %incarnation, "joined");
+            }
+        }
+    }
+
+    /// Frees the slots of incarnations that are proven dead.
+    async fn bury(&self, term: u64) {
+        let inner = &self.placement.0;
+        let decisions: Vec<Decision> = inner.control.read(|state| {
+            let deaths = inner.evidence.lock().pending(state);
+            deaths
+                .into_iter()
+                .filter_map(|death| death.decision(state))
+                .collect()
+        });
+        for decision in decisions {
+            if let Decision::Vacate { node, incarnation } = &decision {
+                info!(node.id = %node, node.incarnation = %incarnation, "dead; its slots are free");
+            }
+            self.decide(term, decision).await;
+        }
+    }
+
+    /// Gives every slot an owner, and the modules their balance.
+    async fn plan(&self, term: u64) {
+        let inner = &self.placement.0;
+        let live = inner.live();
+        let slots = inner.control.read(|state| state.plan(&live, MOVES_MAX));
+        if !slots.is_empty() {
+            self.decide(term, Decision::Place { slots }).await;
+        }
+    }
+
+    async fn decide(&self, term: u64, decision: Decision) -> bool {
+        let deadline = (Instant::now() + DECISION).into_std();
+        match self
+            .placement
+            .0
+            .control
+            .propose_as_leader(term, decision, deadline)
+            .await
+        {
+            Ok(Outcome::Refused(refused)) => {
+                warn!(%refused, "a decision was refused");
+                false
+            }
+            Ok(_) => true,
+            Err(error) => {
+                // Whoever leads next decides anew, on its own view.
+                warn!(error = chain(&error), "a decision was not heard");
+                false
+            }
+        }
+    }
+
+    /// Takes one step towards the voters that the cluster wants, and lets removed nodes go.
+    async fn tend_voters(&mut self) {
+        let inner = Arc::clone(&self.placement.0);
+        let raft = inner.control.members();
+        if raft.changing {
+            return;
+        }
+        let live = inner.live();
+        let now = Instant::now();
+        self.seen.extend(live.iter().map(|node| (*node, now)));
+        let (candidates, wanted, removed) = inner.control.read(|state| {
+            let wanted = state.cluster().map_or(1, |cluster| cluster.voters_wanted);
+            (
+                self.candidates(state, &raft, &live, now),
+                wanted,
+                removed(state, &raft),
+            )
+        });
+        let deadline = (now + DECISION).into_std();
+        let step = voters::next_change(&candidates, usize::from(wanted), REPLACE_AFTER);
+        let changed = match step {
+            Some(Change::Voters(voters)) => {
+                info!(?voters, "changing the voters");
+                inner.control.change_voters(voters, deadline).await
+            }
+            Some(Change::Transfer(to)) => inner.control.transfer_leadership(to, deadline).await,
+            None => match removed {
+                Some(node) => inner.control.remove(node, deadline).await,
+                None => Ok(()),
+            },
+        };
+        if let Err(error) = changed {
+            // Tried again in the next round, if it is still wanted then.
+            warn!(error = chain(&error), "the voters were not changed");
+        }
+    }
+
+    fn candidates(
+        &self,
+        state: &State,
+        raft: &Membership,
+        live: &BTreeSet<NodeId>,
+        now: Instant,
+    ) -> Vec<Candidate> {
+        let me = self.placement.0.me;
+        let candidate = |node: &NodeId| {
+            let standing = state.nodes().get(node).map(|known| known.standing);
+            let near = raft
+                .progress
+                .get(node)
+                .is_some_and(|progress| progress.lag <= LAG_MAX);
+            let seen = self.seen.get(node).copied();
+            Candidate {
+                node: *node,
+                voter: raft.voters.contains(node),
+                leader: *node == me,
+                live: live.contains(node),
+                caught_up: *node == me || near,
+                leaving: standing == Some(Standing::Removed),
+                // Never seen since this node leads: it counts from the first look.
+                silent_for: seen.map_or(Duration::ZERO, |seen| now.saturating_duration_since(seen)),
+            }
+        };
+        raft.voters
+            .iter()
+            .chain(&raft.learners)
+            .map(candidate)
+            .collect()
+    }
+}
+
+/// A removed node that takes part all the same, without a vote.
+fn removed(state: &State, raft: &Membership) -> Option<NodeId> {
+    let is_removed = |node: &&NodeId| {
+        state
+            .nodes()
+            .get(node)
+            .is_some_and(|known| known.standing == Standing::Removed)
+    };
+    raft.learners.iter().find(is_removed).copied()
+}
+
+/// What a peer's handshake says of it.
+fn about(peer: &PeerInfo) -> About {
+    About {
+        addr: peer.addr,
+        http: peer.about.http,
+        weight: peer.about.weight,
+        zone: peer.about.zone.as_deref().map(Into::into),
+        boot_id: peer.boot_id.to_string().into(),
+        version: peer.about.version.as_str().into(),
+    }
+}
+
+/// How often the leader looks without being told to.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How long a decision may take to be applied. Longer than an election, so that a slow disk does
+/// not make the leader decide the same again and again.
+const DECISION: Duration = Duration::from_secs(2);
+
+/// How long telling the leader of a death may take.
+const TELL: Duration = Duration::from_millis(500);
+
+/// How many slots may be on the move at once. Fewer: a rebalancing takes longer. More: all that
+/// move together wait for the slowest `terminate` among them, so that gaps grow.
+const MOVES_MAX: usize = 64;
+
+/// How many entries a learner may lack to be made a voter.
+const LAG_MAX: u64 = 1_000;
+
+/// How long a voter must be silent before a live learner takes its place.
+const REPLACE_AFTER: Duration = Duration::from_secs(30);

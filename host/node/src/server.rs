@@ -1,0 +1,463 @@
+//! A node: everything it is made of, started in order and ended in order.
+//!
+//! Two runtimes: on the control runtime run Raft, gossip and the connections that carry them; on
+//! the data runtime HTTP, forwarded calls and the handlers. No handler can keep a node from
+//! showing that it is alive.
+//!
+//! Invariant: the listener for peers is bound before anything runs and closed after the last
+//! instance has ended, because peers take a closed one for the proof that it has.
+
+mod answer;
+mod http;
+mod join;
+mod life;
+mod tasks;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use holdfast_cluster::{
+    membership::{self, Member},
+    state::{About, Owner},
+};
+use holdfast_model::{ClusterId, api::Listening};
+use holdfast_runtime::Runtime;
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::{mpsc, watch},
+};
+use tracing::{Instrument, error, info, info_span};
+
+use self::{
+    answer::{Answers, Carrier, Parts},
+    life::{Belonging, announce, belong, deaths, follow_members, follow_state, leave, name_taken},
+    tasks::{Ends, Tasks},
+};
+use crate::{
+    admin::{self, Api},
+    config::{ConfigError, NodeConfig},
+    control::{self, Control},
+    deploy::{Deploy, FromPeers},
+    dispatch::Dispatch,
+    gossip::Gossip,
+    identity::{self, DataDir, Secret},
+    modules::{self, Modules},
+    peer::{self, Local, NodeAbout, Peers, Runtimes},
+    placement::{Leader, Members, Placement},
+};
+
+/// Why a node could not run, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration makes no sense.
+    #[error("the configuration cannot be used")]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be used.
+    #[error("the data directory cannot be used")]
+    DataDir(#[from] identity::Error),
+    /// The secret that was made could not be written.
+    #[error("write the cluster's new secret")]
+    Secret(#[source] io::Error),
+    /// The secret that an earlier start has made cannot be read.
+    #[error("read the cluster's secret")]
+    OldSecret(#[from] identity::InvalidSecret),
+    /// A port could not be bound.
+    #[error("listen on {addr} for {what}")]
+    Listen {
+        /// For whom.
+        what: &'static str,
+        /// Where.
+        addr: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A runtime could not be made.
+    #[error("start the threads of the node")]
+    Threads(#[source] io::Error),
+    /// WebAssembly cannot be run here.
+    #[error("start the WebAssembly runtime")]
+    Runtime(#[from] holdfast_runtime::NewError),
+    /// The components cannot be kept.
+    #[error("open the components")]
+    Modules(#[from] modules::Error),
+    /// The state cannot be opened.
+    #[error("open the replicated state")]
+    Open(#[from] control::OpenError),
+    /// The cluster was not founded.
+    #[error("found the cluster")]
+    Found(#[from] control::FoundError),
+    /// Gossip cannot run with these options.
+    #[error("start gossip")]
+    Gossip(#[from] membership::InvalidOptions),
+    /// All seeds refused the node.
+    #[error("no seed lets this node in: {0}")]
+    Refused(String),
+    /// A founder was told of a cluster to join.
+    #[error(
+        "{seed} belongs to the cluster {cluster} already: start this node without --bootstrap and \
+         it joins"
+    )]
+    SeedFounded {
+        /// The seed.
+        seed: String,
+        /// Its cluster.
+        cluster: ClusterId,
+    },
+    /// The name belongs to another cluster.
+    #[error(
+        "another cluster has the name and secret of this one: {other}, heard from {from}. Two \
+         nodes were started with --bootstrap; give one of them another name, or have it join"
+    )]
+    NameTaken {
+        /// The other cluster.
+        other: ClusterId,
+        /// Who said so.
+        from: SocketAddr,
+    },
+    /// The state failed.
+    #[error("the replicated state failed")]
+    Control(#[from] control::Failure),
+    /// The cluster has given up this run of the node.
+    #[error("{0}")]
+    Expelled(String),
+    /// A task that must not end has ended.
+    #[error("the task `{0}` ended")]
+    Task(&'static str),
+}
+
+/// Runs a node until `stop`; then hands everything over and ends. Must not be
+/// called inside an async runtime.
+///
+/// # Errors
+/// When the node cannot start, or can no longer run.
+pub fn run(
+    config: NodeConfig,
+    stop: impl Future<Output = ()> + Send + 'static,
+    listening: impl FnOnce(Listening) + Send + 'static,
+) -> Result<(), Error> {
+    let build = |name: &str, threads: usize| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name(name)
+            .enable_all()
+            .build()
+            .map_err(Error::Threads)
+    };
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let control = build("control", CONTROL_THREADS)?;
+    let data = build("data", cores.max(2))?;
+    let runtimes = Runtimes {
+        control: control.handle().clone(),
+        data: data.handle().clone(),
+    };
+    let result = control.block_on(async {
+        let node = Node::open(config, runtimes).await?;
+        listening(node.listening());
+        node.run(stop).await
+    });
+    // What is left has been told to stop and had its time.
+    data.shutdown_timeout(THREADS_GRACE);
+    control.shutdown_timeout(THREADS_GRACE);
+    result
+}
+
+struct Node {
+    config: NodeConfig,
+    dir: Arc<DataDir>,
+    secret: Secret,
+    runtimes: Runtimes,
+    http: (TcpListener, SocketAddr),
+    peers_at: (TcpListener, Arc<UdpSocket>, SocketAddr),
+    advertise: SocketAddr,
+    about: NodeAbout,
+}
+
+impl Node {
+    async fn open(config: NodeConfig, runtimes: Runtimes) -> Result<Self, Error> {
+        let dir = Arc::new(DataDir::open(&config.data_dir)?);
+        let made = dir.path().join(SECRET_FILE);
+        let mut config = config;
+        if config.secret.is_none() && made.exists() {
+            config.secret = Some(Secret::read(&made)?);
+        }
+        config.check(dir.cluster().is_some())?;
+        let (listener, socket, cluster_addr) = bind_cluster(config.listen).await?;
+        let (http, http_addr) = bind_http(config.http).await?;
+        let secret = match &config.secret {
+            Some(secret) => secret.clone(),
+            None => {
+                let secret = Secret::generate();
+                secret.write(&made).map_err(Error::Secret)?;
+                info!(file = %made.display(), "made the cluster's secret; nodes that join need it");
+                secret
+            }
+        };
+        let advertise = config.advertise.unwrap_or(cluster_addr);
+        let about = NodeAbout {
+            http: http_addr,
+            weight: config.weight,
+            zone: config.zone.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        Ok(Self {
+            config,
+            dir,
+            secret,
+            runtimes,
+            http: (http, http_addr),
+            peers_at: (listener, Arc::new(socket), cluster_addr),
+            advertise,
+            about,
+        })
+    }
+
+    fn listening(&self) -> Listening {
+        Listening {
+            node: self.dir.node(),
+            incarnation: self.dir.incarnation(),
+            http: self.http.1,
+            cluster: self.peers_at.2,
+            pid: std::process::id(),
+        }
+    }
+
+    async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+        let me = Owner {
+            node: self.dir.node(),
+            incarnation: self.dir.incarnation(),
+        };
+        let services = Services::start(&self, me).await?;
+        let Self {
+            config,
+            dir,
+            secret,
+            runtimes,
+            http,
+            peers_at,
+            about,
+            advertise,
+        } = self;
+        let (listener, socket, _) = peers_at;
+        // Ended one after the other: first what uses, then what is used.
+        let ends = Ends::default();
+        let mut tasks = Tasks::new(runtimes);
+        let Services {
+            cluster_id,
+            peers,
+            events,
+            control,
+            placement,
+            members,
+            ..
+        } = services;
+        let dispatch_task = services.engine.run(ends.resources.clone());
+        let resources = tasks
+            .runtimes
+            .data
+            .spawn(dispatch_task.instrument(info_span!("resources")));
+        tasks.data("http", http::serve(http.0, services.api, ends.http.clone()));
+        let state_about = About {
+            addr: advertise,
+            http: about.http,
+            weight: about.weight,
+            zone: about.zone.as_deref().map(Into::into),
+            boot_id: dir.boot_id().to_string().into(),
+            version: about.version.as_str().into(),
+        };
+        let leader = Leader::new(placement.clone(), me.incarnation, state_about);
+        tasks.control("placement", leader.run(ends.rest.clone()));
+        tasks.control("allocations", services.allocations.run(ends.rest.clone()));
+        tasks.follow("deaths", &ends.rest, deaths(events, placement.clone()));
+        tasks.control("peers", peers.clone().run(listener, ends.peers.clone()));
+        let follow = follow_state(me, control.clone(), peers.clone());
+        let mut follow = tasks.runtimes.control.spawn(follow);
+
+        let belong = async {
+            let joined = belong(&config, &dir, &control, &peers, &ends.rest).await?;
+            cluster_id.send_replace(joined.map(|belonging| belonging.cluster));
+            Ok(joined)
+        };
+        let mut stop = std::pin::pin!(stop);
+        let joined = tokio::select! {
+            joined = belong => joined,
+            () = stop.as_mut() => Ok(None),
+        };
+        let outcome = match joined {
+            Err(error) => Err(error),
+            Ok(None) => Ok(()),
+            Ok(Some(Belonging { cluster, founded })) => {
+                let own = Member {
+                    node: me.node,
+                    incarnation: me.incarnation,
+                    addr: advertise,
+                };
+                let key = secret.gossip_key(&config.cluster);
+                let options = membership::Options::default();
+                let (gossip, heard) =
+                    Gossip::new(socket, own, &config.cluster, cluster, &key, options)?;
+                if config.gossip {
+                    tasks.control("gossip", gossip.run(ends.rest.clone()));
+                }
+                let seeds = config.seeds.clone();
+                let seeds = announce(seeds, heard.clone(), control.clone(), peers.clone());
+                tasks.follow("seeds", &ends.rest, seeds);
+                let found = follow_members(heard.clone(), peers.clone(), members);
+                tasks.follow("members", &ends.rest, found);
+                tokio::select! {
+                    () = stop.as_mut() => Ok(()),
+                    failure = control.failed() => Err(failure.into()),
+                    error = &mut follow => Err(error.unwrap_or(Error::Task("state"))),
+                    error = name_taken(heard, control.clone(), founded) => Err(error),
+                    name = tasks.first() => Err(Error::Task(name)),
+                }
+            }
+        };
+        if outcome.is_ok() {
+            leave(&config, me, &control, &placement).await;
+        }
+        ends.resources.cancel();
+        if let Err(failed) = resources.await {
+            error!(error = %failed, "the resources did not end as they should");
+        }
+        ends.http.cancel();
+        ends.rest.cancel();
+        follow.abort();
+        control.shutdown().await;
+        ends.peers.cancel();
+        tasks.end().await;
+        outcome
+    }
+}
+
+/// The parts of a node, made but not all running yet.
+struct Services {
+    cluster_id: watch::Sender<Option<ClusterId>>,
+    peers: Peers,
+    events: mpsc::Receiver<peer::Event>,
+    control: Control,
+    placement: Placement,
+    members: watch::Sender<Members>,
+    allocations: crate::placement::Allocations,
+    engine: crate::dispatch::Running,
+    api: Api,
+}
+
+impl Services {
+    async fn start(node: &Node, me: Owner) -> Result<Self, Error> {
+        let Node {
+            config,
+            dir,
+            secret,
+            runtimes,
+            about,
+            advertise,
+            ..
+        } = node;
+        let cluster_id = watch::Sender::new(dir.cluster());
+        let answers = Arc::new(Answers::default());
+        let local = Local {
+            node: me.node,
+            incarnation: me.incarnation,
+            boot_id: dir.boot_id(),
+            cluster: config.cluster.clone(),
+            cluster_id: cluster_id.subscribe(),
+            advertise: *advertise,
+            about: about.clone(),
+        };
+        let key = secret.handshake_key(&config.cluster);
+        let options = peer::Options::default();
+        let (peers, events) = Peers::new(local, key, answers.clone(), options, runtimes.clone());
+        let options = holdfast_runtime::Options {
+            cache_dir: Some(dir.path().join("compiled")),
+            ..holdfast_runtime::Options::default()
+        };
+        let component_bytes_max = options.component_bytes_max;
+        let runtime = Runtime::new(options)?;
+        let fetch = Arc::new(FromPeers(peers.clone()));
+        let modules = Modules::open(&dir.path().join("modules"), runtime, fetch)?;
+        let options = control::Options {
+            member: dir.cluster().is_some(),
+            ..control::Options::new(dir.path().to_owned(), me.node)
+        };
+        let control = Control::open(options, Arc::new(Carrier(peers.clone()))).await?;
+        let members = watch::Sender::<Members>::default();
+        let (placement, allocations) =
+            Placement::new(me.node, control.clone(), peers.clone(), members.subscribe());
+        let (dispatch, engine) = Dispatch::new(me, control.clone(), peers.clone(), modules.clone());
+        let deploy = Deploy::new(me.node, control.clone(), peers.clone(), modules.clone());
+        answers.open(Parts {
+            control: control.clone(),
+            peers: peers.clone(),
+            modules: modules.clone(),
+            placement: placement.clone(),
+            dispatch: dispatch.clone(),
+        });
+        let api = Api::new(admin::Parts {
+            me: me.node,
+            control: control.clone(),
+            peers: peers.clone(),
+            modules,
+            placement: placement.clone(),
+            dispatch,
+            deploy,
+            token: config.token.clone(),
+            component_bytes_max,
+        });
+        Ok(Self {
+            cluster_id,
+            peers,
+            events,
+            control,
+            placement,
+            members,
+            allocations,
+            engine,
+            api,
+        })
+    }
+}
+
+async fn bind_cluster(addr: SocketAddr) -> Result<(TcpListener, UdpSocket, SocketAddr), Error> {
+    let failed = |what| move |source| Error::Listen { what, addr, source };
+    for _ in 0..PORT_TRIES {
+        let listener = TcpListener::bind(addr)
+            .await
+            .map_err(failed("peers (TCP)"))?;
+        let bound = listener.local_addr().map_err(failed("peers (TCP)"))?;
+        match UdpSocket::bind(bound).await {
+            Ok(socket) => return Ok((listener, socket, bound)),
+            // The port was free for TCP only; with port 0 another one will do.
+            Err(error) if addr.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(source) => return Err(failed("peers (UDP)")(source)),
+        }
+    }
+    let source = io::Error::from(io::ErrorKind::AddrInUse);
+    Err(Error::Listen {
+        what: "peers (UDP)",
+        addr,
+        source,
+    })
+}
+
+async fn bind_http(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let failed = |source| Error::Listen {
+        what: "HTTP",
+        addr,
+        source,
+    };
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Threads for Raft, gossip and connections: enough that one slow commit delays nobody else.
+const CONTROL_THREADS: usize = 2;
+
+/// How long threads may take to end once the node has.
+const THREADS_GRACE: Duration = Duration::from_secs(2);
+
+/// How many free TCP ports are tried until one is free for UDP too.
+const PORT_TRIES: usize = 16;
+
+/// The secret that a founder makes, in its data directory.
+const SECRET_FILE: &str = "cluster.secret";

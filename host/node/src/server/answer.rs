@@ -1,0 +1,113 @@
+//! Brings what peers ask to the part of the node that answers.
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::{
+    control::{self, Control, TransportError},
+    deploy::{self, FetchComponent, KeepComponent},
+    dispatch::{self, AwaitHeld, CountsOf, Dispatch, Reports},
+    modules::{self, Modules},
+    peer::{Answer, CallError, Handler, Kind, Lane, PeerInfo, Peers, Reply},
+    placement::{Allocate, Died, Placement},
+    rpc::{self, Question},
+};
+
+/// What answers peers, once the node has it.
+#[derive(Default)]
+pub(super) struct Answers(OnceLock<Parts>);
+
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) control: Control,
+    pub(super) peers: Peers,
+    pub(super) modules: Modules,
+    pub(super) placement: Placement,
+    pub(super) dispatch: Dispatch,
+}
+
+impl Answers {
+    pub(super) fn open(&self, parts: Parts) {
+        // Set once, when the node starts; a second time would change nothing.
+        let _ = self.0.set(parts);
+    }
+}
+
+impl Handler for Answers {
+    fn handle(&self, peer: &PeerInfo, kind: Kind, payload: Bytes) -> Reply {
+        let Some(parts) = self.0.get() else {
+            return Reply::Ready(Err("the node is starting".to_owned()));
+        };
+        let asker = peer.node;
+        let parts = parts.clone();
+        if kind == dispatch::CALL {
+            let called = dispatch::answer_call(&parts.dispatch, payload);
+            return Reply::Pending(Box::pin(async move { Ok(called.await) }));
+        }
+        Reply::Pending(Box::pin(async move {
+            match kind {
+                CONTROL => {
+                    let answered = parts.control.handle(asker, payload).await;
+                    answered.map_err(|error| modules::chain(&error))
+                }
+                Reports::KIND => reply(&payload, async |q| parts.dispatch.reports(&q)).await,
+                CountsOf::KIND => {
+                    reply(&payload, async |_: CountsOf| parts.dispatch.counts()).await
+                }
+                AwaitHeld::KIND => {
+                    reply(&payload, async |q| parts.dispatch.await_held(q).await).await
+                }
+                KeepComponent::KIND => {
+                    let Parts { modules, peers, .. } = &parts;
+                    let keep = async |q| deploy::answer_keep(modules, peers, asker, q).await;
+                    reply(&payload, keep).await
+                }
+                FetchComponent::KIND => {
+                    reply(&payload, async |q| {
+                        deploy::answer_fetch(&parts.modules, q).await
+                    })
+                    .await
+                }
+                Allocate::KIND => {
+                    reply(&payload, async |q| parts.placement.answer_allocate(q).await).await
+                }
+                Died::KIND => reply(&payload, async |q| parts.placement.answer_died(q)).await,
+                Kind(other) => Err(format!("this version knows no question of kind {other}")),
+            }
+        }))
+    }
+}
+
+async fn reply<Q: Question>(payload: &[u8], answer: impl AsyncFnOnce(Q) -> Q::Answer) -> Answer {
+    let question = rpc::read(payload).map_err(|error| format!("malformed question: {error}"))?;
+    Ok(rpc::encode(&answer(question).await))
+}
+
+/// Carries the messages of the control state.
+pub(super) struct Carrier(pub(super) Peers);
+
+impl control::Transport for Carrier {
+    fn call(
+        &self,
+        to: holdfast_model::NodeId,
+        message: Bytes,
+        timeout: std::time::Duration,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        let peers = self.0.clone();
+        Box::pin(async move {
+            let called = peers
+                .call(to, Lane::Control, CONTROL, message, timeout)
+                .await;
+            called.map_err(|error| match error {
+                CallError::TimedOut { .. } if error.may_have_run() => TransportError::TimedOut,
+                error if error.may_have_run() => TransportError::Lost,
+                _ => TransportError::NotSent,
+            })
+        })
+    }
+}
+
+/// Kind of the control state's messages.
+const CONTROL: Kind = Kind(1);

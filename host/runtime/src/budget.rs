@@ -1,0 +1,103 @@
+//! The time of one call, and what happens at each epoch tick while the guest computes.
+//!
+//! Invariant: a guest that computes past its deadline is interrupted at the next tick, and a
+//! worker thread of tokio is not held by one call for more than a few ticks: in the fiber lane the
+//! call yields, in the direct lane another thread takes over the worker's tasks.
+
+use std::{
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use holdfast_model::Lane;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use wasmtime::{StoreContextMut, UpdateDeadline};
+
+use crate::state::State;
+
+/// The time of the call that runs now.
+pub(crate) struct Budget {
+    lane: Lane,
+    deadline: Instant,
+    ticks: u32,
+}
+
+impl Budget {
+    pub(crate) fn new(lane: Lane) -> Self {
+        Self {
+            lane,
+            deadline: Instant::now(),
+            ticks: 0,
+        }
+    }
+
+    /// Begins a call that ends at `deadline` at the latest.
+    pub(crate) fn begin_call(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+        self.ticks = 0;
+    }
+
+    fn tick(&mut self) -> Tick {
+        if Instant::now() >= self.deadline {
+            return Tick::Over;
+        }
+        self.ticks = self.ticks.saturating_add(1);
+        match self.lane {
+            Lane::Fiber => Tick::Yield,
+            Lane::Direct if self.ticks == TICKS_BEFORE_HAND_OFF => Tick::HandOff,
+            Lane::Direct => Tick::Continue,
+        }
+    }
+}
+
+enum Tick {
+    Over,
+    Yield,
+    HandOff,
+    Continue,
+}
+
+/// Called by wasmtime when a guest is still computing at an epoch tick.
+pub(crate) fn on_tick(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
+    match store.data_mut().budget.tick() {
+        Tick::Over => Ok(UpdateDeadline::Interrupt),
+        // Tokio's own: a plain wake-up would keep its timers and sockets waiting for 61 polls.
+        Tick::Yield => Ok(UpdateDeadline::YieldCustom(
+            1,
+            Box::pin(tokio::task::yield_now()),
+        )),
+        Tick::Continue => Ok(UpdateDeadline::Continue(1)),
+        Tick::HandOff => {
+            hand_off_worker();
+            Ok(UpdateDeadline::Continue(1))
+        }
+    }
+}
+
+/// Gives the tasks of this tokio worker to another thread, for as long as the current poll lasts.
+///
+/// `block_in_place` offers the worker's core to a thread of the blocking pool and takes it back
+/// at its end if nobody has come for it. So it has to last until somebody has: the pool starts
+/// its jobs in order, hence a job sent after the offer runs when the offer has been picked up.
+fn hand_off_worker() {
+    let Ok(runtime) = Handle::try_current() else {
+        return;
+    };
+    if runtime.runtime_flavor() != RuntimeFlavor::MultiThread {
+        return;
+    }
+    tokio::task::block_in_place(|| {
+        let (started, picked_up) = mpsc::sync_channel(1);
+        runtime.spawn_blocking(move || started.send(()));
+        // A full pool must not hold the guest for ever; then the worker stays with this thread.
+        if picked_up.recv_timeout(HAND_OFF_WAIT_MAX).is_ok() {
+            // Between picking up the job and taking the core lie a few instructions.
+            std::thread::sleep(HAND_OFF_GRACE);
+        }
+    });
+}
+
+/// Short calls end before; two ticks cost other tasks 20 ms at most.
+const TICKS_BEFORE_HAND_OFF: u32 = 2;
+const HAND_OFF_WAIT_MAX: Duration = Duration::from_millis(50);
+const HAND_OFF_GRACE: Duration = Duration::from_millis(1);

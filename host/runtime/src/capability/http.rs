@@ -1,0 +1,127 @@
+//! `wasi:http/outgoing-handler`: requests to granted destinations.
+//!
+//! Invariant: no name is resolved and no connection made unless a grant allows the destination,
+//! and a connection goes to the very address that was checked. Without grants, and in the direct
+//! lane, every request answers `HTTP-request-denied` at once. Redirects are the guest's business.
+
+use std::sync::Arc;
+
+use holdfast_model::{Lane, module::HttpGrant};
+use tokio::sync::Semaphore;
+use wasmtime::{
+    StoreContextMut,
+    component::{Linker, Resource},
+};
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
+    WasiHttpView,
+    p2::{
+        bindings::http::{
+            outgoing_handler,
+            types::{self, ErrorCode},
+        },
+        types::{HostFutureIncomingResponse, HostOutgoingRequest},
+    },
+};
+
+use crate::state::State;
+
+mod client;
+mod destination;
+mod pool;
+
+pub(crate) use client::Client;
+
+/// What one instance needs for its requests. Made at first use.
+pub(crate) struct Outbound {
+    context: WasiHttpCtx,
+    hooks: Hooks,
+}
+
+struct Hooks {
+    client: Arc<Client>,
+    grants: Arc<[HttpGrant]>,
+    /// Requests under way.
+    permits: Arc<Semaphore>,
+}
+
+pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    let options = types::LinkOptions::default();
+    types::add_to_linker::<_, WasiHttp>(linker, &options, State::http)?;
+    linker
+        .instance("wasi:http/outgoing-handler@0.2.12")?
+        .func_wrap("handle", handle)
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let grounds = &self.grounds;
+        let outbound = self.http.get_or_insert_with(|| {
+            Box::new(Outbound {
+                context: WasiHttpCtx::new(),
+                hooks: Hooks {
+                    client: grounds.http.clone(),
+                    grants: grounds.grants.clone(),
+                    permits: Arc::new(Semaphore::new(REQUESTS_PER_INSTANCE_MAX)),
+                },
+            })
+        });
+        WasiHttpCtxView {
+            hooks: &mut outbound.hooks,
+            table: &mut self.table,
+            ctx: &mut outbound.context,
+        }
+    }
+}
+
+impl WasiHttpHooks for Hooks {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        let (client, grants) = (self.client.clone(), self.grants.clone());
+        let permit = self.permits.clone().try_acquire_owned();
+        Box::new(async move {
+            let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
+            let options = options.unwrap_or_default();
+            let response = client.send(&grants, request, options, permit).await?;
+            // The connection is driven by a task of the client: nothing is left to do here.
+            let io: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(async { Ok(()) });
+            Ok((response, io))
+        })
+    }
+}
+
+type Sent = Result<
+    (
+        http::Response<WasiBody>,
+        Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ),
+    Error,
+>;
+
+/// Denies what cannot be granted before anything is spawned: in the direct lane nobody could wait
+/// for the answer.
+fn handle(
+    mut store: StoreContextMut<'_, State>,
+    (request, options): (
+        Resource<HostOutgoingRequest>,
+        Option<Resource<RequestOptions>>,
+    ),
+) -> wasmtime::Result<(Result<Resource<HostFutureIncomingResponse>, ErrorCode>,)> {
+    let state = store.data_mut();
+    let open = state.grounds.lane == Lane::Fiber && !state.grounds.grants.is_empty();
+    if !open {
+        state.table.delete(request)?;
+        return Ok((Err(ErrorCode::HttpRequestDenied),));
+    }
+    match outgoing_handler::Host::handle(&mut state.http(), request, options) {
+        Ok(response) => Ok((Ok(response),)),
+        Err(error) => Ok((Err(error.downcast()?),)),
+    }
+}
+
+/// Requests of one instance at the same time, until their answers have been read.
+const REQUESTS_PER_INSTANCE_MAX: usize = 32;

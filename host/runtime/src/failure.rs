@@ -1,0 +1,288 @@
+//! Why a call, or the start of an instance, did not succeed.
+
+use std::{sync::Arc, time::Duration};
+
+use holdfast_model::{
+    ModuleName,
+    call::{self, Refusal},
+};
+use wasmtime::{Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use crate::state::State;
+
+/// How a call ended without an answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The guest trapped: a panic, a bug or a forbidden wait. The instance is dead.
+    #[error("the handler trapped in `{function}`: {message}")]
+    Trapped {
+        /// The innermost function of the handler's own, or `unknown`.
+        function: Arc<str>,
+        /// What the panic or the trap said.
+        message: Arc<str>,
+        /// One frame per line, the innermost first; empty when unknown.
+        backtrace: Arc<str>,
+    },
+    /// The call did not end in time. The instance is dead.
+    #[error("the handler did not finish within {} ms", .0.as_millis())]
+    TimedOut(Duration),
+    /// The guest needed more memory than its limit and trapped. The instance is dead.
+    #[error(
+        "the handler ran out of memory in `{function}`: it asked for {asked} bytes in all, and \
+         limits.memory_bytes_max is {limit}"
+    )]
+    OutOfMemory {
+        /// The innermost function of the handler's own, or `unknown`.
+        function: Arc<str>,
+        /// The limit in bytes.
+        limit: u64,
+        /// What it would have had in all, in bytes.
+        asked: u64,
+    },
+    /// `handle` or `terminate` answered that it may succeed later.
+    #[error("{0}")]
+    Retry(String),
+    /// `handle` or `terminate` answered that it will not succeed.
+    #[error("{0}")]
+    Fatal(String),
+    /// `invoke` refused the request.
+    #[error("{message}")]
+    Refused {
+        /// What kind of refusal.
+        kind: Refusal,
+        /// The handler's words.
+        message: String,
+    },
+    /// The answer is larger than `limits.body_bytes_max`.
+    #[error("the handler's answer has {len} bytes, and limits.body_bytes_max is {max}")]
+    AnswerTooLarge {
+        /// Its size in bytes.
+        len: u64,
+        /// The limit in bytes.
+        max: u64,
+    },
+    /// The module has no `invocation` interface.
+    #[error("the module has no `invocation` interface")]
+    NotInvocable,
+    /// An earlier call left the instance unusable: it trapped, timed out or was dropped midway.
+    #[error("an earlier call left this instance unusable")]
+    Dead,
+}
+
+impl Failure {
+    /// The failure as callers of `invoke` see it.
+    #[must_use]
+    pub fn into_call_error(self, module: &ModuleName) -> call::Error {
+        let trapped = |function, message: String| call::Error::Trapped {
+            function,
+            message: message.into(),
+        };
+        match self {
+            Self::Trapped {
+                function, message, ..
+            } => call::Error::Trapped { function, message },
+            Self::OutOfMemory { ref function, .. } => trapped(function.clone(), self.to_string()),
+            Self::TimedOut(after) => call::Error::TimedOut(after),
+            Self::Refused { kind, message } => call::Error::Refused { kind, message },
+            Self::Retry(message) => call::Error::Refused {
+                kind: Refusal::Unavailable,
+                message,
+            },
+            Self::Fatal(message) => call::Error::Refused {
+                kind: Refusal::Failed,
+                message,
+            },
+            Self::AnswerTooLarge { .. } => call::Error::Refused {
+                kind: Refusal::Failed,
+                message: self.to_string(),
+            },
+            Self::NotInvocable => call::Error::NotInvocable(module.to_string()),
+            // Whoever calls a dead instance had no effect on it.
+            Self::Dead => call::Error::Unavailable {
+                reason: self.to_string(),
+                retry_after: Duration::from_secs(1),
+            },
+        }
+    }
+
+    /// Reads what wasmtime says about a call that had `time`.
+    pub(crate) fn of(error: &wasmtime::Error, state: &State, time: Duration) -> Self {
+        let trap = error.downcast_ref::<Trap>();
+        if trap == Some(&Trap::Interrupt) {
+            return Self::TimedOut(time);
+        }
+        if let Some(journal) = state.journal_so_far() {
+            journal.flush();
+        }
+        let tail = state.journal_so_far().map_or_else(Vec::new, |j| j.tail());
+        let panic = panic_message(&tail);
+        let frames = Frames::of(error);
+        let function = frames.innermost();
+        // Without memory, standard libraries abort; a panic has other reasons.
+        if let (Some(asked), None) = (state.memory.refused(), &panic) {
+            return Self::OutOfMemory {
+                function,
+                limit: state.memory.bytes_max(),
+                asked,
+            };
+        }
+        let message = panic.unwrap_or_else(|| {
+            if let Some(I32Exit(status)) = error.downcast_ref() {
+                return format!("it exited with status {status}; a handler must return");
+            }
+            let cause = match trap {
+                Some(Trap::StackOverflow) => "it used up its call stack".to_owned(),
+                Some(Trap::UnreachableCodeReached) => {
+                    "it aborted (`unreachable` was executed)".to_owned()
+                }
+                Some(trap) => trap.to_string(),
+                None => error.root_cause().to_string(),
+            };
+            match tail.last() {
+                Some(line) => format!("{cause}; it said last: {line}"),
+                None => cause,
+            }
+        });
+        Self::Trapped {
+            function,
+            message: message.into(),
+            backtrace: frames.to_string().into(),
+        }
+    }
+}
+
+/// The message of a Rust panic, from what the guest said last.
+fn panic_message(tail: &[String]) -> Option<String> {
+    let begin = tail.iter().rposition(|line| line.contains("panicked at"))?;
+    let lines = &tail[begin..];
+    let end = lines.iter().position(|line| line.starts_with("note: "));
+    let lines = &lines[..end.unwrap_or(lines.len())];
+    let first = lines[0].find("panicked at").map(|at| &lines[0][at..])?;
+    let rest = lines[1..].join("\n");
+    Some(format!("{first} {rest}").trim_end().to_owned())
+}
+
+/// The functions that were active, the innermost first, as people write them.
+struct Frames(Vec<String>);
+
+impl Frames {
+    fn of(error: &wasmtime::Error) -> Self {
+        let backtrace = error.downcast_ref::<WasmBacktrace>();
+        let frames = backtrace.map_or(&[][..], |backtrace| backtrace.frames());
+        let name = |frame: &wasmtime::FrameInfo| {
+            frame
+                .func_name()
+                .map_or_else(|| format!("function {}", frame.func_index()), readable)
+        };
+        Self(frames.iter().take(FRAMES_MAX).map(name).collect())
+    }
+
+    fn innermost(&self) -> Arc<str> {
+        let own = |name: &&String| !FOREIGN.iter().any(|prefix| bare(name).starts_with(prefix));
+        // Names without a path are C: in a Rust guest those of its C library.
+        let rust = |name: &&String| own(name) && name.contains("::");
+        let mut names = self.0.iter();
+        let found = names.clone().find(rust).or_else(|| names.find(own));
+        let found = found.or(self.0.first());
+        found.map_or("unknown", String::as_str).into()
+    }
+}
+
+impl std::fmt::Display for Frames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (n, name) in self.0.iter().enumerate() {
+            if n > 0 {
+                f.write_str("\n")?;
+            }
+            f.write_str(name)?;
+        }
+        Ok(())
+    }
+}
+
+/// The name without the hash that Rust's older mangling adds.
+fn readable(name: &str) -> String {
+    let name = format!("{:#}", rustc_demangle::demangle(name));
+    match name.rsplit_once("::h") {
+        Some((head, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            head.to_owned()
+        }
+        _ => name,
+    }
+}
+
+/// `<alloc::vec::Vec<T> as …>::index` is a function of `alloc`.
+fn bare(name: &str) -> &str {
+    name.trim_start_matches(['<', '&', '['])
+}
+
+/// Functions that nobody wrote in a handler: they only report what happened in their caller.
+const FOREIGN: [&str; 16] = [
+    "abort",
+    "alloc::",
+    "core::",
+    "std::",
+    "panic_abort::",
+    "dlmalloc",
+    "rust_",
+    "_rust_",
+    "__rust",
+    "__rg_",
+    "__rdl_",
+    "cabi_realloc",
+    "memcpy",
+    "memmove",
+    "memset",
+    "function ",
+];
+
+const FRAMES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(names: &[&str]) -> Frames {
+        Frames(names.iter().map(|name| readable(name)).collect())
+    }
+
+    #[test]
+    fn the_innermost_function_is_the_handlers_own() {
+        let frames = frames(&[
+            "rust_panic",
+            "std::panicking::begin_panic_handler::h0123456789abcdef",
+            "core::panicking::panic_bounds_check::h0123456789abcdef",
+            "<alloc::vec::Vec<T> as core::ops::Index<I>>::index",
+            "_ZN5probe4boom17h0123456789abcdefE",
+            "probe::invoke",
+        ]);
+        assert_eq!(&*frames.innermost(), "probe::boom");
+        assert_eq!(frames.to_string().lines().count(), 6);
+        assert_eq!(&*Frames(vec![]).innermost(), "unknown");
+        let waiting = [
+            "poll_block",
+            "nanosleep",
+            "std::thread::sleep",
+            "probe::wait",
+        ];
+        assert_eq!(&*self::frames(&waiting).innermost(), "probe::wait");
+        assert_eq!(
+            &*self::frames(&["abort", "inner", "outer"]).innermost(),
+            "inner"
+        );
+    }
+
+    #[test]
+    fn a_panic_is_read_from_stderr() {
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        let tail = lines(
+            "hello\n\nthread '<unnamed>' panicked at src/lib.rs:3:9:\nindex out of bounds\nnote: run with x",
+        );
+        assert_eq!(
+            panic_message(&tail).unwrap(),
+            "panicked at src/lib.rs:3:9: index out of bounds"
+        );
+        assert_eq!(panic_message(&lines("hello")), None);
+    }
+}

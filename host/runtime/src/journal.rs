@@ -1,0 +1,251 @@
+//! What guests say: lines on stdout and stderr, and messages of `wasi:logging`.
+//!
+//! Invariant: a guest costs bounded memory and a bounded number of entries per call, whatever it
+//! writes. A call that said more than is kept is told by a message of its own.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use holdfast_model::{ModuleName, ResourceId};
+use parking_lot::Mutex;
+use wasmtime::component::{ComponentType, Lift};
+
+/// One message of a guest.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestLog<'a> {
+    /// The module it comes from.
+    pub module: &'a ModuleName,
+    /// The resource it comes from.
+    pub resource: &'a ResourceId,
+    /// How the guest said it.
+    pub source: Source,
+    /// How important the guest finds it.
+    pub level: Level,
+    /// `context` of `wasi:logging`; empty for stdout and stderr.
+    pub context: &'a str,
+    /// The text, at most 8 KiB, without a line feed at its end.
+    pub message: &'a str,
+}
+
+/// How a guest said something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A line on standard output.
+    Stdout,
+    /// A line on standard error.
+    Stderr,
+    /// A message of `wasi:logging`.
+    Logging,
+}
+
+/// Levels of `wasi:logging`, the least important first.
+#[derive(ComponentType, Lift, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[component(enum)]
+#[repr(u8)]
+pub enum Level {
+    /// Values of variables and the flow of control.
+    #[component(name = "trace")]
+    Trace,
+    /// Of interest to someone who debugs the handler.
+    #[component(name = "debug")]
+    Debug,
+    /// Of interest to someone who watches the handler; also what stdout says.
+    #[component(name = "info")]
+    Info,
+    /// A hazardous situation; also what stderr says.
+    #[component(name = "warn")]
+    Warn,
+    /// A serious error.
+    #[component(name = "error")]
+    Error,
+    /// A fatal error.
+    #[component(name = "critical")]
+    Critical,
+}
+
+/// Takes what guests say. Called on the thread that runs the guest: it must not block.
+pub trait GuestLogSink: Send + Sync + 'static {
+    /// Takes one message.
+    fn log(&self, entry: &GuestLog<'_>);
+}
+
+/// Sends what guests say to `tracing`, under the target `guest`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TracingSink;
+
+impl GuestLogSink for TracingSink {
+    fn log(&self, entry: &GuestLog<'_>) {
+        macro_rules! emit {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "guest",
+                    module = %entry.module,
+                    resource.id = %entry.resource,
+                    source = ?entry.source,
+                    context = entry.context,
+                    "{}", entry.message
+                )
+            };
+        }
+        match entry.level {
+            Level::Trace => emit!(trace),
+            Level::Debug => emit!(debug),
+            Level::Info => emit!(info),
+            // A guest's error is no error of the node: nobody needs to act for the node's sake.
+            Level::Warn | Level::Error | Level::Critical => emit!(warn),
+        }
+    }
+}
+
+/// The journal of one instance. Made when the guest says something for the first time.
+pub(crate) struct Journal {
+    module: ModuleName,
+    resource: ResourceId,
+    sink: Arc<dyn GuestLogSink>,
+    lines: Mutex<Lines>,
+}
+
+#[derive(Default)]
+struct Lines {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    /// Last lines of the current call on stderr and in critical messages: where a panic leaves
+    /// its message, and nowhere else.
+    tail: VecDeque<String>,
+    /// Entries of the current call.
+    entries: u32,
+}
+
+impl Journal {
+    pub(crate) fn new(
+        module: ModuleName,
+        resource: ResourceId,
+        sink: Arc<dyn GuestLogSink>,
+    ) -> Self {
+        Self {
+            module,
+            resource,
+            sink,
+            lines: Mutex::default(),
+        }
+    }
+
+    /// Begins a new call: its entries are counted anew.
+    pub(crate) fn begin_call(&self) {
+        let mut lines = self.lines.lock();
+        lines.tail.clear();
+        let left_out = std::mem::take(&mut lines.entries).saturating_sub(ENTRIES_PER_CALL_MAX);
+        drop(lines);
+        if left_out > 0 {
+            let message = format!("{left_out} more messages of the last call were left out");
+            self.emit(Source::Logging, Level::Warn, "", &message);
+        }
+    }
+
+    /// Logs a message of `wasi:logging`.
+    pub(crate) fn log(&self, level: Level, context: &str, message: &str) {
+        let context = cut(context, CONTEXT_BYTES_MAX);
+        let message = cut(message, LINE_BYTES_MAX).trim_end();
+        let mut lines = self.lines.lock();
+        if level == Level::Critical {
+            for line in message.lines().take(TAIL_LINES_MAX) {
+                lines.remember(line);
+            }
+        }
+        if lines.admit() {
+            self.emit(Source::Logging, level, context, message);
+        }
+    }
+
+    /// Takes bytes written to stdout or stderr, and logs the lines that they complete.
+    pub(crate) fn write(&self, source: Source, bytes: &[u8]) {
+        let mut lines = self.lines.lock();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            for piece in piece.chunks(LINE_BYTES_MAX) {
+                let pending = lines.pending(source);
+                if pending.len() + piece.len() > LINE_BYTES_MAX {
+                    self.complete(&mut lines, source);
+                }
+                lines.pending(source).extend_from_slice(piece);
+            }
+            if piece.ends_with(b"\n") {
+                self.complete(&mut lines, source);
+            }
+        }
+    }
+
+    /// Logs what was written last without a line feed.
+    pub(crate) fn flush(&self) {
+        let mut lines = self.lines.lock();
+        self.complete(&mut lines, Source::Stdout);
+        self.complete(&mut lines, Source::Stderr);
+    }
+
+    /// What the guest said last in the current call, on stderr or as a critical message.
+    pub(crate) fn tail(&self) -> Vec<String> {
+        self.lines.lock().tail.iter().cloned().collect()
+    }
+
+    fn complete(&self, lines: &mut Lines, source: Source) {
+        let bytes = std::mem::take(lines.pending(source));
+        if bytes.is_empty() {
+            return;
+        }
+        let line = String::from_utf8_lossy(&bytes);
+        let line = line.trim_end();
+        let level = match source {
+            Source::Stderr => Level::Warn,
+            Source::Stdout | Source::Logging => Level::Info,
+        };
+        if source == Source::Stderr {
+            lines.remember(line);
+        }
+        if !line.is_empty() && lines.admit() {
+            self.emit(source, level, "", line);
+        }
+    }
+
+    fn emit(&self, source: Source, level: Level, context: &str, message: &str) {
+        self.sink.log(&GuestLog {
+            module: &self.module,
+            resource: &self.resource,
+            source,
+            level,
+            context,
+            message,
+        });
+    }
+}
+
+impl Lines {
+    fn pending(&mut self, source: Source) -> &mut Vec<u8> {
+        match source {
+            Source::Stderr => &mut self.stderr,
+            Source::Stdout | Source::Logging => &mut self.stdout,
+        }
+    }
+
+    fn remember(&mut self, line: &str) {
+        if self.tail.len() == TAIL_LINES_MAX {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line.to_owned());
+    }
+
+    fn admit(&mut self) -> bool {
+        self.entries = self.entries.saturating_add(1);
+        self.entries <= ENTRIES_PER_CALL_MAX
+    }
+}
+
+fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+const LINE_BYTES_MAX: usize = 8 << 10;
+const CONTEXT_BYTES_MAX: usize = 256;
+const TAIL_LINES_MAX: usize = 16;
+/// More than a person reads; less than what fills a disk when every call does it.
+const ENTRIES_PER_CALL_MAX: u32 = 1000;
+
+#[cfg(test)]
+mod tests;

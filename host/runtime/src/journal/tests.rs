@@ -1,0 +1,86 @@
+use super::*;
+
+#[derive(Default)]
+struct Seen(Mutex<Vec<(Source, Level, String)>>);
+
+impl GuestLogSink for Seen {
+    fn log(&self, entry: &GuestLog<'_>) {
+        assert_eq!((entry.module.as_str(), entry.resource.as_str()), ("m", "r"));
+        let entry = (entry.source, entry.level, entry.message.to_owned());
+        self.0.lock().push(entry);
+    }
+}
+
+fn journal() -> (Journal, Arc<Seen>) {
+    let seen = Arc::new(Seen::default());
+    let journal = Journal::new("m".parse().unwrap(), "r".parse().unwrap(), seen.clone());
+    (journal, seen)
+}
+
+#[test]
+fn lines_are_logged_when_they_are_complete() {
+    let (journal, seen) = journal();
+    journal.write(Source::Stdout, b"a");
+    journal.write(Source::Stderr, b"x\ny");
+    journal.write(Source::Stdout, b"b\n\nc");
+    let at = |n: usize| seen.0.lock()[n].clone();
+    assert_eq!(at(0), (Source::Stderr, Level::Warn, "x".to_owned()));
+    assert_eq!(at(1), (Source::Stdout, Level::Info, "ab".to_owned()));
+    assert_eq!(seen.0.lock().len(), 2);
+    journal.flush();
+    assert_eq!(at(2), (Source::Stdout, Level::Info, "c".to_owned()));
+    assert_eq!(journal.tail(), ["x", "y"]);
+}
+
+#[test]
+fn a_line_without_end_takes_bounded_memory() {
+    let (journal, seen) = journal();
+    for _ in 0..100 {
+        journal.write(Source::Stdout, &[b'a'; 1000]);
+    }
+    assert!(journal.lines.lock().stdout.len() <= LINE_BYTES_MAX);
+    assert!(
+        seen.0
+            .lock()
+            .iter()
+            .all(|(_, _, line)| line.len() <= LINE_BYTES_MAX)
+    );
+    journal.flush();
+    let total: usize = seen.0.lock().iter().map(|(_, _, line)| line.len()).sum();
+    assert_eq!(total, 100_000);
+}
+
+#[test]
+fn a_flood_is_cut_and_said_to_be_cut() {
+    let (journal, seen) = journal();
+    for _ in 0..ENTRIES_PER_CALL_MAX + 7 {
+        journal.log(Level::Info, "", "x");
+    }
+    assert_eq!(seen.0.lock().len(), ENTRIES_PER_CALL_MAX as usize);
+    journal.begin_call();
+    let (_, _, last) = seen.0.lock().last().unwrap().clone();
+    assert_eq!(last, "7 more messages of the last call were left out");
+    journal.log(Level::Info, "", "y");
+    assert_eq!(seen.0.lock().last().unwrap().2, "y");
+}
+
+#[test]
+fn long_messages_are_cut_between_characters() {
+    let (journal, seen) = journal();
+    journal.log(Level::Info, "", &"日".repeat(LINE_BYTES_MAX));
+    assert_eq!(seen.0.lock()[0].2.len(), LINE_BYTES_MAX / 3 * 3);
+}
+
+#[test]
+fn the_last_words_are_those_on_stderr_and_critical_ones() {
+    let (journal, _) = journal();
+    journal.log(Level::Critical, "", "panicked at a.rs:1:2:\nboom");
+    journal.log(Level::Error, "", "not this");
+    journal.write(Source::Stderr, b"aborting\n");
+    assert_eq!(
+        journal.tail(),
+        ["panicked at a.rs:1:2:", "boom", "aborting"]
+    );
+    journal.begin_call();
+    assert!(journal.tail().is_empty());
+}

@@ -1,0 +1,86 @@
+//! What a store holds for its guest.
+//!
+//! Invariant: an instance that uses no capability pays for none; everything but the account of
+//! memory and time is made at its first use.
+
+use std::sync::Arc;
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::{
+    budget::Budget,
+    capability::{http, plain},
+    instance::ManagedResource,
+    journal::Journal,
+    memory::Memory,
+    module::Grounds,
+};
+
+pub(crate) struct State {
+    pub(crate) grounds: Arc<Grounds>,
+    pub(crate) resource: ManagedResource,
+    pub(crate) memory: Memory,
+    pub(crate) budget: Budget,
+    pub(crate) table: ResourceTable,
+    journal: Option<Arc<Journal>>,
+    wasi: Option<Box<WasiCtx>>,
+    pub(crate) http: Option<Box<http::Outbound>>,
+}
+
+impl State {
+    pub(crate) fn new(grounds: Arc<Grounds>, resource: ManagedResource) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HOST_RESOURCES_MAX);
+        Self {
+            memory: Memory::new(grounds.limits.memory_bytes_max),
+            budget: Budget::new(grounds.lane),
+            grounds,
+            resource,
+            table,
+            journal: None,
+            wasi: None,
+            http: None,
+        }
+    }
+
+    /// The journal, made at first use.
+    pub(crate) fn journal(&mut self) -> &Arc<Journal> {
+        self.journal.get_or_insert_with(|| {
+            Arc::new(Journal::new(
+                self.grounds.name.clone(),
+                self.resource.id.clone(),
+                self.grounds.sink.clone(),
+            ))
+        })
+    }
+
+    /// The journal, if the guest has said anything yet.
+    pub(crate) fn journal_so_far(&self) -> Option<&Journal> {
+        self.journal.as_deref()
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        if self.wasi.is_none() {
+            let journal = self.journal().clone();
+            self.wasi = Some(Box::new(plain::context(&journal)));
+        }
+        WasiCtxView {
+            ctx: self.wasi.as_mut().expect("made just above"),
+            table: &mut self.table,
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if let Some(journal) = &self.journal {
+            journal.flush();
+        }
+    }
+}
+
+/// Streams, pollables, requests and so on of one instance at the same time.
+const HOST_RESOURCES_MAX: usize = 10_000;

@@ -1,0 +1,221 @@
+//! A handler harms itself only.
+
+use std::time::{Duration, Instant};
+
+use holdfast_model::{Lane, Settings};
+use holdfast_runtime::{Failure, Source, TerminateReason};
+
+use crate::support::{
+    handler, handler_importing, held, load, request, resource, runtime, runtime_that_keeps,
+};
+
+fn lane(lane: Lane) -> Settings {
+    Settings {
+        lane: Some(lane),
+        ..Settings::default()
+    }
+}
+
+fn trapped(failure: Failure) -> (String, String) {
+    match failure {
+        Failure::Trapped {
+            function, message, ..
+        } => (function.to_string(), message.to_string()),
+        other => panic!("not a trap: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_tells_where_and_what_and_kills_its_instance_only() {
+    for chosen in [Lane::Direct, Lane::Fiber] {
+        let (runtime, said) = runtime_that_keeps();
+        let mut one = held(&runtime, &lane(chosen)).await;
+        let mut other = held(&runtime, &lane(chosen)).await;
+        let failure = one.invoke(&request(r#"{"op":"panic"}"#)).await.unwrap_err();
+        let (function, message) = trapped(failure.clone());
+        assert!(function.contains("probe"), "{function}");
+        assert!(message.starts_with("panicked at "), "{message}");
+        assert!(message.ends_with(": told to panic"), "{message}");
+        assert!(one.is_dead());
+        assert_eq!(one.invoke(&request("")).await, Err(Failure::Dead));
+        assert_eq!(
+            one.terminate(TerminateReason::Stopping).await,
+            Err(Failure::Dead)
+        );
+        assert!(other.invoke(&request("")).await.is_ok());
+
+        let said = said.0.lock();
+        let line = said
+            .iter()
+            .find(|(.., text)| text.contains("told to panic"))
+            .unwrap();
+        assert_eq!((line.0.as_str(), line.1.as_str()), ("probe", "r"));
+        assert_eq!(line.2, Source::Logging);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loop_ends_near_its_deadline() {
+    let runtime = runtime();
+    for chosen in [Lane::Direct, Lane::Fiber] {
+        let mut instance = held(&runtime, &lane(chosen)).await;
+        let mut spin = request(r#"{"op":"spin"}"#);
+        spin.timeout = Duration::from_millis(300);
+        let begin = Instant::now();
+        let failure = instance.invoke(&spin).await.unwrap_err();
+        assert_eq!(failure, Failure::TimedOut(spin.timeout));
+        let took = begin.elapsed();
+        assert!(
+            took >= spin.timeout && took < Duration::from_secs(2),
+            "{took:?}"
+        );
+        assert!(instance.is_dead());
+    }
+}
+
+#[test]
+fn a_loop_does_not_hold_the_only_worker() {
+    for chosen in [Lane::Direct, Lane::Fiber] {
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let longest_gap = tokio.block_on(async {
+            let mut instance = held(&runtime(), &lane(chosen)).await;
+            let other = tokio::spawn(async {
+                let (begin, mut last) = (Instant::now(), Instant::now());
+                let mut longest = Duration::ZERO;
+                while begin.elapsed() < Duration::from_millis(1500) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                }
+                longest
+            });
+            let call = tokio::spawn(async move {
+                let mut spin = request(r#"{"op":"spin"}"#);
+                spin.timeout = Duration::from_millis(1000);
+                instance.invoke(&spin).await
+            });
+            assert!(matches!(call.await.unwrap(), Err(Failure::TimedOut(_))));
+            other.await.unwrap()
+        });
+        // Without a hand-off it is the whole second. Some slack for busy machines.
+        assert!(
+            longest_gap < Duration::from_millis(400),
+            "{chosen:?}: {longest_gap:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_refused_at_the_limit() {
+    let runtime = runtime();
+    let mut settings = Settings::default();
+    settings.limits.memory_bytes_max = 8 << 20;
+    let mut instance = held(&runtime, &settings).await;
+    let answer = instance
+        .invoke(&request(r#"{"op":"alloc"}"#))
+        .await
+        .unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let bytes = answer["bytes"].as_u64().unwrap();
+    assert!((1 << 20..8 << 20).contains(&bytes), "{bytes}");
+
+    let failure = instance
+        .invoke(&request(vec![b' '; 16 << 20]))
+        .await
+        .unwrap_err();
+    let Failure::OutOfMemory { limit, asked, .. } = failure else {
+        panic!("{failure:?}");
+    };
+    assert_eq!(limit, 8 << 20);
+    assert!(asked > limit);
+    assert!(instance.is_dead());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_recursion_is_no_crash() {
+    let runtime = runtime();
+    let call = "(call $handle (local.get 0) (local.get 1) (local.get 2) (local.get 3) \
+        (local.get 4) (local.get 5) (local.get 6) (local.get 7)) (drop)";
+    let component = handler(call, "");
+    for chosen in [Lane::Direct, Lane::Fiber] {
+        let module = load(&runtime, &component, &lane(chosen)).await.unwrap();
+        let mut instance = module.instantiate(resource("{}")).await.unwrap();
+        let (function, message) = trapped(instance.handle().await.unwrap_err());
+        assert_eq!(function, "handle");
+        assert_eq!(message, "it used up its call stack");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_ends_the_instance_and_nothing_else() {
+    let fields = r#"(import "wasi:cli/exit@0.2.12" "exit" (func $exit (param i32)))"#;
+    let exit = "(call $exit (i32.const 1))";
+    let component = handler_importing(&["wasi:cli/exit@0.2.12"], exit, fields);
+    let module = load(&runtime(), &component, &Settings::default())
+        .await
+        .unwrap();
+    let mut instance = module.instantiate(resource("{}")).await.unwrap();
+    let (_, message) = trapped(instance.handle().await.unwrap_err());
+    assert_eq!(message, "it exited with status 1; a handler must return");
+    assert!(instance.is_dead());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_in_the_direct_lane_traps_with_the_remedy() {
+    let mut instance = held(&runtime(), &lane(Lane::Direct)).await;
+    let sleep = request(r#"{"op":"sleep_ms","ms":50}"#);
+    let (function, message) = trapped(instance.invoke(&sleep).await.unwrap_err());
+    assert!(message.contains("lane = \"fiber\""), "{message}");
+    assert!(function.contains("probe"), "{function}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_in_the_fiber_lane_holds_nobody() {
+    let mut instance = held(&runtime(), &lane(Lane::Fiber)).await;
+    let begin = Instant::now();
+    let sleep = request(r#"{"op":"sleep_ms","ms":50}"#);
+    instance.invoke(&sleep).await.unwrap();
+    assert!(begin.elapsed() >= Duration::from_millis(50));
+
+    let mut long = request(r#"{"op":"sleep_ms","ms":60000}"#);
+    long.timeout = Duration::from_millis(100);
+    let failure = instance.invoke(&long).await.unwrap_err();
+    assert_eq!(failure, Failure::TimedOut(long.timeout));
+    assert!(instance.is_dead());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_call_leaves_a_dead_instance() {
+    let mut instance = held(&runtime(), &lane(Lane::Fiber)).await;
+    let long = request(r#"{"op":"sleep_ms","ms":60000}"#);
+    let call = instance.invoke(&long);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(50), call)
+            .await
+            .is_err()
+    );
+    assert!(instance.is_dead());
+    assert_eq!(instance.invoke(&request("")).await, Err(Failure::Dead));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_terminate_ends_with_its_own_limit() {
+    let runtime = runtime();
+    let mut settings = Settings::default();
+    settings.limits.terminate_timeout_ms = 100;
+    let module = load(&runtime, &crate::support::probe(), &settings)
+        .await
+        .unwrap();
+    let spec = r#"{"spin_in_terminate":true}"#;
+    let mut instance = module.instantiate(resource(spec)).await.unwrap();
+    instance.handle().await.unwrap();
+    let failure = instance
+        .terminate(TerminateReason::Moved)
+        .await
+        .unwrap_err();
+    assert_eq!(failure, Failure::TimedOut(Duration::from_millis(100)));
+}

@@ -1,0 +1,6 @@
+//! What handlers can do to a node, and what a node does with handlers.
+
+mod containment;
+mod effects;
+mod loading;
+mod support;

@@ -1,0 +1,217 @@
+//! Reports every `handle` and `terminate` to an observer, and misbehaves on request.
+//!
+//! A report is the last thing before `handle` succeeds and the first thing in `terminate`: an
+//! observer that gets the reports of a whole cluster sees who held a resource, and when. An owner
+//! whose report is not accepted does not hold the resource. Without `report_url` in the module's
+//! config nothing is reported.
+
+use std::{hint, time::Duration};
+
+use holdfast_guest::{
+    Context as _, Ctx, Error, Invocation, InvokeError, Request, Resource, ResourceHandler,
+    Response, Result, TerminateReason,
+    anyhow::{self, ensure},
+    export,
+};
+use serde::{Deserialize, Serialize};
+
+/// How the resource is to misbehave. An empty object: not at all.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Spec {
+    /// `handle` fails this many attempts, then succeeds.
+    pub fail_handle: u32,
+    /// `handle` fails for good.
+    pub fatal: bool,
+    /// `handle` panics.
+    pub panic_in_handle: bool,
+    /// `terminate` never ends.
+    pub spin_in_terminate: bool,
+}
+
+/// What a request may ask for: `{"op": "echo"}`. An empty body means `echo`.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+enum Operation {
+    /// Answer what came, with the token.
+    Echo,
+    /// Panic.
+    Panic,
+    /// Never end.
+    Spin,
+    /// Take memory until it is refused.
+    Alloc,
+    /// Sleep `ms` milliseconds.
+    SleepMs { ms: u64 },
+    /// Fail with an error of this kind.
+    Error { kind: Kind },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Invalid,
+    NotFound,
+    Conflict,
+    Unavailable,
+    Failed,
+}
+
+/// What an observer is told.
+#[derive(Serialize)]
+struct Report<'a> {
+    event: &'static str,
+    module: &'a str,
+    id: &'a str,
+    token: u64,
+    attempt: u32,
+    /// The module's config `node`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+/// The answer to `echo` and `sleep_ms`.
+#[derive(Serialize)]
+struct Echo<'a> {
+    id: &'a str,
+    token: u64,
+    /// Requests answered by this instance, this one included.
+    calls: u64,
+    body: &'a str,
+}
+
+/// The answer to `alloc`.
+#[derive(Serialize)]
+struct Allocated {
+    bytes: usize,
+}
+
+/// The state of one probe.
+#[derive(Debug)]
+pub struct Probe {
+    resource: Resource<Spec>,
+    calls: u64,
+}
+
+impl ResourceHandler for Probe {
+    type Spec = Spec;
+
+    fn handle(ctx: &Ctx, resource: Resource<Spec>) -> Result<Self> {
+        let spec = &resource.spec;
+        assert!(!spec.panic_in_handle, "told to panic in handle");
+        if spec.fatal {
+            return Err(Error::fatal("told to fail for good"));
+        }
+        if resource.attempt <= spec.fail_handle {
+            return Err(Error::retry("told to fail this attempt"));
+        }
+        report(ctx, &resource, "handle", None)?;
+        Ok(Self { resource, calls: 0 })
+    }
+
+    fn terminate(self, ctx: &Ctx, reason: TerminateReason) -> Result<()> {
+        report(ctx, &self.resource, "terminate", Some(reason.as_str()))?;
+        if self.resource.spec.spin_in_terminate {
+            spin();
+        }
+        Ok(())
+    }
+}
+
+impl Invocation for Probe {
+    fn invoke(&mut self, _ctx: &Ctx, request: Request) -> Result<Response, InvokeError> {
+        self.calls += 1;
+        let operation = if request.body.is_empty() {
+            Operation::Echo
+        } else {
+            request.json()?
+        };
+        match operation {
+            Operation::Echo => {}
+            Operation::Panic => panic!("told to panic"),
+            Operation::Spin => spin(),
+            Operation::Alloc => return Response::json(&Allocated { bytes: allocate() }),
+            Operation::SleepMs { ms } => std::thread::sleep(Duration::from_millis(ms)),
+            Operation::Error { kind } => return Err(kind.error()),
+        }
+        Response::json(&Echo {
+            id: &self.resource.id,
+            token: self.resource.token,
+            calls: self.calls,
+            body: request.text()?,
+        })
+    }
+}
+
+impl Kind {
+    fn error(&self) -> InvokeError {
+        let text = "told to fail";
+        match self {
+            Self::Invalid => InvokeError::invalid(text),
+            Self::NotFound => InvokeError::not_found(text),
+            Self::Conflict => InvokeError::conflict(text),
+            Self::Unavailable => InvokeError::unavailable(text),
+            Self::Failed => InvokeError::failed(text),
+        }
+    }
+}
+
+fn report(
+    ctx: &Ctx,
+    resource: &Resource<Spec>,
+    event: &'static str,
+    reason: Option<&'static str>,
+) -> anyhow::Result<()> {
+    let Some(url) = ctx.config("report_url")? else {
+        return Ok(());
+    };
+    let answer = ctx
+        .http()
+        .post(url)
+        .timeout(Duration::from_secs(5))
+        .json(&Report {
+            event,
+            module: &resource.module,
+            id: &resource.id,
+            token: resource.token,
+            attempt: resource.attempt,
+            node: ctx.config("node")?,
+            reason,
+        })?
+        .send()
+        .with_context(|| format!("report {event}"))?;
+    ensure!(
+        answer.is_success(),
+        "the observer answered {} to the report of {event}",
+        answer.status
+    );
+    Ok(())
+}
+
+fn spin() -> ! {
+    loop {
+        hint::black_box(());
+    }
+}
+
+/// Takes memory in steps of 1 MiB until no more is given, and says how much it was.
+fn allocate() -> usize {
+    let mut taken: Vec<Vec<u8>> = Vec::new();
+    loop {
+        let mut step: Vec<u8> = Vec::new();
+        if taken.try_reserve(1).is_err() || step.try_reserve_exact(ALLOC_STEP_BYTES).is_err() {
+            return taken.len() * ALLOC_STEP_BYTES;
+        }
+        step.resize(ALLOC_STEP_BYTES, 1);
+        taken.push(hint::black_box(step));
+    }
+}
+
+const ALLOC_STEP_BYTES: usize = 1 << 20;
+
+export!(Probe with invocation);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,482 @@
+//! A cluster of real processes in folders of their own, with an observer.
+//!
+//! Dropping it kills the processes it started, those and no others, and removes their folders.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
+
+use holdfast_model::{NodeId, api::Listening};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::{
+    Api, Collector,
+    checker::Fact,
+    permit::Permit,
+    process::{Launch, Process, tail},
+    roster::Roster,
+    wait::{LONG, SOON, wait_until},
+};
+
+/// Nodes that form one cluster. Nodes are named by their number, in the order of their first start.
+#[derive(Debug)]
+pub struct Cluster {
+    // The order of the fields is the order of their end: processes, then folders, then the permit.
+    nodes: Vec<Node>,
+    collector: Collector,
+    roster: Roster,
+    program: PathBuf,
+    name: String,
+    secret: String,
+    folder: TempDir,
+    #[expect(dead_code, reason = "held as long as the cluster lives")]
+    permit: Option<Permit>,
+}
+
+#[derive(Debug)]
+struct Node {
+    process: Option<Process>,
+    listening: Listening,
+    folder: PathBuf,
+    join: Join,
+}
+
+/// How a node starts.
+#[derive(Clone, Debug, Default)]
+pub struct Join {
+    /// Whether it founds the cluster.
+    pub bootstrap: bool,
+    /// Addresses to join by, in this order. Empty: those of all nodes of the cluster.
+    pub seeds: Vec<SocketAddr>,
+    /// Another cluster name than the cluster's.
+    pub name: Option<String>,
+    /// Another secret than the cluster's. An empty one: none.
+    pub secret: Option<String>,
+    /// Further arguments.
+    pub args: Vec<String>,
+    /// Further environment.
+    pub env: Vec<(String, String)>,
+}
+
+/// How a cluster is made.
+#[derive(Debug)]
+#[must_use = "nothing is started before `start`"]
+pub struct Builder {
+    program: PathBuf,
+    nodes: usize,
+    share: Share,
+}
+
+#[derive(Debug)]
+enum Share {
+    Shared,
+    Alone,
+    Beside,
+}
+
+impl Builder {
+    /// How many nodes; one unless said otherwise.
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// Runs while no other cluster does: for loads that fill a small machine, and for measuring.
+    pub fn alone(mut self) -> Self {
+        self.share = Share::Alone;
+        self
+    }
+
+    /// Runs beside another cluster of the same test, under that one's permit.
+    pub fn beside(mut self, _other: &Cluster) -> Self {
+        self.share = Share::Beside;
+        self
+    }
+
+    /// Starts the nodes and waits until they are one cluster.
+    ///
+    /// # Panics
+    /// When they are not within a minute.
+    #[track_caller]
+    #[must_use]
+    pub fn start(self) -> Cluster {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        // The guest first: building takes long, and its time must not count against a cluster.
+        let _built = crate::component::probe();
+        let permit = match self.share {
+            Share::Shared => Some(Permit::shared()),
+            Share::Alone => Some(Permit::alone()),
+            Share::Beside => None,
+        };
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test-{}-{serial}", std::process::id());
+        let roster = Roster::default();
+        let mut cluster = Cluster {
+            nodes: Vec::new(),
+            collector: Collector::start(roster.clone()),
+            roster,
+            program: self.program,
+            secret: format!("secret-of-{name}-that-is-long-enough-for-anyone"),
+            folder: tempfile::Builder::new()
+                .prefix(&format!("holdfast-{name}-"))
+                .tempdir()
+                .expect("the temp folder is writable"),
+            name,
+            permit,
+        };
+        for i in 0..self.nodes {
+            cluster.add(Join {
+                bootstrap: i == 0,
+                ..Join::default()
+            });
+        }
+        cluster.wait_formed();
+        cluster
+    }
+}
+
+impl Cluster {
+    /// A cluster of this binary.
+    pub fn builder(program: &str) -> Builder {
+        Builder {
+            program: program.into(),
+            nodes: 1,
+            share: Share::Shared,
+        }
+    }
+
+    /// The API of a node.
+    #[must_use]
+    pub fn api(&self, node: usize) -> Api {
+        Api::new(&self.nodes[node].listening.http.to_string())
+    }
+
+    /// The observer.
+    #[must_use]
+    pub fn collector(&self) -> &Collector {
+        &self.collector
+    }
+
+    /// The cluster's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cluster's secret.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+
+    /// What a node said when it began to listen.
+    #[must_use]
+    pub fn listening(&self, node: usize) -> &Listening {
+        &self.nodes[node].listening
+    }
+
+    /// The folder with everything of this cluster.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The data directory of a node.
+    #[must_use]
+    pub fn data_dir(&self, node: usize) -> PathBuf {
+        self.nodes[node].folder.join("data")
+    }
+
+    /// The process id of a node that runs.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn pid(&self, node: usize) -> u32 {
+        self.process(node).pid()
+    }
+
+    /// The numbers of the nodes that run.
+    #[must_use]
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.nodes.len())
+            .filter(|node| self.nodes[*node].process.is_some())
+            .collect()
+    }
+
+    /// The number of the node with this identity.
+    ///
+    /// # Panics
+    /// When it is none of ours.
+    #[must_use]
+    pub fn number_of(&self, id: NodeId) -> usize {
+        let is_it = |node: &Node| node.listening.node == id;
+        let number = self.nodes.iter().position(is_it);
+        number.unwrap_or_else(|| panic!("{id} is no node of this cluster"))
+    }
+
+    /// The number of the leader.
+    ///
+    /// # Panics
+    /// When there is none for long.
+    #[track_caller]
+    #[must_use]
+    pub fn leader(&self) -> usize {
+        let api = self.api(self.running()[0]);
+        let (leader, _) = wait_until("there is a leader", SOON, || {
+            api.cluster()?.leader.ok_or_else(|| "none".to_owned())
+        });
+        self.number_of(leader)
+    }
+
+    /// The log of a node, over all its runs.
+    #[must_use]
+    pub fn log(&self, node: usize) -> String {
+        fs::read_to_string(log_of(&self.nodes[node].folder)).unwrap_or_default()
+    }
+
+    /// Starts one more node and waits until it listens; it may not have joined yet.
+    ///
+    /// # Panics
+    /// When it ends instead.
+    #[track_caller]
+    pub fn add(&mut self, join: Join) -> usize {
+        let folder = self
+            .folder
+            .path()
+            .join(format!("node-{}", self.nodes.len()));
+        fs::create_dir_all(&folder).expect("the temp folder is writable");
+        let launch = self.launch(&folder, &join, None);
+        let (process, listening) = self.start(&launch);
+        self.nodes.push(Node {
+            process: Some(process),
+            listening,
+            folder,
+            join,
+        });
+        self.nodes.len() - 1
+    }
+
+    /// Starts a process beside the cluster's nodes, which is expected to end by itself or to get
+    /// nowhere. `label` names its folder.
+    #[must_use]
+    pub fn try_join(&self, label: &str, join: &Join) -> Process {
+        let folder = self.folder.path().join(label);
+        fs::create_dir_all(&folder).expect("the temp folder is writable");
+        Process::start(&self.launch(&folder, join, None), &self.roster)
+    }
+
+    /// Starts a process with exactly these arguments after `start`.
+    #[must_use]
+    pub fn try_start(&self, label: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
+        let own = |text: &&str| (*text).to_owned();
+        let launch = Launch {
+            program: self.program.clone(),
+            args: START.iter().chain(args).map(own).collect(),
+            env: env.iter().map(|(k, v)| (own(k), own(v))).collect(),
+            log: self.folder.path().join(format!("{label}.log")),
+        };
+        Process::start(&launch, &self.roster)
+    }
+
+    /// Kills a node without warning.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[track_caller]
+    pub fn kill9(&mut self, node: usize) {
+        let process = self.nodes[node].process.take().expect("the node runs");
+        let pid = process.pid();
+        // Noted first: others may take over before the kernel has told us of its end.
+        self.collector.note(Fact::Ended { pid });
+        drop(process);
+    }
+
+    /// Asks a node to stop (SIGTERM) and waits for its end.
+    ///
+    /// # Panics
+    /// When it goes on for a minute.
+    #[track_caller]
+    pub fn stop(&mut self, node: usize) -> ExitStatus {
+        let mut process = self.nodes[node].process.take().expect("the node runs");
+        let pid = process.pid();
+        process.signal(Signal::TERM);
+        let status = process.ended(LONG);
+        self.collector.note(Fact::Ended { pid });
+        status.unwrap_or_else(|| {
+            panic!(
+                "node {node} runs {} s after SIGTERM; its log:\n{}",
+                LONG.as_secs(),
+                process.log_tail()
+            )
+        })
+    }
+
+    /// Stops a node's process (SIGSTOP): it lives and does nothing.
+    #[track_caller]
+    pub fn pause(&mut self, node: usize) {
+        let process = self.process(node);
+        process.signal(Signal::STOP);
+        self.collector.note(Fact::Paused { pid: process.pid() });
+    }
+
+    /// Lets a stopped process go on (SIGCONT).
+    #[track_caller]
+    pub fn resume(&mut self, node: usize) {
+        let process = self.process(node);
+        // Noted first: what it does next must not seem to be done by a stopped process.
+        self.collector.note(Fact::Resumed { pid: process.pid() });
+        process.signal(Signal::CONT);
+    }
+
+    /// Starts a node again with its data and its addresses, and waits until it listens.
+    ///
+    /// # Panics
+    /// When it runs, or ends instead.
+    #[track_caller]
+    pub fn restart(&mut self, node: usize) {
+        assert!(self.nodes[node].process.is_none(), "the node runs");
+        let Node {
+            folder,
+            join,
+            listening,
+            ..
+        } = &self.nodes[node];
+        let launch = self.launch(folder, join, Some(listening));
+        let (process, listening) = self.start(&launch);
+        self.nodes[node].process = Some(process);
+        self.nodes[node].listening = listening;
+    }
+
+    /// Deletes the data of a node that does not run. Started again it is a new node, which joins
+    /// by the others.
+    ///
+    /// # Panics
+    /// When it runs.
+    #[track_caller]
+    pub fn wipe(&mut self, node: usize) {
+        assert!(self.nodes[node].process.is_none(), "the node runs");
+        fs::remove_dir_all(self.data_dir(node)).expect("a node that ran has data");
+        self.nodes[node].join.bootstrap = false;
+    }
+
+    /// Waits until the running nodes are ready, know each other, and have as many voters as they
+    /// should.
+    ///
+    /// # Panics
+    /// When that takes more than a minute.
+    #[track_caller]
+    pub fn wait_formed(&self) {
+        let running = self.running();
+        let voters = if running.len() >= 3 { 3 } else { 1 };
+        wait_until("the nodes are one cluster", LONG, || {
+            for node in &running {
+                let api = self.api(*node);
+                api.ready()?;
+                let info = api.cluster()?;
+                let formed = info.leader.is_some()
+                    && !info.stale
+                    && info.nodes.active == running.len() as u64
+                    && info.voters.len() >= voters;
+                if !formed {
+                    return Err(format!("node {node} says {info:?}"));
+                }
+            }
+            Ok(())
+        });
+    }
+
+    fn process(&self, node: usize) -> &Process {
+        self.nodes[node].process.as_ref().expect("the node runs")
+    }
+
+    fn start(&self, launch: &Launch) -> (Process, Listening) {
+        let mut attempt = 1;
+        loop {
+            let mut process = Process::start(launch, &self.roster);
+            match process.listening(LONG) {
+                Ok(listening) => return (process, listening),
+                // Between two runs of a node another process may have got its port for a
+                // connection of its own, for a moment.
+                Err(_) if attempt < 20 && process.log_tail().contains("in use") => {
+                    attempt += 1;
+                    thread::sleep(Duration::from_millis(250));
+                }
+                Err(status) => panic!(
+                    "a node ended ({status}) instead of listening; its log:\n{}",
+                    process.log_tail()
+                ),
+            }
+        }
+    }
+
+    fn launch(&self, folder: &Path, join: &Join, again: Option<&Listening>) -> Launch {
+        let mut args: Vec<String> = START.iter().map(|arg| (*arg).to_owned()).collect();
+        let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
+        option("--data-dir", folder.join("data").display().to_string());
+        option(
+            "--cluster-name",
+            join.name.as_ref().unwrap_or(&self.name).clone(),
+        );
+        let port_0 = || "127.0.0.1:0".to_owned();
+        let (http, cluster) = match again {
+            Some(listening) => (listening.http.to_string(), listening.cluster.to_string()),
+            None => (port_0(), port_0()),
+        };
+        option("--http", http);
+        option("--listen", cluster);
+        if join.bootstrap {
+            args.push("--bootstrap".to_owned());
+        } else {
+            let this = again.map(|listening| listening.cluster);
+            let others = self.nodes.iter().map(|node| node.listening.cluster);
+            let others: Vec<_> = others.filter(|addr| Some(*addr) != this).collect();
+            let seeds = if join.seeds.is_empty() {
+                &others
+            } else {
+                &join.seeds
+            };
+            for seed in seeds {
+                args.extend(["--seed".to_owned(), seed.to_string()]);
+            }
+        }
+        args.extend(join.args.iter().cloned());
+        let mut env = join.env.clone();
+        let secret = join.secret.as_ref().unwrap_or(&self.secret);
+        if !secret.is_empty() {
+            env.push(("HOLDFAST_SECRET".to_owned(), secret.clone()));
+        }
+        Launch {
+            program: self.program.clone(),
+            args,
+            env,
+            log: log_of(folder),
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for (i, node) in self.nodes.iter().enumerate() {
+                eprintln!("--- log of node {i} ({}):", node.listening.node);
+                eprintln!("{}", tail(&log_of(&node.folder)));
+            }
+        }
+        self.nodes.clear();
+    }
+}
+
+fn log_of(folder: &Path) -> PathBuf {
+    folder.join("log")
+}
+
+/// Ends with its standard input, which the test holds: even a killed test leaves no node behind.
+const START: &[&str] = &["--format", "json", "start", "--exit-with-stdin"];

@@ -1,0 +1,48 @@
+//! What the scenarios stand on: real `holdfast` processes, an observer outside of them, and a
+//! checker that judges what the observer saw.
+//!
+//! - [`Cluster`] starts, kills, pauses and restarts nodes, each a process of its own with a folder
+//!   of its own, and removes all of it when it is dropped.
+//! - [`Collector`] is the observer: the probe handler reports to it over HTTP. What is true of a
+//!   cluster is what the collector saw, never what a node says about itself.
+//! - [`checker`] is pure: events in, overlaps, losses and gaps out.
+//! - [`Api`] speaks raw HTTP to one node, so that a test sees what a user's client would see.
+//! - [`wait_until`] polls with a deadline. Nothing here sleeps to hope for the best.
+//!
+//! Absent: any use of a node's internals. The product is one binary and its HTTP API.
+
+pub mod api;
+pub mod checker;
+pub mod cluster;
+pub mod collector;
+pub mod component;
+pub mod http;
+pub mod permit;
+pub mod probe;
+pub mod process;
+pub mod roster;
+pub mod source;
+pub mod wait;
+
+pub use api::Api;
+pub use checker::{Findings, Key};
+pub use cluster::Cluster;
+pub use collector::Collector;
+pub use http::{Answer, Ask, Unanswered};
+pub use probe::Probe;
+pub use process::{Launch, Process};
+pub use wait::{LONG, SOON, never, wait_until};
+
+/// Where the observer and the clients of the tests run; tests themselves are plain threads.
+pub(crate) fn executor() -> &'static tokio::runtime::Runtime {
+    static EXECUTOR: std::sync::LazyLock<tokio::runtime::Runtime> =
+        std::sync::LazyLock::new(|| {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .thread_name("harness")
+                .enable_all()
+                .build()
+                .expect("threads can be started")
+        });
+    &EXECUTOR
+}

@@ -1,0 +1,179 @@
+//! One `holdfast start` process: launched, listened to, signalled, and never left behind.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use holdfast_model::api::{Listening, NodeEvent};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::roster::Roster;
+
+/// How a process is to be started.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The binary.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its environment beyond the test's own, out of which every `HOLDFAST_` variable is taken.
+    pub env: Vec<(String, String)>,
+    /// Where its standard error goes; appended to.
+    pub log: PathBuf,
+}
+
+/// A child process. Killed and reaped when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+    roster: Roster,
+    first_line: mpsc::Receiver<String>,
+}
+
+impl Process {
+    /// Starts a process and enters it in the roster.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start(launch: &Launch, roster: &Roster) -> Self {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&launch.log)
+            .expect("the test's folder is writable");
+        let mut command = Command::new(&launch.program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("HOLDFAST_") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
+            .args(&launch.args)
+            .envs(launch.env.iter().cloned())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", launch.program.display()));
+        roster.enter(child.id());
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (tell, first_line) = mpsc::sync_channel(1);
+        // Reads to the end, so that the node never waits for a reader. Ends with the process.
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = tell.try_send(line);
+            }
+        });
+        Self {
+            child,
+            log: launch.log.clone(),
+            roster: roster.clone(),
+            first_line,
+        }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it says where it listens.
+    ///
+    /// # Errors
+    /// When it ends without saying so, with how it ended.
+    ///
+    /// # Panics
+    /// When it says something else, or nothing within `deadline`.
+    pub fn listening(&mut self, deadline: Duration) -> Result<Listening, ExitStatus> {
+        match self.first_line.recv_timeout(deadline) {
+            Ok(line) => match serde_json::from_str(&line) {
+                Ok(NodeEvent::Listening(listening)) => {
+                    assert_eq!(listening.pid, self.pid(), "the pid that the node says");
+                    Ok(listening)
+                }
+                Err(error) => panic!("the node's first line is no event: {error}: {line}"),
+            },
+            Err(mpsc::RecvTimeoutError::Disconnected) => match self.ended(deadline) {
+                Some(status) => Err(status),
+                None => panic!("the node closed its standard output and lives on"),
+            },
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                panic!(
+                    "the node does not listen after {deadline:?}; its log:\n{}",
+                    self.log_tail()
+                )
+            }
+        }
+    }
+
+    /// Waits for its end, at most `deadline`; none when it still runs.
+    #[must_use]
+    pub fn ended(&mut self, deadline: Duration) -> Option<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            let status = self.child.try_wait().expect("the process is our child");
+            if status.is_some() {
+                self.roster.leave(self.child.id());
+                return status;
+            }
+            if start.elapsed() >= deadline {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.expect("a child has a positive pid");
+        kill_process(pid, signal).expect("an unreaped child can be signalled");
+    }
+
+    /// Everything it wrote to standard error, by every process that had this log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        read(&self.log)
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        tail(&self.log)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SIGKILL ends a stopped process too. Neither call fails for a child that is not reaped,
+        // and a reaped one is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.roster.leave(self.child.id());
+    }
+}
+
+/// The last lines of a log file.
+pub(crate) fn tail(log: &Path) -> String {
+    let text = read(log);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}
+
+fn read(log: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned()
+}
+
+const TAIL_LINES: usize = 60;

@@ -1,0 +1,291 @@
+//! A handler that misbehaves harms its own resource, and nothing else.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use holdfast_model::api::{FailureKind, ResourceStatus};
+use holdfast_tests::{
+    Api, Cluster, LONG, Probe, SOON,
+    checker::{Event, Fact, Key},
+    never, wait_until,
+};
+use serde_json::{Value, json};
+
+const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+
+/// How soon a well-behaved resource answers while others misbehave, on a loaded machine of two
+/// cores.
+const QUICK: Duration = Duration::from_secs(1);
+
+/// One node, so that the good and the bad share a process: modules `good` and `bad`, each with
+/// a resource `fine`.
+fn one_node() -> Cluster {
+    let cluster = Cluster::builder(BIN).start();
+    for module in ["good", "bad"] {
+        Probe::deploy(&cluster.api(0), module, cluster.collector());
+        let fine = cluster.api(0).allocate_held(module, "fine", &json!({}));
+        let _ = fine.answer().expect(201);
+    }
+    cluster
+}
+
+/// The well-behaved of both modules answer quickly.
+fn fine(api: &Api) -> Result<(), String> {
+    for module in ["good", "bad"] {
+        let answer = api.invoke(module, "fine", Probe::echo()).answer();
+        if answer.status != 200 || answer.took > QUICK {
+            return Err(format!("{answer} after {:?}", answer.took));
+        }
+    }
+    Ok(())
+}
+
+fn wait_status(api: &Api, id: &str, expected: ResourceStatus) {
+    let what = format!("bad/{id} is {expected}");
+    wait_until(&what, SOON, || {
+        let status = api.resource("bad", id).status;
+        (status == expected).then_some(()).ok_or(status)
+    });
+}
+
+/// No instance of the well-behaved was ever lost.
+fn assert_fine_undisturbed(cluster: &Cluster) {
+    let findings = cluster.collector().findings();
+    findings.assert_sound();
+    for module in ["good", "bad"] {
+        let key = Key::new(module, "fine");
+        let lost = findings
+            .restarts
+            .iter()
+            .any(|(restarted, _)| *restarted == key);
+        assert!(!lost, "{key} was made anew");
+        assert!(findings.holders.contains_key(&key), "{key} is not held");
+    }
+}
+
+/// Makes calls of `bad/wild` while the well-behaved must answer quickly; checks that the call had
+/// `status`, and that `wild` itself recovers.
+fn misbehave(call: &str, status: u16) -> Cluster {
+    let cluster = one_node();
+    let api = cluster.api(0);
+    let wild = api.allocate_held("bad", "wild", &json!({})).answer();
+    let _ = wild.expect(201);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            let ask = api.invoke("bad", "wild", call.to_owned());
+            let answer = ask.header("holdfast-timeout-ms", 2_000).send();
+            done.store(true, Ordering::Relaxed);
+            answer
+        });
+        never("others are disturbed", Duration::from_secs(3), || {
+            fine(&api)
+        });
+        let answer = caller.join().expect("the caller does not panic");
+        let answer = answer.expect("it is answered");
+        assert_eq!(answer.status, status, "{answer}");
+    });
+    wait_until("the wild one recovers", SOON, || {
+        api.invoke("bad", "wild", Probe::echo()).answer().is(200)
+    });
+    assert_fine_undisturbed(&cluster);
+    cluster
+}
+
+#[test]
+fn a_panic_restarts_its_own_resource_only() {
+    let cluster = misbehave(&Probe::panic(), 500);
+    let info = cluster.api(0).resource("bad", "wild");
+    assert_eq!(info.status, ResourceStatus::Held);
+    assert_eq!(info.restarts, 1);
+    let error = info.last_error.expect("the panic is remembered");
+    assert_eq!(error.kind, FailureKind::Trap);
+    assert!(error.message.contains("told to panic"), "{}", error.message);
+}
+
+#[test]
+fn an_endless_loop_is_cut_off_and_holds_nobody_up() {
+    let cluster = misbehave(&Probe::spin(), 504);
+    let info = cluster.api(0).resource("bad", "wild");
+    assert_eq!(info.restarts, 1);
+    let error = info.last_error.expect("the timeout is remembered");
+    assert_eq!(error.kind, FailureKind::Timeout);
+}
+
+#[test]
+fn many_endless_loops_hold_nobody_up() {
+    let cluster = one_node();
+    let api = cluster.api(0);
+    let wild: Vec<String> = holdfast_tests::probe::ids("wild-", 8);
+    api.allocate_all("bad", &wild);
+    cluster.collector().wait_held(
+        "bad",
+        &[wild.clone(), vec!["fine".to_owned()]].concat(),
+        LONG,
+    );
+    thread::scope(|scope| {
+        for id in &wild {
+            let ask = api.invoke("bad", id, Probe::spin());
+            scope.spawn(|| ask.header("holdfast-timeout-ms", 2_000).send());
+        }
+        never("others are disturbed", Duration::from_secs(3), || {
+            fine(&api)
+        });
+        api.ready().expect("the node itself is not held up");
+    });
+    assert_fine_undisturbed(&cluster);
+}
+
+#[test]
+fn memory_beyond_the_limit_is_refused_to_its_own_resource_only() {
+    let cluster = misbehave(&Probe::alloc(), 200);
+    let api = cluster.api(0);
+    let answer: Value = api
+        .invoke("bad", "wild", Probe::alloc())
+        .answer()
+        .expect(200)
+        .json();
+    let bytes = answer["bytes"].as_u64().expect("a number");
+    let limit = 16 << 20; // of `Probe::settings`
+    assert!((8 << 20..limit).contains(&bytes), "{bytes} of {limit}");
+}
+
+#[test]
+fn a_failing_handle_is_tried_again_with_growing_pauses() {
+    let cluster = one_node();
+    let api = cluster.api(0);
+    let begun = cluster.collector().now();
+    let failing = api.allocate("bad", "late", &json!({"fail_handle": 4}));
+    let _ = failing.answer().expect(201);
+    wait_status(&api, "late", ResourceStatus::Failed);
+    let info = api.resource("bad", "late");
+    let error = info.last_error.expect("the failure is told");
+    assert_eq!(error.kind, FailureKind::Retry);
+    assert!(error.message.contains("told to fail this attempt"));
+    fine(&api).expect("others answer meanwhile");
+
+    wait_status(&api, "late", ResourceStatus::Held);
+    let late = Key::new("bad", "late");
+    let events = cluster.collector().events();
+    let held = |event: &Event| match &event.fact {
+        Fact::Handled { key, attempt, .. } if *key == late => Some((*attempt, event.at)),
+        _ => None,
+    };
+    let held: Vec<_> = events.iter().filter_map(held).collect();
+    let [(attempt, at)] = held.as_slice() else {
+        panic!("held once: {held:?}");
+    };
+    assert_eq!(*attempt, 5);
+    // Four pauses; were they all as short as the first, it would be much less.
+    assert!(
+        *at - begun > Duration::from_millis(500),
+        "{:?}",
+        *at - begun
+    );
+    assert_fine_undisturbed(&cluster);
+}
+
+#[test]
+fn a_resource_that_waits_for_its_next_attempt_turns_calls_away() {
+    let cluster = one_node();
+    let api = cluster.api(0);
+    let spec = json!({"fail_handle": 1_000_000});
+    let _ = api.allocate("bad", "never", &spec).answer().expect(201);
+    wait_status(&api, "never", ResourceStatus::Failed);
+    let ask = api.invoke("bad", "never", Probe::echo());
+    let answer = ask.header("holdfast-timeout-ms", 1_000).answer();
+    match answer.status {
+        503 => drop(answer.retry_after()),
+        504 => {}
+        _ => panic!("{answer}"),
+    }
+    assert!(answer.took < Duration::from_secs(4), "{:?}", answer.took);
+}
+
+#[test]
+fn a_panicking_handle_is_told_with_its_words() {
+    let cluster = one_node();
+    let api = cluster.api(0);
+    let spec = json!({"panic_in_handle": true});
+    let _ = api.allocate("bad", "broken", &spec).answer().expect(201);
+    wait_status(&api, "broken", ResourceStatus::Failed);
+    let error = api.resource("bad", "broken").last_error;
+    let error = error.expect("the panic is told");
+    assert_eq!(error.kind, FailureKind::Trap);
+    assert!(error.message.contains("told to panic in handle"));
+    wait_until("it is tried again", SOON, || {
+        let attempt = api.resource("bad", "broken").attempt;
+        (attempt >= 3).then_some(()).ok_or(attempt)
+    });
+    assert_fine_undisturbed(&cluster);
+}
+
+#[test]
+fn a_fatal_error_sets_its_resource_aside_until_it_is_changed() {
+    let cluster = one_node();
+    let api = cluster.api(0);
+    let _ = api
+        .allocate("bad", "doomed", &json!({"fatal": true}))
+        .answer();
+    wait_status(&api, "doomed", ResourceStatus::Quarantined);
+    let info = api.resource("bad", "doomed");
+    let error = info.last_error.expect("the reason is told");
+    assert_eq!(error.kind, FailureKind::Fatal);
+    assert!(error.message.contains("told to fail for good"));
+    never("it is tried again", Duration::from_secs(3), || {
+        let now = api.resource("bad", "doomed");
+        let same = now.attempt == info.attempt && now.status == ResourceStatus::Quarantined;
+        same.then_some(()).ok_or_else(|| format!("{now:?}"))
+    });
+    let call = api.invoke("bad", "doomed", Probe::echo());
+    let answer = call.header("holdfast-timeout-ms", 1_000).answer();
+    assert_eq!(answer.status, 503, "{answer}");
+    assert!(answer.took < QUICK * 3, "{:?}", answer.took);
+    let counted = api.cluster().expect("the node answers").resources;
+    assert_eq!((counted.held, counted.quarantined), (2, 1));
+
+    let changed = api.allocate_held("bad", "doomed", &json!({})).answer();
+    let _ = changed.expect(200);
+    wait_status(&api, "doomed", ResourceStatus::Held);
+    assert_fine_undisturbed(&cluster);
+}
+
+#[test]
+fn an_endless_terminate_is_cut_off() {
+    let cluster = one_node();
+    let api = cluster.api(0);
+    let spec = json!({"spin_in_terminate": true});
+    let _ = api
+        .allocate_held("bad", "clinging", &spec)
+        .answer()
+        .expect(201);
+    thread::scope(|scope| {
+        let gone = scope.spawn(|| api.deallocate("bad", "clinging").answer());
+        never("others are disturbed", Duration::from_secs(3), || {
+            fine(&api)
+        });
+        let answer = gone.join().expect("the caller does not panic").expect(204);
+        // 5 s are the `terminate_timeout_ms` of `Probe::settings`.
+        assert!(answer.took < Duration::from_secs(10), "{:?}", answer.took);
+    });
+    assert_fine_undisturbed(&cluster);
+}
+
+#[test]
+fn a_handler_reaches_only_what_it_was_granted() {
+    let cluster = Cluster::builder(BIN).start();
+    let api = cluster.api(0);
+    let mut settings = Probe::settings(cluster.collector());
+    settings["grants"] = json!({ "http": ["api.example.com:443"] });
+    Probe::deploy_with(&api, "bad", &settings);
+    let _ = api.allocate("bad", "mute", &json!({})).answer().expect(201);
+    wait_status(&api, "mute", ResourceStatus::Failed);
+    let error = api.resource("bad", "mute").last_error;
+    let message = error.expect("the refusal is told").message;
+    println!("an ungranted destination: {message}");
+    let observed = cluster.collector().events();
+    assert!(observed.is_empty(), "it reached what it was not granted");
+}

@@ -1,0 +1,194 @@
+//! Leaving on purpose and being out of reach: nothing overlaps, and nothing moves without need.
+
+use std::time::Duration;
+
+use holdfast_model::{
+    NodeId,
+    api::{NodeStatus, ResourceStatus},
+};
+use holdfast_tests::{
+    Cluster, LONG, Probe, SOON,
+    checker::{Event, Fact},
+    never,
+    probe::ids,
+    wait_until,
+};
+
+const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+
+fn holding(count: usize) -> (Cluster, Vec<String>) {
+    let cluster = Cluster::builder(BIN).nodes(3).start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let ids = ids("r", count);
+    cluster.api(0).allocate_all("probe", &ids);
+    cluster.collector().wait_held("probe", &ids, LONG);
+    (cluster, ids)
+}
+
+/// How many resources this process has terminated for this reason.
+fn terminated(cluster: &Cluster, process: u32, why: &str) -> usize {
+    let events = cluster.collector().events();
+    let is_one = |event: &&Event| match &event.fact {
+        Fact::Terminated { pid, reason, .. } => *pid == process && reason == why,
+        _ => false,
+    };
+    events.iter().filter(is_one).count()
+}
+
+fn wait_status(cluster: &Cluster, seen_by: usize, node: NodeId, expected: NodeStatus) {
+    let api = cluster.api(seen_by);
+    wait_until(&format!("{node} is shown as {expected}"), LONG, || {
+        let status = api.node(node)?.status;
+        let is_it = (status == expected).then_some(());
+        is_it.ok_or_else(|| format!("it is {status}"))
+    });
+}
+
+#[test]
+fn a_drain_moves_everything_without_overlap_and_can_be_taken_back() {
+    let (cluster, ids) = holding(300);
+    let (node, pid) = (cluster.listening(1).node, cluster.pid(1));
+    let begun = cluster.collector().now();
+
+    let path = format!("/v1/cluster/nodes/{node}/drain");
+    let query = "?wait=empty&timeout_ms=60000";
+    let ask = cluster.api(0).ask("POST", &format!("{path}{query}"));
+    let answer = ask.patience(LONG + SOON).answer().expect(200);
+    assert_eq!(answer.json::<serde_json::Value>()["status"], "draining");
+    let findings = cluster.collector().wait_held("probe", &ids, LONG);
+    findings.assert_undisturbed();
+    assert_eq!(findings.spread("probe").get(&pid), None);
+    let gaps = findings.gaps_since(begun).expect("something moved");
+    println!("drain: {gaps}");
+
+    let ask = cluster.api(2).ask("POST", &format!("{path}?cancel=true"));
+    let _ = ask.answer().expect(200);
+    wait_until("the node gets its share back", LONG, || {
+        let share = cluster
+            .collector()
+            .findings()
+            .spread("probe")
+            .get(&pid)
+            .copied();
+        share
+            .filter(|share| *share >= 98)
+            .ok_or(format!("{share:?}"))
+    });
+    let findings = cluster.collector().wait_held("probe", &ids, LONG);
+    findings.assert_undisturbed();
+}
+
+#[test]
+fn a_drain_of_an_unknown_node_is_refused() {
+    let cluster = Cluster::builder(BIN).start();
+    let path = "/v1/cluster/nodes/00000000-0000-4000-8000-000000000000/drain";
+    let answer = cluster.api(0).ask("POST", path).answer();
+    answer.problem(404, "unknown-node");
+}
+
+#[test]
+fn sigterm_hands_everything_over_before_the_process_ends_well() {
+    for leads in [false, true] {
+        let (mut cluster, ids) = holding(300);
+        let leader = cluster.leader();
+        let leaver = if leads { leader } else { (leader + 1) % 3 };
+        let pid = cluster.pid(leaver);
+        let share = cluster.collector().findings().spread("probe")[&pid];
+        let begun = cluster.collector().now();
+        let status = cluster.stop(leaver);
+        assert_eq!(status.code(), Some(0), "exit of node {leaver}");
+        let took = cluster.collector().now() - begun;
+
+        assert_eq!(terminated(&cluster, pid, "moved"), share);
+        let findings = cluster.collector().wait_held("probe", &ids, LONG);
+        findings.assert_undisturbed();
+        let gaps = findings.gaps_since(begun).expect("something moved");
+        println!("SIGTERM (leader: {leads}) took {took:?}: {gaps}");
+    }
+}
+
+#[test]
+fn a_single_node_ends_well_on_sigterm_after_terminating_its_resources() {
+    let mut cluster = Cluster::builder(BIN).start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let ids = ids("r", 20);
+    cluster.api(0).allocate_all("probe", &ids);
+    cluster.collector().wait_held("probe", &ids, LONG);
+    let pid = cluster.pid(0);
+    let status = cluster.stop(0);
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(terminated(&cluster, pid, "stopping"), ids.len());
+}
+
+#[test]
+fn an_unreachable_node_keeps_its_resources_and_comes_back() {
+    let (mut cluster, ids) = holding(60);
+    let follower = (cluster.leader() + 1) % 3;
+    let other = (follower + 1) % 3;
+    let (node, pid) = (cluster.listening(follower).node, cluster.pid(follower));
+    let its: Vec<String> = cluster
+        .collector()
+        .findings()
+        .holders
+        .iter()
+        .filter(|(_, holders)| holders.iter().any(|holding| holding.pid == pid))
+        .map(|(key, _)| key.id.clone())
+        .collect();
+    assert!(!its.is_empty());
+
+    cluster.pause(follower);
+    let api = cluster.api(other);
+    wait_status(&cluster, other, node, NodeStatus::Unreachable);
+    let shown = api.resource("probe", &its[0]);
+    assert_eq!(shown.status, ResourceStatus::Unreachable);
+    assert_eq!(shown.owner.map(|owner| owner.node), Some(node));
+
+    // Whether it executes cannot be known, so nobody else may take what it holds.
+    never("others take over from it", Duration::from_secs(3), || {
+        let findings = cluster.collector().findings();
+        let taken = its.iter().find(|id| findings.holder("probe", id).is_some());
+        taken.map_or(Ok(()), |id| Err(format!("{id} is held")))
+    });
+    let call = api.invoke("probe", &its[0], Probe::echo());
+    let answer = call.header("holdfast-timeout-ms", 2_000).answer();
+    assert!(matches!(answer.status, 503 | 504), "{answer}");
+    assert!(answer.took < Duration::from_secs(4), "{:?}", answer.took);
+    if answer.status == 503 {
+        answer.retry_after();
+    }
+
+    cluster.resume(follower);
+    wait_status(&cluster, other, node, NodeStatus::Active);
+    let findings = cluster.collector().wait_held("probe", &ids, LONG);
+    findings.assert_sound();
+    wait_until("calls of its resources are answered", SOON, || {
+        api.invoke("probe", &its[0], Probe::echo()).answer().is(200)
+    });
+}
+
+#[test]
+fn a_node_that_is_confirmed_dead_gives_up_what_it_held() {
+    let (mut cluster, ids) = holding(60);
+    let follower = (cluster.leader() + 1) % 3;
+    let other = (follower + 1) % 3;
+    let node = cluster.listening(follower).node;
+    cluster.pause(follower);
+    let api = cluster.api(other);
+    wait_status(&cluster, other, node, NodeStatus::Unreachable);
+    let path = format!("/v1/cluster/nodes/{node}");
+    let refused = api.ask("DELETE", &path).answer();
+    refused
+        .problem(400, "invalid-request")
+        .names(&["confirm_dead"]);
+
+    // A stopped process executes nothing, and this one will not go on: what is confirmed is true.
+    let ask = api.ask("DELETE", &format!("{path}?confirm_dead=true"));
+    let _ = ask.answer().expect(204);
+    let findings = cluster.collector().wait_held("probe", &ids, LONG);
+    findings.assert_undisturbed();
+    wait_until("the node is gone", LONG, || match api.node(node) {
+        Ok(info) => Err(format!("it is {}", info.status)),
+        Err(_) => Ok(()),
+    });
+    cluster.kill9(follower);
+}

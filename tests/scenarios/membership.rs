@@ -1,0 +1,270 @@
+//! Joining, and who is kept out.
+
+use std::{fs, net::TcpListener, time::Duration};
+
+use holdfast_tests::{Cluster, LONG, Process, SOON, cluster::Join, never, wait_until};
+
+const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+
+/// How soon after a seed is there a node joins by it.
+const JOIN_MAX: Duration = Duration::from_secs(5);
+
+fn active(cluster: &Cluster, seen_by: usize) -> Result<u64, String> {
+    Ok(cluster.api(seen_by).cluster()?.nodes.active)
+}
+
+fn wait_active(cluster: &Cluster, expected: u64, deadline: Duration) -> Duration {
+    let what = format!("{expected} nodes are active");
+    let (_, took) = wait_until(&what, deadline, || {
+        let active = active(cluster, 0)?;
+        let are = (active == expected).then_some(());
+        are.ok_or_else(|| format!("{active} are"))
+    });
+    took
+}
+
+/// Where nobody listens.
+fn nowhere() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+    listener.local_addr().expect("a bound listener has one")
+}
+
+#[test]
+fn a_node_joins_by_any_seed_the_dead_ones_first() {
+    let mut cluster = Cluster::builder(BIN).nodes(2).start();
+    let alive = cluster.listening(1).cluster;
+    let joiner = cluster.add(Join {
+        seeds: vec![nowhere(), nowhere(), alive],
+        ..Join::default()
+    });
+    let took = wait_active(&cluster, 3, JOIN_MAX);
+    println!("joined by the third of three seeds after {took:?}");
+    wait_until("the new node is ready", SOON, || {
+        cluster.api(joiner).ready()
+    });
+}
+
+#[test]
+fn a_node_joins_as_soon_as_its_seed_is_there() {
+    let mut cluster = Cluster::builder(BIN).start();
+    let seed = cluster.listening(0).cluster;
+    cluster.kill9(0);
+    let joiner = cluster.add(Join {
+        seeds: vec![seed],
+        ..Join::default()
+    });
+    never(
+        "a node without a cluster is ready",
+        Duration::from_secs(2),
+        || {
+            let ready = cluster.api(joiner).ready().is_ok();
+            if ready { Err("it is") } else { Ok(()) }
+        },
+    );
+    let waiting = cluster.api(joiner).get("/readyz").answer();
+    waiting.problem(503, "unavailable");
+    let _ = cluster.api(joiner).get("/healthz").answer().expect(200);
+
+    cluster.restart(0);
+    wait_until("the seed is ready", SOON, || cluster.api(0).ready());
+    let took = wait_active(&cluster, 2, JOIN_MAX);
+    println!("joined {took:?} after its seed was ready");
+}
+
+#[test]
+fn without_gossip_nobody_joins() {
+    let mut cluster = Cluster::builder(BIN).start();
+    let deaf = cluster.add(Join {
+        env: vec![("HOLDFAST_TEST_NO_GOSSIP".to_owned(), "1".to_owned())],
+        ..Join::default()
+    });
+    never("a node joins without gossip", JOIN_MAX * 2, || {
+        if active(&cluster, 0)? > 1 || cluster.api(deaf).ready().is_ok() {
+            return Err("it joined".to_owned());
+        }
+        Ok(())
+    });
+    // The same joiner with gossip: it is the gossip that was missing.
+    cluster.add(Join::default());
+    wait_active(&cluster, 2, SOON);
+}
+
+/// Waits until the node has said this, in its log or at its end.
+fn wait_said(process: &mut Process, parts: &[&str]) {
+    let what = format!("the node says {parts:?}");
+    wait_until(&what, SOON, || {
+        let log = process.log().to_lowercase();
+        let said = parts.iter().all(|part| log.contains(&part.to_lowercase()));
+        said.then_some(()).ok_or(log)
+    });
+}
+
+#[test]
+fn a_node_of_another_cluster_name_is_refused_by_name() {
+    let cluster = Cluster::builder(BIN).start();
+    let mut stranger = cluster.try_join(
+        "stranger",
+        &Join {
+            name: Some("another-name".to_owned()),
+            ..Join::default()
+        },
+    );
+    wait_said(&mut stranger, &["another-name", cluster.name()]);
+    assert_eq!(active(&cluster, 0), Ok(1));
+}
+
+#[test]
+fn a_node_with_another_secret_is_refused_by_name() {
+    let cluster = Cluster::builder(BIN).start();
+    let mut stranger = cluster.try_join(
+        "stranger",
+        &Join {
+            secret: Some("another-secret-that-is-long-enough-for-anyone".to_owned()),
+            ..Join::default()
+        },
+    );
+    wait_said(&mut stranger, &["secret"]);
+    assert_eq!(active(&cluster, 0), Ok(1));
+    for secret in [cluster.secret(), "another-secret-that-is"] {
+        let leaked = [stranger.log(), cluster.log(0)]
+            .iter()
+            .any(|log| log.contains(secret));
+        assert!(!leaked, "a secret is in a log");
+    }
+}
+
+#[test]
+fn a_node_of_another_cluster_id_is_refused_by_name() {
+    // Two nodes: a founder that is still alone ends when it hears of its name elsewhere.
+    let cluster = Cluster::builder(BIN).nodes(2).start();
+    let mut other = Cluster::builder(BIN).beside(&cluster).start();
+    let ids = [&cluster, &other].map(|cluster| cluster.api(0).cluster().unwrap().id);
+    assert_ne!(ids[0], ids[1]);
+
+    // A node of the second cluster is pointed at the first, with its name and its secret.
+    let moved = other.add(Join::default());
+    wait_active(&other, 2, SOON);
+    assert_eq!(other.stop(moved).code(), Some(0));
+    let folder = cluster.folder().join("moved");
+    fs::create_dir_all(&folder).unwrap();
+    fs::rename(other.data_dir(moved), folder.join("data")).unwrap();
+    let mut process = cluster.try_join("moved", &Join::default());
+    let [first, second] = ids.map(|id| id.to_string());
+    wait_said(&mut process, &[&first, &second]);
+    assert_eq!(active(&cluster, 0), Ok(2));
+}
+
+#[test]
+fn a_second_founder_of_the_same_name_is_told_so() {
+    // Two nodes: a founder that is still alone ends when it hears of its name elsewhere.
+    let cluster = Cluster::builder(BIN).nodes(2).start();
+    let seed = cluster.listening(0).cluster.to_string();
+    let folder = cluster.folder().join("second");
+    let mut second = cluster.try_start(
+        "second",
+        &[
+            "--data-dir",
+            folder.to_str().unwrap(),
+            "--cluster-name",
+            cluster.name(),
+            "--http=127.0.0.1:0",
+            "--listen=127.0.0.1:0",
+            "--bootstrap",
+            "--seed",
+            &seed,
+        ],
+        &[("HOLDFAST_SECRET", cluster.secret())],
+    );
+    let status = second.ended(SOON).expect("a second founder ends");
+    assert!(!status.success());
+    wait_said(&mut second, &["bootstrap"]);
+    assert_eq!(active(&cluster, 0), Ok(2));
+}
+
+#[test]
+fn a_node_refuses_to_start_when_it_could_only_do_harm() {
+    let cluster = Cluster::builder(BIN).start();
+    let data = cluster.folder().join("data");
+    let data = data.to_str().unwrap();
+    let seed = cluster.listening(0).cluster.to_string();
+    let secret = cluster.folder().join("secret");
+    fs::write(&secret, cluster.secret()).unwrap();
+    let (secret, http) = (secret.to_str().unwrap(), "--http=127.0.0.1:0");
+    let listen = "--listen=127.0.0.1:0";
+    let secret_file = format!("--secret-file={secret}");
+    let cases: &[(&str, &[&str], &[&str])] = &[
+        (
+            "a joiner without a secret",
+            &["--seed", &seed, http, listen],
+            &["secret"],
+        ),
+        (
+            "a node that neither founds nor joins",
+            &[&secret_file, http, listen],
+            &["--bootstrap", "--seed"],
+        ),
+        (
+            "an open HTTP address without a token",
+            &["--bootstrap", "--http=0.0.0.0:0", listen],
+            &["token"],
+        ),
+        (
+            "an open cluster address without an explicit secret",
+            &["--bootstrap", http, "--listen=0.0.0.0:0"],
+            &["secret"],
+        ),
+        (
+            "a cluster name that is none",
+            &["--bootstrap", http, listen, "--cluster-name=Not_A_Name"],
+            &["Not_A_Name"],
+        ),
+    ];
+    for (i, (what, args, words)) in cases.iter().enumerate() {
+        let mut all = vec!["--data-dir", data];
+        if !args.iter().any(|arg| arg.starts_with("--cluster-name")) {
+            all.push("--cluster-name=refused");
+        }
+        all.extend(*args);
+        let mut process = cluster.try_start(&format!("refused-{i}"), &all, &[]);
+        let status = process.ended(SOON);
+        let log = process.log();
+        let status = status.unwrap_or_else(|| panic!("{what} runs; its log:\n{log}"));
+        assert!(!status.success(), "{what} ended well");
+        for word in *words {
+            assert!(log.contains(word), "{what}: {word:?} is not in:\n{log}");
+        }
+    }
+}
+
+#[test]
+fn a_data_directory_serves_one_process_at_a_time() {
+    let cluster = Cluster::builder(BIN).start();
+    let data = cluster.data_dir(0);
+    let data = data.to_str().unwrap();
+    let args = [
+        "--data-dir",
+        data,
+        "--cluster-name",
+        cluster.name(),
+        "--http=127.0.0.1:0",
+        "--listen=127.0.0.1:0",
+    ];
+    let mut second = cluster.try_start("second", &args, &[("HOLDFAST_SECRET", cluster.secret())]);
+    let status = second.ended(SOON).expect("the second process ends");
+    assert!(!status.success());
+    wait_said(&mut second, &[data]);
+    cluster.api(0).ready().expect("the first goes on");
+}
+
+#[test]
+fn a_node_that_comes_back_keeps_its_identity_and_gets_a_new_incarnation() {
+    let mut cluster = Cluster::builder(BIN).nodes(2).start();
+    let before = cluster.listening(1).clone();
+    cluster.kill9(1);
+    cluster.restart(1);
+    wait_active(&cluster, 2, LONG);
+    let after = cluster.listening(1);
+    assert_eq!(before.node, after.node);
+    assert!(before.incarnation < after.incarnation);
+    assert_eq!((before.http, before.cluster), (after.http, after.cluster));
+}

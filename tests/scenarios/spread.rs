@@ -1,0 +1,152 @@
+//! Every resource is held exactly once, every module is even by itself, and a join moves little.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_tests::{Cluster, Findings, LONG, Probe, cluster::Join, probe::ids, wait_until};
+
+const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+
+/// How many each running node holds, least first; nodes without any count as zero.
+fn shares(cluster: &Cluster, findings: &Findings, module: &str) -> Vec<usize> {
+    let spread = findings.spread(module);
+    let pids = cluster.running().into_iter().map(|node| cluster.pid(node));
+    let mut shares: Vec<usize> = pids
+        .map(|pid| spread.get(&pid).copied().unwrap_or(0))
+        .collect();
+    shares.sort_unstable();
+    shares
+}
+
+fn hold(cluster: &Cluster, module: &str, count: usize) -> (Vec<String>, Findings) {
+    let ids = ids("r", count);
+    let last = *cluster.running().last().expect("a node runs");
+    cluster.api(last).allocate_all(module, &ids);
+    let findings = cluster.collector().wait_held(module, &ids, LONG + LONG);
+    findings.assert_undisturbed();
+    (ids, findings)
+}
+
+/// No share is more than 1% away from an even one.
+fn assert_within_one_percent(shares: &[usize], count: usize) {
+    assert_eq!(shares.iter().sum::<usize>(), count);
+    for share in shares {
+        // In parts of a resource, so that an even share need not be a whole number.
+        let away = (share * shares.len()).abs_diff(count);
+        assert!(away * 100 <= count, "{shares:?} of {count}");
+    }
+}
+
+#[test]
+fn three_nodes_hold_a_thousand_resources_exactly_once_and_evenly() {
+    let cluster = Cluster::builder(BIN).nodes(3).start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let (_, findings) = hold(&cluster, "probe", 1_000);
+    assert_within_one_percent(&shares(&cluster, &findings, "probe"), 1_000);
+}
+
+#[test]
+fn three_nodes_hold_ten_thousand_resources_exactly_once_and_evenly() {
+    let cluster = Cluster::builder(BIN).nodes(3).alone().start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let begun = cluster.collector().now();
+    let (_, findings) = hold(&cluster, "probe", 10_000);
+    let took = cluster.collector().now() - begun;
+    println!(
+        "10,000 resources were held after {:.1} s",
+        took.as_secs_f64()
+    );
+    assert_within_one_percent(&shares(&cluster, &findings, "probe"), 10_000);
+}
+
+#[test]
+fn every_module_is_even_by_itself() {
+    let cluster = Cluster::builder(BIN).nodes(2).start();
+    for module in ["many", "few"] {
+        Probe::deploy(&cluster.api(0), module, cluster.collector());
+    }
+    let (_, findings) = hold(&cluster, "many", 1_000);
+    assert_eq!(shares(&cluster, &findings, "many"), [500, 500]);
+    let (_, findings) = hold(&cluster, "few", 4);
+    assert_eq!(shares(&cluster, &findings, "few"), [2, 2]);
+    // The second module did not disturb the first.
+    assert_eq!(shares(&cluster, &findings, "many"), [500, 500]);
+}
+
+#[test]
+fn resources_allocated_one_by_one_are_even_too() {
+    let cluster = Cluster::builder(BIN).nodes(2).start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let ids = ids("single-", 4);
+    for (i, id) in ids.iter().enumerate() {
+        let api = cluster.api(i % 2);
+        let answer = api.allocate("probe", id, &serde_json::json!({})).answer();
+        let _ = answer.expect(201);
+    }
+    let findings = cluster.collector().wait_held("probe", &ids, LONG);
+    findings.assert_undisturbed();
+    assert_eq!(shares(&cluster, &findings, "probe"), [2, 2]);
+}
+
+#[test]
+fn a_join_moves_no_more_than_its_fair_share_and_nothing_overlaps() {
+    let mut cluster = Cluster::builder(BIN).nodes(2).start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let (ids, before) = hold(&cluster, "probe", 1_000);
+    let owners = |findings: &Findings| -> BTreeMap<String, u32> {
+        let holder = |id: &String| findings.holder("probe", id).map(|h| (id.clone(), h.pid));
+        ids.iter().filter_map(holder).collect()
+    };
+
+    let joiner = cluster.add(Join::default());
+    let newcomer = cluster.pid(joiner);
+    let fair = ids.len().div_ceil(3);
+    wait_until("the new node holds its share", LONG, || {
+        let findings = cluster.collector().findings();
+        let share = findings
+            .spread("probe")
+            .get(&newcomer)
+            .copied()
+            .unwrap_or(0);
+        // Within 1% of the fair share, as evenness asks for; in parts of a resource.
+        let near = (share * 3).abs_diff(ids.len()) * 100 <= ids.len();
+        if near && findings.holders.len() == ids.len() {
+            return Ok(());
+        }
+        Err(format!("it holds {share} of {fair}"))
+    });
+    let api = cluster.api(joiner);
+    wait_until("nothing moves any more", LONG, || {
+        let slots: serde_json::Value = api
+            .get("/v1/cluster/slots?module=probe")
+            .answer()
+            .expect(200)
+            .json();
+        let slots = slots["slots"].as_array().expect("slots is a list");
+        match slots.iter().filter(|slot| !slot["next"].is_null()).count() {
+            0 => Ok(()),
+            moving => Err(format!("{moving} slots move")),
+        }
+    });
+    let after = cluster.collector().wait_held("probe", &ids, LONG);
+    after.assert_undisturbed();
+    assert_within_one_percent(&shares(&cluster, &after, "probe"), ids.len());
+
+    let (before, after_owners) = (owners(&before), owners(&after));
+    let moved: BTreeSet<&String> = ids
+        .iter()
+        .filter(|id| before[*id] != after_owners[*id])
+        .collect();
+    let elsewhere = moved
+        .iter()
+        .filter(|id| after_owners[**id] != newcomer)
+        .count();
+    assert_eq!(elsewhere, 0, "moved between nodes that were there before");
+    assert!(
+        moved.len() <= fair,
+        "{} moved, {fair} would do",
+        moved.len()
+    );
+    assert_eq!(after.gaps.len(), moved.len(), "nothing moved twice");
+    let gaps = after.gaps_since(std::time::Duration::ZERO);
+    println!("{} moved; {}", moved.len(), gaps.expect("something moved"));
+}
