@@ -22,7 +22,10 @@ use serde_json::Value;
 const CRATES: &[(&str, &[&str])] = &[
     ("host/model", &[]),
     ("host/cluster", &["holdfast-model"]),
-    ("host/runtime", &["holdfast-model"]),
+    (
+        "host/runtime",
+        &["holdfast-model", "holdfast-test-components"],
+    ),
     (
         "host/node",
         &["holdfast-model", "holdfast-cluster", "holdfast-runtime"],
@@ -31,7 +34,11 @@ const CRATES: &[(&str, &[&str])] = &[
     ("guest-sdk/macros", &[]),
     ("examples/*", &["holdfast-guest"]),
     ("tests/guests/*", &["holdfast-guest"]),
-    ("tests", &["holdfast", "holdfast-model"]),
+    ("tests/components", &[]),
+    (
+        "tests",
+        &["holdfast", "holdfast-model", "holdfast-test-components"],
+    ),
 ];
 
 /// What the pure core may use of the world: crates without IO.

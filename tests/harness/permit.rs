@@ -6,10 +6,11 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
+
+use holdfast_test_components::target_dir;
 
 /// The right to run one cluster, given back when dropped.
 #[derive(Debug)]
@@ -60,16 +61,6 @@ fn any_of(names: &[&str]) -> File {
         );
         thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// Cargo's target directory, found from the test's own place in it.
-#[must_use]
-pub fn target_dir() -> PathBuf {
-    let test = std::env::current_exe().expect("a running test has a file");
-    test.ancestors()
-        .nth(3)
-        .expect("tests lie in target/PROFILE/deps")
-        .to_owned()
 }
 
 const WAIT_MAX: Duration = Duration::from_secs(1800);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use holdfast::cli::{build, manifest::Manifest};
-use holdfast_tests::{Cluster, permit::target_dir};
+use holdfast_tests::{Cluster, component::target_dir};
 use serde_json::{Value, json};
 
 const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");

@@ -1,17 +1,22 @@
 //! Serves the HTTP API: one task for each connection, all of them ended with the node.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{HttpService, service_fn},
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use crate::admin::Api;
+use crate::admin::{Api, Body};
 
 /// Serves until stopped; then lets the requests in flight end, for a while.
 pub(super) async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
@@ -63,22 +68,53 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<Accep
 async fn connection(stream: TcpStream, peer: SocketAddr, api: Api, stop: CancellationToken) {
     // Without it answers wait for acknowledgements; with a broken socket nothing matters.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| api.clone().answer(request));
-    let served = http1::Builder::new()
+    let service = service_fn(move |request| Box::pin(api.clone().answer(request)));
+    let mut served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME)
         .serve_connection(TokioIo::new(stream), service);
-    let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
-        ended = served.as_mut() => ended,
+        ended = answered(&mut served) => ended,
         () = stop.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+            Pin::new(&mut served).graceful_shutdown();
+            answered(&mut served).await
         }
     };
-    if let Err(error) = ended {
-        debug!(peer.addr = %peer, %error, "an HTTP connection broke");
+    match ended {
+        Ok(()) => linger(served.into_parts().io.into_inner()).await,
+        Err(error) => debug!(peer.addr = %peer, %error, "an HTTP connection broke"),
     }
+}
+
+/// Answers requests until the connection has no more of them, and leaves it open.
+async fn answered<S>(served: &mut http1::Connection<TokioIo<TcpStream>, S>) -> hyper::Result<()>
+where
+    S: HttpService<Incoming, ResBody = Body> + Unpin,
+    S::Future: Unpin,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    future::poll_fn(|cx| served.poll_without_shutdown(cx)).await
+}
+
+/// Closes a connection so that its client gets the last answer, even one that came before the
+/// request was read to its end: closing with bytes unread would reset the connection, and the
+/// client's system would throw the answer away.
+async fn linger(mut stream: TcpStream) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut unread = [0; 16 * 1024];
+    let mut left = LINGER_BYTES_MAX;
+    let read_out = async {
+        while left > 0 {
+            match tokio::time::timeout(LINGER_SILENCE, stream.read(&mut unread)).await {
+                Ok(Ok(read)) if read > 0 => left = left.saturating_sub(read),
+                _ => break,
+            }
+        }
+    };
+    // Whatever is unread by then is worth a reset.
+    let _ = tokio::time::timeout(LINGER_TIME, read_out).await;
 }
 
 /// Connections at once. More wait to be accepted.
@@ -86,6 +122,13 @@ const CONNECTIONS_MAX: usize = 16_384;
 
 /// How long a client may take to send a request's head, idle time between requests included.
 const HEADER_TIME: Duration = Duration::from_secs(75);
+
+/// How much of a request nobody wants is read, so that its client reads the answer.
+const LINGER_BYTES_MAX: usize = 64 << 20;
+
+/// How long a client that was answered may send nothing, and may go on sending in all.
+const LINGER_SILENCE: Duration = Duration::from_secs(2);
+const LINGER_TIME: Duration = Duration::from_secs(30);
 
 /// How long requests in flight may take to end when the node stops.
 const GRACE: Duration = Duration::from_secs(5);

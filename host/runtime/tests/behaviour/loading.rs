@@ -5,8 +5,9 @@
 use bytes::Bytes;
 use holdfast_model::{Digest, Lane, Settings};
 use holdfast_runtime::{Failure, LoadError, Options, Runtime};
+use holdfast_test_components::{trapping, trapping_in};
 
-use crate::support::{handler, load, product_wit, resource, runtime, trapping, trapping_in, world};
+use crate::support::{handler, load, product_wit, resource, runtime, world};
 
 async fn refused(component: impl Into<Bytes>) -> LoadError {
     let settings = Settings::default();

@@ -2,22 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::Command,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use holdfast_model::{Digest, Settings, Spec, Token, call};
 use holdfast_runtime::{
     GuestLog, GuestLogSink, Instance, LoadError, ManagedResource, Module, Options, Runtime, Source,
 };
+pub(crate) use holdfast_test_components::probe;
+use holdfast_test_components::{encode, resource_handler, root};
 use parking_lot::Mutex;
-use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
-use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve, WorldId};
+use wit_parser::Resolve;
 
 /// Module, resource, source and text of everything that guests said.
 #[derive(Default)]
@@ -87,18 +82,6 @@ pub(crate) fn request(body: impl Into<Bytes>) -> call::Request {
     }
 }
 
-/// A component of the world `it` of this WIT text, whose every function traps.
-pub(crate) fn trapping(wit: &str) -> Bytes {
-    trapping_in(Resolve::default(), wit)
-}
-
-/// The same, where the text may name what `resolve` has.
-pub(crate) fn trapping_in(resolve: Resolve, wit: &str) -> Bytes {
-    encode(resolve, wit, |resolve, world| {
-        dummy_module(resolve, world, ManglingAndAbi::Legacy(LiftLowerAbi::Sync))
-    })
-}
-
 /// A handler written in WAT: the body of `handle`, and fields of its core module.
 pub(crate) fn handler(handle: &str, fields: &str) -> Bytes {
     handler_importing(&[], handle, fields)
@@ -161,81 +144,8 @@ pub(crate) fn echo() -> Bytes {
 
 /// The product's `resource-handler`, and a world `it` that exports it and has `more`.
 pub(crate) fn world(more: &str) -> String {
-    let file = root().join("wit/resource-handler.wit");
-    let wit = fs::read_to_string(file).unwrap();
+    let wit = resource_handler();
     format!("{wit}\nworld it {{ export resource-handler; {more} }}")
 }
 
-fn encode(
-    mut resolve: Resolve,
-    wit: &str,
-    core: impl FnOnce(&Resolve, WorldId) -> Vec<u8>,
-) -> Bytes {
-    let package = resolve.push_str("it.wit", wit).unwrap();
-    let world = resolve.select_world(&[package], Some("it")).unwrap();
-    let mut module = core(&resolve, world);
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
-    let mut encoder = ComponentEncoder::default();
-    encoder.module(&module).unwrap().encode().unwrap().into()
-}
-
-/// The component of `tests/guests/probe`, built once per test process as `holdfast build` does.
-pub(crate) fn probe() -> Bytes {
-    static PROBE: LazyLock<Bytes> = LazyLock::new(build_probe);
-    PROBE.clone()
-}
-
-fn build_probe() -> Bytes {
-    // The same folder and flags as those of the scenario tests, which so share the work.
-    let tests: PathBuf = env!("CARGO_TARGET_TMPDIR").into();
-    let target = tests.with_file_name("guests");
-    fs::create_dir_all(&target).unwrap();
-    let turn = File::create(target.join("turn")).unwrap();
-    turn.lock().unwrap();
-    if let Err(words) = cargo_build(&target) {
-        assert!(words.contains("may not be installed"), "{words}");
-        run(Command::new("rustup").args(["target", "add", TARGET])).unwrap();
-        cargo_build(&target).unwrap();
-    }
-    let file = target.join(TARGET).join("release/probe.wasm");
-    fs::read(file).unwrap().into()
-}
-
-fn cargo_build(target: &Path) -> Result<(), String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .current_dir(root())
-        .args(["build", "--release", "--locked", "--target", TARGET])
-        .args(["--package", "probe", "--target-dir"])
-        .arg(target)
-        // These would replace the flags below.
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env_remove("CARGO_BUILD_TARGET")
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s")
-        .env("CARGO_PROFILE_RELEASE_LTO", "true")
-        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
-        .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
-        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
-        .env(
-            "CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS",
-            "-C link-arg=-zstack-size=65536",
-        );
-    run(&mut command)
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| error.to_string())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
 const RESOURCE_HANDLER: &str = "holdfast:handler/resource-handler@0.1.0";
-const TARGET: &str = "wasm32-wasip2";

@@ -1,14 +1,13 @@
 //! What the examples import and export once they are components: exactly what their handlers use.
-//!
-//! Builds them with the settings of `holdfast build`, so it needs the target `wasm32-wasip2`.
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::collections::BTreeSet;
 
+use holdfast_tests::component::build;
 use wit_component::DecodedWasm;
 
 #[test]
 fn a_handler_that_makes_no_request_imports_no_http() {
-    let [counter, webhook] = build(["counter", "webhook"]);
+    let [counter, webhook] = ["counter", "webhook"].map(|package| decode(&build(package)));
     assert!(!names_package(&counter.imports, "wasi:http"));
     assert!(names_package(&webhook.imports, "wasi:http"));
     for component in [&counter, &webhook] {
@@ -21,7 +20,7 @@ fn a_handler_that_makes_no_request_imports_no_http() {
 
 #[test]
 fn a_component_exports_the_interfaces_that_are_named_and_no_other() {
-    let [counter] = build(["counter"]);
+    let counter = decode(&build("counter"));
     assert_eq!(
         counter.exports,
         [
@@ -42,28 +41,6 @@ fn names_package(interfaces: &BTreeSet<String>, package: &str) -> bool {
     interfaces
         .iter()
         .any(|interface| interface.split('/').next() == Some(package))
-}
-
-fn build<const N: usize>(packages: [&str; N]) -> [Component; N] {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo
-        .args(["build", "--quiet", "--release", "--target", "wasm32-wasip2"])
-        .arg("--target-dir")
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s")
-        .env("CARGO_PROFILE_RELEASE_LTO", "true")
-        .env("CARGO_PROFILE_RELEASE_PANIC", "abort");
-    for package in packages {
-        cargo.args(["--package", package]);
-    }
-    let status = cargo.status().expect("cargo runs");
-    assert!(status.success(), "is the target wasm32-wasip2 installed?");
-    packages.map(|package| {
-        let path = target.join(format!("wasm32-wasip2/release/{package}.wasm"));
-        decode(&std::fs::read(path).expect("cargo has written the component"))
-    })
 }
 
 fn decode(bytes: &[u8]) -> Component {

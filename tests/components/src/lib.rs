@@ -1,6 +1,8 @@
-//! Components to deploy: the probe, built from source, and malformed ones made here.
+//! Components for tests: guests of this workspace, built from source as `holdfast build` builds
+//! them, and malformed ones made here.
 
 use std::{
+    env,
     fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
@@ -9,9 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
-use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve};
-
-use crate::permit::target_dir;
+use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve, WorldId};
 
 /// The component of `tests/guests/probe`, built once per test process.
 ///
@@ -23,22 +23,25 @@ pub fn probe() -> Bytes {
     PROBE.clone()
 }
 
-/// Builds a guest of the workspace the way `holdfast build` does.
-fn build(package: &str) -> Bytes {
+/// Builds a guest of the workspace. The Rust target is installed when it is missing.
+///
+/// # Panics
+/// When it cannot be built, with cargo's words.
+#[must_use]
+pub fn build(package: &str) -> Bytes {
     let target = target_dir().join("guests");
     fs::create_dir_all(&target).expect("the target directory is writable");
     // One test process builds, the others find its work done.
     let turn = File::create(target.join("turn")).expect("the target directory is writable");
     turn.lock().expect("a file of ours can be locked");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    if let Err(words) = cargo_build(package, &root, &target) {
+    if let Err(words) = cargo_build(package, &target) {
         assert!(
             words.contains("may not be installed"),
             "cannot build {package}:\n{words}"
         );
         run(Command::new("rustup").args(["target", "add", TARGET]))
             .unwrap_or_else(|words| panic!("cannot install {TARGET}:\n{words}"));
-        cargo_build(package, &root, &target)
+        cargo_build(package, &target)
             .unwrap_or_else(|words| panic!("cannot build {package}:\n{words}"));
     }
     let file: PathBuf = target.join(TARGET).join("release").join(package);
@@ -47,11 +50,11 @@ fn build(package: &str) -> Bytes {
         .into()
 }
 
-fn cargo_build(package: &str, root: &Path, target: &Path) -> Result<(), String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+fn cargo_build(package: &str, target: &Path) -> Result<(), String> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .current_dir(root)
+        .current_dir(root())
         .args(["build", "--release", "--locked", "--target", TARGET])
         .args(["--package", package, "--target-dir"])
         .arg(target)
@@ -79,34 +82,78 @@ fn run(command: &mut Command) -> Result<(), String> {
     Err(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
+/// Cargo's target directory, found from the test's own place in it.
+///
+/// # Panics
+/// When the running program was not built by cargo.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    let test = env::current_exe().expect("a running test has a file");
+    test.ancestors()
+        .nth(3)
+        .expect("tests lie in target/PROFILE/deps")
+        .to_owned()
+}
+
 /// A component of the world `it` of this WIT text, whose every function traps.
 ///
 /// # Panics
 /// When the text is no WIT with such a world.
 #[must_use]
 pub fn trapping(wit: &str) -> Bytes {
-    let mut resolve = Resolve::default();
+    trapping_in(Resolve::default(), wit)
+}
+
+/// The same, where the text may name what `resolve` has.
+///
+/// # Panics
+/// When the text is no WIT with such a world.
+#[must_use]
+pub fn trapping_in(resolve: Resolve, wit: &str) -> Bytes {
+    encode(resolve, wit, |resolve, world| {
+        dummy_module(resolve, world, ManglingAndAbi::Legacy(LiftLowerAbi::Sync))
+    })
+}
+
+/// A component of the world `it` of this WIT text, from a core module.
+///
+/// # Panics
+/// When the text is no WIT with such a world, or the module does not fit it.
+pub fn encode(
+    mut resolve: Resolve,
+    wit: &str,
+    core: impl FnOnce(&Resolve, WorldId) -> Vec<u8>,
+) -> Bytes {
     let package = resolve
         .push_str("it.wit", wit)
         .expect("the test's WIT is valid");
     let world = resolve
         .select_world(&[package], Some("it"))
         .expect("the test's WIT has a world `it`");
-    let mut module = dummy_module(&resolve, world, ManglingAndAbi::Legacy(LiftLowerAbi::Sync));
+    let mut module = core(&resolve, world);
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
-        .expect("a dummy module takes metadata");
+        .expect("a core module takes metadata");
     ComponentEncoder::default()
         .module(&module)
         .and_then(|encoder| encoder.encode())
-        .expect("a dummy module becomes a component")
+        .expect("the module becomes a component")
         .into()
 }
 
 /// The `resource-handler` of the product, for WIT texts of [`trapping`]: the interface's body.
+///
+/// # Panics
+/// When the repository has no such file.
 #[must_use]
 pub fn resource_handler() -> String {
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/resource-handler.wit");
+    let wit = root().join("wit/resource-handler.wit");
     fs::read_to_string(wit).expect("the WIT is part of the repository")
+}
+
+/// The root of the repository.
+#[must_use]
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 const TARGET: &str = "wasm32-wasip2";
