@@ -1,6 +1,6 @@
 //! Serves the HTTP API: one task for each connection, all of them ended with the node.
 
-use std::{future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{future, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{
     body::Incoming,
