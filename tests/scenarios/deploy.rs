@@ -155,6 +155,22 @@ fn settings_that_cannot_be_honoured_are_refused_by_name() {
 }
 
 #[test]
+fn a_refusal_before_the_body_was_read_does_not_harm_the_next_request() {
+    let cluster = Cluster::builder(BIN).start();
+    let api = cluster.api(0);
+    // The client keeps connections open and uses them again, where the answer lets it.
+    for _ in 0..50 {
+        let refused = api
+            .deploy("a_b", component::probe(), &json!({}))
+            .answer()
+            .expect(400);
+        assert_eq!(refused.header("connection"), Some("close"));
+        let listed = api.get("/v1/modules").answer().expect(200);
+        assert_eq!(listed.header("connection"), None);
+    }
+}
+
+#[test]
 fn a_module_is_described_as_it_was_deployed() {
     let cluster = Cluster::builder(BIN).nodes(2).start();
     let settings = Probe::settings(cluster.collector());

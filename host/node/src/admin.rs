@@ -16,7 +16,7 @@ mod invoke;
 mod modules;
 mod resources;
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -27,7 +27,6 @@ use bytes::Bytes;
 use holdfast_model::{NodeId, api::ProblemKind};
 use http::{Method, Request, Response, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
 use tower::util::ServiceExt;
 
 use self::error::Error;
@@ -100,11 +99,12 @@ impl Api {
         Self { admin, router }
     }
 
-    /// Answers a request.
-    ///
-    /// # Errors
-    /// Never: every failure is an answer too.
-    pub async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    /// Answers a request; every failure is an answer too.
+    pub async fn answer<B>(self, request: Request<B>) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         use http_body_util::BodyExt;
         let path = request.uri().path();
         let open = matches!(path, "/healthz" | "/readyz");
@@ -116,21 +116,22 @@ impl Api {
             response
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, scheme);
-            return Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync()));
+            return response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
         }
         if invoke::path(path).is_some() {
             let (parts, body) = request.into_parts();
             let response = invoke::invoke(&self.admin, parts, body).await;
-            return Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync()));
+            return response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
         }
+        let request = request.map(axum::body::Body::new);
         let response = match self.router.oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        Ok(response.map(|body| body.boxed_unsync()))
+        response.map(|body| body.boxed_unsync())
     }
 
-    fn admits(&self, request: &Request<Incoming>) -> bool {
+    fn admits<B>(&self, request: &Request<B>) -> bool {
         let Some(token) = &self.admin.token else {
             return true;
         };

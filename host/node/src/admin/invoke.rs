@@ -13,7 +13,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts,
 };
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::Body;
 
 use super::{
     Admin, body,
@@ -30,7 +30,11 @@ pub(super) fn path(path: &str) -> Option<(&str, &str)> {
 }
 
 /// Answers an invoke.
-pub(super) async fn invoke(admin: &Admin, parts: Parts, body: Incoming) -> Response<Full<Bytes>> {
+pub(super) async fn invoke<B>(admin: &Admin, parts: Parts, body: B) -> Response<Full<Bytes>>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let request_id = match text(&parts.headers, REQUEST_ID_HEADER) {
         Ok(Some(id)) => id,
         Ok(None) => uuid::Uuid::new_v4().to_string(),
@@ -64,7 +68,11 @@ pub(super) async fn invoke(admin: &Admin, parts: Parts, body: Incoming) -> Respo
     response
 }
 
-async fn call(admin: &Admin, parts: &Parts, body: Incoming, request_id: String) -> Result<Answer> {
+async fn call<B>(admin: &Admin, parts: &Parts, body: B, request_id: String) -> Result<Answer>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let (module, id) = path(parts.uri.path()).expect("the caller looked at the path");
     if parts.method != Method::POST {
         let error = Error::invalid(format!("invoke is a POST, not a {}", parts.method));

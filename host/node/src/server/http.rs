@@ -1,9 +1,13 @@
 //! Serves the HTTP API: one task for each connection, all of them ended with the node.
 
-use std::{future, net::SocketAddr, sync::Arc, time::Duration};
+mod unread;
+
+use std::{convert::Infallible, future, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{
+    Request,
     body::Incoming,
+    header::{CONNECTION, HeaderValue},
     server::conn::http1,
     service::{HttpService, service_fn},
 };
@@ -16,6 +20,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
+use self::unread::Unread;
 use crate::admin::{Api, Body};
 
 /// Serves until stopped; then lets the requests in flight end, for a while.
@@ -68,7 +73,18 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<Accep
 async fn connection(stream: TcpStream, peer: SocketAddr, api: Api, stop: CancellationToken) {
     // Without it answers wait for acknowledgements; with a broken socket nothing matters.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| Box::pin(api.clone().answer(request)));
+    let unread = Unread::default();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (api, unread) = (api.clone(), unread.clone());
+        Box::pin(async move {
+            let mut answer = api.answer(request.map(|body| unread.watch(body))).await;
+            if unread.any() {
+                let close = HeaderValue::from_static("close");
+                answer.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(answer)
+        })
+    });
     let mut served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME)
@@ -76,7 +92,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, api: Api, stop: Cancell
     let ended = tokio::select! {
         ended = answered(&mut served) => ended,
         () = stop.cancelled() => {
-            Pin::new(&mut served).graceful_shutdown();
+            std::pin::Pin::new(&mut served).graceful_shutdown();
             answered(&mut served).await
         }
     };
