@@ -6,7 +6,10 @@
 //!
 //! Suspicion is no evidence: silence, a timeout or an unreachable network never gets in here.
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_model::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
@@ -25,35 +28,49 @@ pub struct Death {
 /// The deaths that this node knows of and the state does not.
 #[derive(Debug, Default)]
 pub struct Evidence {
-    deaths: BTreeMap<NodeId, Incarnation>,
+    deaths: BTreeSet<Death>,
+    /// Incarnations that ended because a later one of their node runs. Not told to anybody: the
+    /// later one joins and keeps the slots. Unless it dies before that.
+    replaced: BTreeMap<NodeId, BTreeSet<Incarnation>>,
 }
 
 impl Evidence {
-    /// Takes a proof, its own or a peer's. Later incarnations cover earlier ones.
+    /// Takes a proof, its own or a peer's. What the incarnation had replaced has ended with it.
     pub fn add(&mut self, death: Death) {
-        let known = self.deaths.entry(death.node).or_insert(death.incarnation);
-        *known = (*known).max(death.incarnation);
+        let replaced = self.replaced.remove(&death.node).unwrap_or_default();
+        let (ended, later) = replaced
+            .into_iter()
+            .partition::<BTreeSet<_>, _>(|incarnation| *incarnation < death.incarnation);
+        if !later.is_empty() {
+            self.replaced.insert(death.node, later);
+        }
+        let node = death.node;
+        let ended = ended
+            .into_iter()
+            .map(|incarnation| Death { node, incarnation });
+        self.deaths.extend(ended.chain([death]));
+    }
+
+    /// Takes the proof that an incarnation ended before a later one of its node began.
+    pub fn replaced(&mut self, death: Death) {
+        let replaced = self.replaced.entry(death.node).or_default();
+        replaced.insert(death.incarnation);
     }
 
     /// Forgets what the state has settled, and returns what it has not.
     pub fn pending(&mut self, state: &State) -> Vec<Death> {
-        self.deaths.retain(|node, incarnation| {
-            let owned = |node: &Node| node.incarnation == *incarnation && is_alive(node);
-            // A newer incarnation than the joined one died before it joined: nothing to free,
-            // but it must not be lost if its join is still in the log's future.
-            let ahead = |node: &Node| node.incarnation < *incarnation && is_alive(node);
-            state
-                .nodes()
-                .get(node)
-                .is_some_and(|node| owned(node) || ahead(node))
+        let matters = |node: &NodeId, incarnation: &Incarnation| match state.nodes().get(node) {
+            Some(known) => is_alive(known) && known.incarnation <= *incarnation,
+            // This copy of the state may lag behind its join.
+            None => true,
+        };
+        self.deaths
+            .retain(|death| matters(&death.node, &death.incarnation));
+        self.replaced.retain(|node, incarnations| {
+            incarnations.retain(|incarnation| matters(node, incarnation));
+            !incarnations.is_empty()
         });
-        let deaths = self.deaths.iter();
-        deaths
-            .map(|(node, incarnation)| Death {
-                node: *node,
-                incarnation: *incarnation,
-            })
-            .collect()
+        self.deaths.iter().copied().collect()
     }
 }
 

@@ -297,7 +297,7 @@ impl State {
     ) -> Vec<(ModuleName, Placed, Token)> {
         let members = self.members(live);
         let mut moves = Vec::new();
-        let mut budget = moves_max.saturating_sub(self.moves_under_way());
+        let mut budget = moves_max.saturating_sub(self.moves_under_way(live));
         for (name, module) in &self.modules {
             let mut planned: BTreeMap<Slot, NodeId> = module
                 .slots
@@ -319,14 +319,19 @@ impl State {
         moves
     }
 
-    /// How many slots are on their way from one node to another.
+    /// How many slots are on their way from one node to another. Those whose owner cannot be reached
+    /// do not count: nobody knows when they end, and the others must not wait for that.
     #[must_use]
-    pub fn moves_under_way(&self) -> usize {
+    pub fn moves_under_way(&self, live: &BTreeSet<NodeId>) -> usize {
         let slots = self
             .modules
             .values()
             .flat_map(|module| module.slots.values());
-        slots.filter(|state| state.next.is_some()).count()
+        let moving = |state: &&SlotState| {
+            let reachable = state.owner.is_some_and(|owner| live.contains(&owner.node));
+            state.next.is_some() && reachable
+        };
+        slots.filter(moving).count()
     }
 
     /// The nodes as placement sees them.

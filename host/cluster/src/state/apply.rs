@@ -91,7 +91,7 @@ impl Change<'_> {
                 Ok(Outcome::Released(released.collect()))
             }
             Command::Drain { node, draining } => self.drain(node, draining),
-            Command::Remove { node } => self.remove(node),
+            Command::Remove { node, incarnation } => self.remove(node, incarnation),
             Command::Deploy {
                 module,
                 digest,
@@ -187,19 +187,7 @@ impl Change<'_> {
     }
 
     fn vacate(&mut self, node: NodeId, incarnation: Incarnation) -> Result<Outcome, Refused> {
-        let found = self
-            .state
-            .nodes
-            .get_mut(&node)
-            .ok_or(Refused::UnknownNode(node))?;
-        if found.incarnation != incarnation {
-            let present = found.incarnation;
-            return Err(Refused::OtherIncarnation {
-                node,
-                present,
-                given: incarnation,
-            });
-        }
+        let found = self.present(node, incarnation)?;
         if matches!(found.standing, Standing::Active | Standing::Draining) {
             found.standing = Standing::Down;
             self.changes.insert(Key::Node(node));
@@ -208,18 +196,29 @@ impl Change<'_> {
         Ok(Outcome::Done)
     }
 
-    fn remove(&mut self, node: NodeId) -> Result<Outcome, Refused> {
-        let found = self
-            .state
-            .nodes
-            .get_mut(&node)
-            .ok_or(Refused::UnknownNode(node))?;
+    fn remove(&mut self, node: NodeId, incarnation: Incarnation) -> Result<Outcome, Refused> {
+        let found = self.present(node, incarnation)?;
         if found.standing != Standing::Removed {
             found.standing = Standing::Removed;
             self.changes.insert(Key::Node(node));
             self.reassign(node, None);
         }
         Ok(Outcome::Done)
+    }
+
+    /// The node, if the incarnation that was decided on is still its present one.
+    fn present(&mut self, node: NodeId, given: Incarnation) -> Result<&mut Node, Refused> {
+        let found = self.state.nodes.get_mut(&node);
+        let found = found.ok_or(Refused::UnknownNode(node))?;
+        let present = found.incarnation;
+        if present != given {
+            return Err(Refused::OtherIncarnation {
+                node,
+                present,
+                given,
+            });
+        }
+        Ok(found)
     }
 
     /// Gives every slot of a node's dead incarnations to its `next`, else to `heir`, else to
@@ -255,20 +254,21 @@ impl Change<'_> {
             let Some(state) = self.state.slot(&module, slot) else {
                 continue;
             };
-            let Some(owner) = self.state.active(to) else {
-                continue;
-            };
             if state.token != token {
                 continue;
             }
-            match state.owner {
-                None => self.give(&module, slot, Some(owner)),
-                Some(present) => {
-                    let next = (present.node != to).then_some(to);
-                    if state.next != next {
-                        self.slot_mut(&module, slot, |state| state.next = next);
-                    }
-                }
+            let present = state.owner.map(|owner| owner.node);
+            // A move is called off whatever the owner's standing: it may drain, and stays the owner.
+            let called_off = present == Some(to);
+            let heir = self.state.active(to);
+            if heir.is_none() && !called_off {
+                continue;
+            }
+            let next = (!called_off).then_some(to);
+            if present.is_none() {
+                self.give(&module, slot, heir);
+            } else if state.next != next {
+                self.slot_mut(&module, slot, |state| state.next = next);
             }
         }
         Outcome::Done

@@ -51,6 +51,8 @@ pub enum Command {
     Remove {
         /// The node.
         node: NodeId,
+        /// The incarnation that the operator looked at; refused when another has joined since.
+        incarnation: Incarnation,
     },
     /// Deploys a component: a new module, or a new version of one.
     Deploy {

@@ -191,6 +191,10 @@ impl Replica {
             .clone()
     }
 
+    fn next(&self, i: &str) -> Option<NodeId> {
+        self.slot(i).next
+    }
+
     fn owner(&self, i: &str) -> Option<(NodeId, u64)> {
         self.slot(i)
             .owner
@@ -208,6 +212,13 @@ fn id(text: &str) -> ResourceId {
 
 fn node(n: u128) -> NodeId {
     NodeId(uuid::Uuid::from_u128(n))
+}
+
+fn remove(n: u128, incarnation: u64) -> Command {
+    Command::Remove {
+        node: node(n),
+        incarnation: Incarnation(incarnation),
+    }
 }
 
 fn about() -> About {
@@ -581,20 +592,76 @@ fn deploying_what_serves_takes_a_rollout_back() {
 fn removing_a_node_frees_its_slots() {
     let mut replica = Replica::with_nodes(2);
     replica.allocate(&["a"], 1);
-    replica.done(Command::Remove { node: node(1) });
+    replica.done(remove(1, 1));
     assert_eq!(replica.owner("a"), None);
     let unknown = Refused::UnknownNode(node(9));
-    assert_eq!(
-        replica.apply(Command::Remove { node: node(9) }),
-        Outcome::Refused(unknown)
-    );
+    assert_eq!(replica.apply(remove(9, 1)), Outcome::Refused(unknown));
     let removed = Outcome::Refused(Refused::Removed(node(1)));
     assert_eq!(
         replica.join(1, 2),
         removed,
         "it comes back under a new identity only"
     );
-    replica.done(Command::Remove { node: node(1) });
+    replica.done(remove(1, 1));
+}
+
+#[test]
+fn a_node_that_started_anew_is_not_removed_for_what_its_former_run_was() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    replica.join(1, 2);
+    let other = Refused::OtherIncarnation {
+        node: node(1),
+        present: Incarnation(2),
+        given: Incarnation(1),
+    };
+    assert_eq!(replica.apply(remove(1, 1)), Outcome::Refused(other));
+    assert_eq!(replica.owner("a"), Some((node(1), 2)));
+}
+
+#[test]
+fn a_move_away_from_a_draining_node_can_be_called_off() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    replica.done(Command::Drain {
+        node: node(1),
+        draining: true,
+    });
+    replica.place("a", 2);
+    assert_eq!(replica.next("a"), Some(node(2)));
+    let alone: BTreeSet<NodeId> = [node(1)].into();
+    let calls_off = replica.state.plan(&alone, 10);
+    replica.decide(Decision::Place { slots: calls_off });
+    assert_eq!(replica.next("a"), None);
+    assert_eq!(
+        replica.state.plan(&alone, 10),
+        vec![],
+        "nothing is left to say"
+    );
+}
+
+#[test]
+fn moves_of_a_node_that_cannot_be_reached_use_up_nobodys_budget() {
+    let mut replica = Replica::with_nodes(3);
+    let ids: Vec<String> = (0..60).map(|n| format!("r-{n}")).collect();
+    let (first, second): (Vec<&str>, Vec<&str>) = ids
+        .iter()
+        .map(String::as_str)
+        .partition(|id| id.ends_with(['0', '1', '2', '3', '4']));
+    replica.allocate(&first, 1);
+    replica.allocate(&second, 2);
+    let all: BTreeSet<NodeId> = (1..=3).map(node).collect();
+    let moves = replica.state.plan(&all, 10);
+    replica.decide(Decision::Place { slots: moves });
+    let moving = ids.iter().find(|id| replica.next(id).is_some());
+    let (lost, _) = replica
+        .owner(moving.expect("something moves"))
+        .expect("what moves has an owner");
+    let live: BTreeSet<NodeId> = all.iter().copied().filter(|node| *node != lost).collect();
+    let under_way = replica.state.moves_under_way(&live);
+    assert!(under_way < 10, "{under_way} count");
+    let more = replica.state.plan(&live, 10);
+    assert!(!more.is_empty(), "the others go on");
 }
 
 #[test]
@@ -607,7 +674,7 @@ fn a_plan_calls_off_moves_to_nodes_that_are_gone_and_keeps_to_its_budget() {
     let moves = replica.state.plan(&all, 10);
     assert_eq!(moves.len(), 10);
     replica.decide(Decision::Place { slots: moves });
-    assert_eq!(replica.state.moves_under_way(), 10);
+    assert_eq!(replica.state.moves_under_way(&all), 10);
     assert_eq!(
         replica.state.plan(&all, 10),
         vec![],
@@ -618,7 +685,7 @@ fn a_plan_calls_off_moves_to_nodes_that_are_gone_and_keeps_to_its_budget() {
     assert_eq!(calls_off.len(), 10);
     assert!(calls_off.iter().all(|(_, placed, _)| placed.to == node(1)));
     replica.decide(Decision::Place { slots: calls_off });
-    assert_eq!(replica.state.moves_under_way(), 0);
+    assert_eq!(replica.state.moves_under_way(&all), 0);
 }
 
 #[test]
@@ -662,7 +729,7 @@ fn rows_of_unknown_shape_are_named() {
 enum Happening {
     Join(u128, u64),
     Vacate(u128, u64),
-    Remove(u128),
+    Remove(u128, u64),
     Drain(u128, bool),
     Allocate(u8, u128),
     Deallocate(u8),
@@ -679,7 +746,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         1 => (node.clone(), 1..4_u64).prop_map(|(n, i)| H::Join(n, i)),
         1 => (node.clone(), 1..4_u64).prop_map(|(n, i)| H::Vacate(n, i)),
-        1 => node.clone().prop_map(H::Remove),
+        1 => (node.clone(), 1..4_u64).prop_map(|(n, i)| H::Remove(n, i)),
         1 => (node.clone(), any::<bool>()).prop_map(|(n, on)| H::Drain(n, on)),
         4 => (0..12_u8, node.clone()).prop_map(|(r, n)| H::Allocate(r, n)),
         2 => (0..12_u8).prop_map(H::Deallocate),
@@ -703,7 +770,7 @@ proptest! {
             match happening {
                 Happening::Join(n, i) => { replica.join(n, i); }
                 Happening::Vacate(n, i) => { replica.vacate(n, i); }
-                Happening::Remove(n) => { replica.apply(Command::Remove { node: node(n) }); }
+                Happening::Remove(n, i) => { replica.apply(remove(n, i)); }
                 Happening::Drain(n, draining) => {
                     replica.apply(Command::Drain { node: node(n), draining });
                 }
