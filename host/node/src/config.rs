@@ -31,6 +31,17 @@ pub struct NodeConfig {
     pub weight: u32,
     /// Failure domain.
     pub zone: Option<String>,
+    /// How many voters the cluster that this node founds wants once it has enough nodes: 1, 3, 5 or
+    /// 7. Default 3. More survive more losses, and every change waits for more disks.
+    pub voters: u8,
+    /// How long a voter must be silent before a live node takes its place. Default 30 s. The same on
+    /// all nodes. Too low: each restart costs two changes of the voters. Too high: for that long
+    /// another loss may end the majority.
+    pub replace_voters_after: Duration,
+    /// Whether a node whose address refuses connections is replaced at once. Default on. The same on
+    /// all nodes. Off where something between the nodes refuses connections in their place; dead
+    /// nodes keep their resources then until an operator removes them.
+    pub fast_failover: bool,
     /// How long a stop waits for resources to move to other nodes. Default 30 s. Too low: they are
     /// terminated here first and held nowhere for a while. Too high: a supervisor loses patience.
     pub drain_timeout: Duration,
@@ -119,6 +130,9 @@ mod tests {
             token: None,
             weight: 100,
             zone: None,
+            voters: 3,
+            replace_voters_after: Duration::from_secs(30),
+            fast_failover: true,
             drain_timeout: Duration::from_secs(30),
             gossip: true,
         }

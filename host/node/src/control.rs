@@ -94,6 +94,8 @@ struct Core {
     links: Links,
     incoming: Incoming,
     leadership: watch::Receiver<Leadership>,
+    /// Held while this node changes the membership.
+    changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Control {
@@ -147,6 +149,7 @@ impl Control {
             links,
             incoming: Incoming::default(),
             leadership,
+            changing: Arc::default(),
         });
         let (reads, requests) = mpsc::channel(ROUND_MAX);
         let mut tasks = JoinSet::new();
@@ -316,6 +319,14 @@ impl Control {
         deadline: Instant,
     ) -> Result<(), ChangeError> {
         self.core.change_voters(voters, deadline).await
+    }
+
+    /// Ends a change of the voters whose leader died in the middle of it. Only the leader can.
+    ///
+    /// # Errors
+    /// When it was not ended, or not known to be in time; and when this node makes a change itself.
+    pub async fn finish_change(&self, deadline: Instant) -> Result<(), ChangeError> {
+        self.core.finish_change(deadline).await
     }
 
     /// Removes a node for good: it must not come back under this identity. Only the leader can.

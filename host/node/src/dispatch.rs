@@ -67,9 +67,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// Follows the state until stopped; then ends every resource of this node.
-    pub async fn run(self, stop: CancellationToken) {
-        self.engine.run(self.ended, stop).await;
+    /// Follows the state until stopped; then ends every resource of this node. Gives how many could
+    /// not be ended in time: they still run.
+    pub async fn run(self, stop: CancellationToken) -> usize {
+        self.engine.run(self.ended, stop).await
     }
 }
 

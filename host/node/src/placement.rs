@@ -47,6 +47,17 @@ struct Inner {
     news: Notify,
 }
 
+/// How the leader decides. The same on all nodes, since each may come to lead.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether a refused connection to a node's own address proves its death. Off where something
+    /// between the nodes refuses connections in their place.
+    pub fast_failover: bool,
+    /// How long a voter must be silent before a live node takes its place. Too low: a restart costs
+    /// two changes of the voters. Too high: for that long another loss may end the majority.
+    pub replace_voters_after: Duration,
+}
+
 /// The nodes that gossip sees, without this one.
 pub type Members = Arc<[Member]>;
 
@@ -119,6 +130,19 @@ impl Placement {
         entries: Vec<(ResourceId, Spec)>,
         deadline: Instant,
     ) -> Result<Vec<Allocation>, AllocateError> {
+        let mut allocated = Vec::with_capacity(entries.len());
+        for piece in pieces(entries) {
+            allocated.extend(self.allocate_piece(module, piece, deadline).await?);
+        }
+        Ok(allocated)
+    }
+
+    async fn allocate_piece(
+        &self,
+        module: &ModuleName,
+        entries: Vec<(ResourceId, Spec)>,
+        deadline: Instant,
+    ) -> Result<Vec<Allocation>, AllocateError> {
         let question = Allocate {
             module: module.clone(),
             entries,
@@ -177,6 +201,11 @@ impl Placement {
         self.0.news.notify_one();
     }
 
+    /// Takes the proof that a run of a node ended before a later one began.
+    pub fn replaced(&self, death: Death) {
+        self.0.evidence.lock().replaced(death);
+    }
+
     /// Takes the proofs of death of a peer.
     pub(crate) fn answer_died(&self, question: Died) {
         for death in question.deaths {
@@ -213,8 +242,60 @@ impl Inner {
     }
 }
 
+/// Cuts what is to be allocated so that no message and no entry of the log is much larger than
+/// [`PIECE_BYTES_MAX`]: a large one holds up the heartbeats behind it.
+fn pieces(entries: Vec<(ResourceId, Spec)>) -> Vec<Vec<(ResourceId, Spec)>> {
+    let mut pieces = Vec::new();
+    let mut bytes = usize::MAX;
+    for entry in entries {
+        let size = size(&entry);
+        if bytes.saturating_add(size) > PIECE_BYTES_MAX {
+            pieces.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        pieces
+            .last_mut()
+            .expect("the first entry begins one")
+            .push(entry);
+    }
+    pieces
+}
+
+/// About how many bytes a resource takes in a message.
+fn size((id, spec): &(ResourceId, Spec)) -> usize {
+    id.as_str().len() + spec.as_str().len()
+}
+
+/// Bytes of ids and specs that are allocated at once. Larger: entries of the log that take long to
+/// spread. Smaller: more round trips for an import.
+const PIECE_BYTES_MAX: usize = 1 << 20;
+
 /// How long one attempt to allocate may take.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// The pause before the next attempt, about the time of a round trip and a commit.
 const AGAIN: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_allocated_is_cut_into_pieces_that_lose_nothing() {
+        let spec = serde_json::json!({"text": "x".repeat(60_000)});
+        let spec = Spec::from_value(spec).unwrap();
+        let entries: Vec<(ResourceId, Spec)> = (0..100)
+            .map(|n| (format!("r-{n}").parse().unwrap(), spec.clone()))
+            .collect();
+        let pieces = pieces(entries.clone());
+        assert!(pieces.len() > 5, "{} pieces", pieces.len());
+        for piece in &pieces {
+            let bytes: usize = piece.iter().map(size).sum();
+            assert!(bytes <= PIECE_BYTES_MAX, "{bytes} bytes");
+            assert!(!piece.is_empty());
+        }
+        assert_eq!(pieces.concat(), entries);
+        assert!(super::pieces(Vec::new()).is_empty());
+    }
+}

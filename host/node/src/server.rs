@@ -25,7 +25,7 @@ use tokio::{
     net::{TcpListener, UdpSocket},
     sync::{mpsc, watch},
 };
-use tracing::{Instrument, error, info, info_span};
+use tracing::{Instrument, info, info_span};
 
 use self::{
     answer::{Answers, Carrier, Parts},
@@ -42,7 +42,7 @@ use crate::{
     identity::{self, DataDir, Secret},
     modules::{self, Modules},
     peer::{self, Local, NodeAbout, Peers, Runtimes},
-    placement::{Leader, Members, Placement},
+    placement::{self, Leader, Members, Placement},
 };
 
 /// Why a node could not run, or had to end.
@@ -120,6 +120,10 @@ pub enum Error {
     /// The cluster has given up this run of the node.
     #[error("{0}")]
     Expelled(String),
+    /// Some resources could not be ended, or it is not known whether they have. Only the end of the
+    /// process ends them; until then the listener for peers stays open.
+    #[error("{0}; they end with this process")]
+    Unended(String),
     /// A task that must not end has ended.
     #[error("the task `{0}` ended")]
     Task(&'static str),
@@ -129,7 +133,7 @@ pub enum Error {
 /// called inside an async runtime.
 ///
 /// # Errors
-/// When the node cannot start, or can no longer run.
+/// When the node cannot start, or can no longer run. After [`Error::Unended`] the process has to end.
 pub fn run(
     config: NodeConfig,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -155,6 +159,11 @@ pub fn run(
         listening(node.listening());
         node.run(stop).await
     });
+    if matches!(result, Err(Error::Unended(_))) {
+        // Ending the threads would close the listener while guests run.
+        std::mem::forget((control, data));
+        return result;
+    }
     // What is left has been told to stop and had its time.
     data.shutdown_timeout(THREADS_GRACE);
     control.shutdown_timeout(THREADS_GRACE);
@@ -251,7 +260,7 @@ impl Node {
             ..
         } = services;
         let dispatch_task = services.engine.run(ends.resources.clone());
-        let resources = tasks
+        let mut resources = tasks
             .runtimes
             .data
             .spawn(dispatch_task.instrument(info_span!("resources")));
@@ -264,7 +273,11 @@ impl Node {
             boot_id: dir.boot_id().to_string().into(),
             version: about.version.as_str().into(),
         };
-        let leader = Leader::new(placement.clone(), me.incarnation, state_about);
+        let options = placement::Options {
+            fast_failover: config.fast_failover,
+            replace_voters_after: config.replace_voters_after,
+        };
+        let leader = Leader::new(placement.clone(), me.incarnation, state_about, options);
         tasks.control("placement", leader.run(ends.rest.clone()));
         tasks.control("allocations", services.allocations.run(ends.rest.clone()));
         tasks.follow("deaths", &ends.rest, deaths(events, placement.clone()));
@@ -282,6 +295,7 @@ impl Node {
             joined = belong => joined,
             () = stop.as_mut() => Ok(None),
         };
+        let mut ended = None;
         let outcome = match joined {
             Err(error) => Err(error),
             Ok(None) => Ok(()),
@@ -305,6 +319,10 @@ impl Node {
                 tasks.follow("members", &ends.rest, found);
                 tokio::select! {
                     () = stop.as_mut() => Ok(()),
+                    left = &mut resources => {
+                        ended = Some(left);
+                        Err(Error::Task("resources"))
+                    }
                     failure = control.failed() => Err(failure.into()),
                     error = &mut follow => Err(error.unwrap_or(Error::Task("state"))),
                     error = name_taken(heard, control.clone(), founded) => Err(error),
@@ -316,8 +334,19 @@ impl Node {
             leave(&config, me, &control, &placement).await;
         }
         ends.resources.cancel();
-        if let Err(failed) = resources.await {
-            error!(error = %failed, "the resources did not end as they should");
+        let ended = match ended {
+            Some(ended) => ended,
+            None => resources.await,
+        };
+        let unended = match ended {
+            Ok(0) => None,
+            Ok(left) => Some(format!("{left} resources could not be ended in time")),
+            Err(failed) => Some(format!("the task of the resources failed: {failed}")),
+        };
+        if let Some(why) = unended {
+            // The tasks hold the listener, whose end peers would take for that of the resources.
+            std::mem::forget(tasks);
+            return Err(Error::Unended(why));
         }
         ends.http.cancel();
         ends.rest.cancel();

@@ -45,6 +45,9 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
         token,
         weight: args.weight,
         zone: args.zone,
+        voters: args.voters,
+        replace_voters_after: args.replace_voters_after,
+        fast_failover: args.fast_failover,
         drain_timeout: args.drain_timeout,
         gossip: std::env::var_os(NO_GOSSIP).is_none(),
     })

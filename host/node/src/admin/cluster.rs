@@ -38,14 +38,20 @@ pub(super) async fn describe(State(admin): State<Admin>) -> Result<Json<ClusterI
     let nodes = node_infos(&admin).await;
     let counts = counts(&admin).await;
     let lead = *admin.control.leadership().borrow();
-    let voters = admin.control.members().voters;
+    let members = admin.control.members();
     let mut node_counts = NodeCounts::default();
     for node in &nodes {
         node_counts.add(node.status);
     }
     let soon = (Instant::now() + FRESH).into_std();
     let stale = admin.control.read_index(soon).await.is_err();
-    let live = voters.intersection(&admin.placement.live()).count();
+    let live = admin.placement.live();
+    // During a change, both the old and the new voters have to be able to decide.
+    let survived = members
+        .quorums
+        .iter()
+        .map(|quorum| voters::survivable_losses(quorum.len(), quorum.intersection(&live).count()));
+    let survived = survived.min().unwrap_or(0);
     let resources = resource_counts(&admin, &counts);
     let info = admin.control.read(|state| {
         let cluster = state.cluster()?;
@@ -55,9 +61,8 @@ pub(super) async fn describe(State(admin): State<Admin>) -> Result<Json<ClusterI
             epoch: state.epoch(),
             leader: lead.leader,
             term: lead.term,
-            losses_survived: u32::try_from(voters::survivable_losses(voters.len(), live))
-                .unwrap_or(u32::MAX),
-            voters: voters.iter().copied().collect(),
+            losses_survived: u32::try_from(survived).unwrap_or(u32::MAX),
+            voters: members.voters.iter().copied().collect(),
             nodes: node_counts,
             modules: state.modules().len() as u64,
             resources,
@@ -140,7 +145,7 @@ async fn node_infos(admin: &Admin) -> Vec<NodeInfo> {
     let counts = counts(admin).await;
     let (owned, _) = owned(admin);
     let leader = admin.control.leadership().borrow().leader;
-    let voters = admin.control.members().voters;
+    let members = admin.control.members();
     let nodes = admin.control.read(|state| state.nodes().clone());
     let present = nodes
         .into_iter()
@@ -155,7 +160,7 @@ async fn node_infos(admin: &Admin) -> Vec<NodeInfo> {
             weight: node.about.weight,
             zone: node.about.zone.map(|zone| zone.to_string()),
             version: node.about.version.to_string(),
-            voter: voters.contains(&id),
+            voter: members.voters.contains(&id),
             leader: leader == Some(id),
             this: id == admin.me,
             resources: owned.get(&id).copied().unwrap_or(0),
@@ -230,10 +235,11 @@ pub(super) async fn remove_node(
 ) -> Result<StatusCode> {
     let deadline = deadline(None, false).into_std();
     admin.control.read_index(deadline).await?;
-    let standing = admin
-        .control
-        .read(|state| state.nodes().get(&node).map(|n| n.standing));
-    let standing = standing.ok_or(Refused::UnknownNode(node))?;
+    let known = admin.control.read(|state| {
+        let known = state.nodes().get(&node);
+        known.map(|known| (known.standing, known.incarnation))
+    });
+    let (standing, incarnation) = known.ok_or(Refused::UnknownNode(node))?;
     let empty = owned(&admin).0.get(&node).copied().unwrap_or(0) == 0;
     let is_safe = empty && standing != Standing::Active;
     if node == admin.me {
@@ -253,7 +259,7 @@ pub(super) async fn remove_node(
     }
     admin
         .control
-        .propose(Command::Remove { node }, deadline)
+        .propose(Command::Remove { node, incarnation }, deadline)
         .await?
         .accepted()?;
     Ok(StatusCode::NO_CONTENT)

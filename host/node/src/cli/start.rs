@@ -77,6 +77,28 @@ pub struct StartArgs {
     #[arg(long, value_name = "ZONE")]
     pub zone: Option<String>,
 
+    /// How many voters the cluster wants that this node founds: 1, 3, 5 or 7.
+    ///
+    /// It has as many once it has the nodes. More survive more losses, and each change waits for
+    /// more disks. Fixed when the cluster is founded.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = voters)]
+    pub voters: u8,
+
+    /// How long a voter must be silent before another node votes in its place.
+    ///
+    /// The same on all nodes. Too low: each restart changes the voters twice. Too high: for that
+    /// long another loss may end the majority.
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub replace_voters_after: Duration,
+
+    /// Whether a node whose address refuses connections is replaced at once.
+    ///
+    /// The same on all nodes. Turn it off where something between the nodes refuses connections
+    /// in their place. Dead nodes keep their resources then until they are removed.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub fast_failover: bool,
+
     /// How long a stop waits for resources to move to other nodes.
     ///
     /// What has not moved by then is terminated here and starts elsewhere afterwards. Too low:
@@ -154,6 +176,13 @@ impl StartArgs {
             let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
             std::process::exit(1);
         });
+    }
+}
+
+fn voters(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(voters @ (1 | 3 | 5 | 7)) => Ok(voters),
+        _ => Err("the number of voters is 1, 3, 5 or 7".to_owned()),
     }
 }
 

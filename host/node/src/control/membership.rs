@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,8 @@ use super::{Core, types::Peer};
 pub struct Membership {
     /// Nodes whose votes count. During a change, both the old and the new ones.
     pub voters: BTreeSet<NodeId>,
+    /// The same as sets that each need a majority of their own: one, or during a change two.
+    pub quorums: Vec<BTreeSet<NodeId>>,
     /// Nodes that only follow.
     pub learners: BTreeSet<NodeId>,
     /// Whether a change is under way, or was begun by a leader that did not end it.
@@ -85,6 +88,10 @@ impl Core {
         let config = metrics.membership_config.membership();
         let voters: BTreeSet<NodeId> = config.voter_ids().map(|peer| peer.0).collect();
         let learners = config.learner_ids().map(|peer| peer.0).collect();
+        let quorums = config.get_joint_config().iter();
+        let quorums: Vec<BTreeSet<NodeId>> = quorums
+            .map(|quorum| quorum.iter().map(|peer| peer.0).collect())
+            .collect();
         let leads = metrics.state.is_leader();
         let last = metrics.last_log_index.unwrap_or(0);
         let contact = |peer: &Peer| {
@@ -112,15 +119,22 @@ impl Core {
                 .and_then(|acked| at(acked.elapsed())),
         };
         Membership {
-            changing: config.get_joint_config().len() > 1
+            changing: quorums.len() > 1
                 || metrics.membership_config.log_id()
                     != metrics.committed_membership_config.log_id(),
             progress: progress.collect(),
             excluded: *self.links.excluded.borrow(),
             voters,
+            quorums,
             learners,
             last_quorum_contact,
         }
+    }
+
+    /// Ends a change that a leader has begun and not ended.
+    pub(crate) async fn finish_change(&self, deadline: Instant) -> Result<(), ChangeError> {
+        let nothing_more = ChangeMembers::AddVoterIds(BTreeSet::new());
+        self.change(nothing_more, true, deadline).await
     }
 
     pub(crate) async fn add_learner(
@@ -146,7 +160,7 @@ impl Core {
                     && progress.lag <= PROMOTED_LAG_MAX
                     && heard.is_some_and(|heard| heard <= self.options.election_max + SLACK)
             });
-            if !ready && self.leadership.borrow().me {
+            if !ready {
                 return Err(ChangeError::NotReady { node: *node });
             }
         }
@@ -179,9 +193,16 @@ impl Core {
         retain: bool,
         deadline: Instant,
     ) -> Result<(), ChangeError> {
+        // One at a time: the second step of one must not be taken for a change that nobody ends.
+        let turn = Arc::clone(&self.changing).try_lock_owned();
+        let turn = turn.map_err(|_| ChangeError::InProgress)?;
         // On a task of its own: dropped half way it would leave a joint configuration behind.
         let raft = self.raft.clone();
-        let changed = tokio::spawn(async move { raft.change_membership(change, retain).await });
+        let changed = tokio::spawn(async move {
+            let changed = raft.change_membership(change, retain).await;
+            drop(turn);
+            changed
+        });
         match timeout_at(deadline.into(), changed).await {
             Ok(Ok(Ok(_))) => Ok(()),
             Ok(Ok(Err(RaftError::APIError(error)))) => Err(match error {

@@ -72,12 +72,12 @@ impl Engine {
         }
     }
 
-    /// Follows the state until stopped, then ends every instance.
+    /// Follows the state until stopped, then ends every instance. Gives how many it could not end.
     pub(super) async fn run(
         mut self,
         mut ended: mpsc::Receiver<(ModuleName, ResourceId)>,
         stop: CancellationToken,
-    ) {
+    ) -> usize {
         let mut subscription = self.control.subscribe();
         let mut tick = tokio::time::interval(RELEASE_RETRY);
         loop {
@@ -96,11 +96,11 @@ impl Engine {
             }
             self.release();
         }
-        self.end_all(&mut ended).await;
+        self.end_all(&mut ended).await
     }
 
     /// Ends what still runs, and waits for it as long as its hooks may take.
-    async fn end_all(&mut self, ended: &mut mpsc::Receiver<(ModuleName, ResourceId)>) {
+    async fn end_all(&mut self, ended: &mut mpsc::Receiver<(ModuleName, ResourceId)>) -> usize {
         for table in self.shared.tables.all() {
             for entry in table.entries.pin().values() {
                 entry.end(&self.shared.host, TerminateReason::Stopping);
@@ -121,16 +121,10 @@ impl Engine {
                         table.entries.pin().remove(&id);
                     }
                 }
-                Ok(None) => return,
-                Err(_) => {
-                    warn!(
-                        resources = left(self),
-                        "resources were dropped, their time is up"
-                    );
-                    return;
-                }
+                Ok(None) | Err(_) => break,
             }
         }
+        left(self)
     }
 
     fn changed(&mut self, changes: &Changes) {

@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 
 use super::{
     Event, Evidence, Handler, HelloError, Local, Options, PeerInfo, Proof, Refusal, Runtimes,
-    handshake::{self, Failure, Purpose},
+    handshake::{self, Ends, Failure, Purpose},
     info::Identity,
     server, socket,
     throttle::Throttle,
@@ -139,7 +139,11 @@ impl Endpoint {
         if let Some(evidence) = evidence {
             self.tell(Event::Dead(evidence)).await;
         }
-        let direct = socket::same(accepted.accepted_on, addr);
+        let near = stream.local_addr();
+        let near = near.map_err(|source| HelloError::Broken { addr, source })?;
+        // Both ends: a relay may listen on the very address that its far end dials.
+        let Ends { acceptor, dialer } = accepted.ends;
+        let direct = socket::same(acceptor, addr) && socket::same(dialer, near);
         Ok((stream, PeerInfo::new(accepted.identity, direct)))
     }
 
@@ -197,9 +201,12 @@ impl Endpoint {
         };
         let shaken = async {
             socket::prepare(&stream, self.options.silence_max)?;
-            let on = stream.local_addr()?;
+            let ends = Ends {
+                acceptor: stream.local_addr()?,
+                dialer: from,
+            };
             let (me, cluster) = (self.identity(), &self.local.cluster);
-            handshake::accept(&mut stream, on, &me, cluster, &self.key, judge).await
+            handshake::accept(&mut stream, ends, &me, cluster, &self.key, judge).await
         };
         let shaken = timeout(self.options.handshake_time, shaken).await;
         drop(permit);

@@ -40,8 +40,14 @@ pub(super) enum Purpose {
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub(super) identity: Identity,
-    /// The acceptor's own socket address on this connection.
-    pub(super) accepted_on: SocketAddr,
+    pub(super) ends: Ends,
+}
+
+/// The two ends of a connection, as the acceptor's socket has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ends {
+    pub(super) acceptor: SocketAddr,
+    pub(super) dialer: SocketAddr,
 }
 
 /// How a handshake failed.
@@ -96,13 +102,7 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
         return Err(Failure::Refused(Refusal::WrongSecret));
     }
     match decode(verdict)? {
-        Verdict::Welcome {
-            identity,
-            accepted_on,
-        } => Ok(Accepted {
-            identity,
-            accepted_on,
-        }),
+        Verdict::Welcome { identity, ends } => Ok(Accepted { identity, ends }),
         Verdict::Refused(refusal) => Err(Failure::Refused(refusal)),
     }
 }
@@ -111,7 +111,7 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
 /// told to the dialer.
 pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    accepted_on: SocketAddr,
+    ends: Ends,
     me: &Identity,
     cluster: &ClusterName,
     key: &Key,
@@ -162,7 +162,7 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     let verdict = encode(&match &judged {
         Ok(()) => Verdict::Welcome {
             identity: me.clone(),
-            accepted_on,
+            ends,
         },
         Err(refusal) => Verdict::Refused(refusal.clone()),
     });
@@ -192,10 +192,7 @@ struct Claim {
 
 #[derive(Serialize, Deserialize)]
 enum Verdict {
-    Welcome {
-        identity: Identity,
-        accepted_on: SocketAddr,
-    },
+    Welcome { identity: Identity, ends: Ends },
     Refused(Refusal),
 }
 

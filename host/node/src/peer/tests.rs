@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::{
     CallError, Event, Handler, HelloError, Kind, Lane, Local, NodeAbout, Options, PeerInfo, Peers,
     Reply, Runtimes,
-    handshake::{self, Purpose},
+    handshake::{self, Ends, Purpose},
     info::Identity,
 };
 use crate::identity::{BootId, Key, Secret};
@@ -263,10 +263,22 @@ async fn dial_by_hand(to: SocketAddr, setup: &Setup, purpose: Purpose) -> TcpStr
 
 /// The other way round: accepts one connection and shakes hands.
 async fn accept_by_hand(listener: &TcpListener, setup: &Setup) -> TcpStream {
-    let (mut stream, _) = listener.accept().await.unwrap();
-    let on = stream.local_addr().unwrap();
+    accept_from(listener, setup, |from| from).await
+}
+
+/// The same, but with its own idea of where the connection came from.
+async fn accept_from(
+    listener: &TcpListener,
+    setup: &Setup,
+    from: impl FnOnce(SocketAddr) -> SocketAddr,
+) -> TcpStream {
+    let (mut stream, dialer) = listener.accept().await.unwrap();
+    let ends = Ends {
+        acceptor: stream.local_addr().unwrap(),
+        dialer: from(dialer),
+    };
     let (me, key) = (setup.identity(), setup.key());
-    handshake::accept(&mut stream, on, &me, &setup.cluster, &key, |_| Ok(()))
+    handshake::accept(&mut stream, ends, &me, &setup.cluster, &key, |_| Ok(()))
         .await
         .unwrap();
     stream

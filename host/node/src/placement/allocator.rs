@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{AllocateError, Placement};
+use super::{AllocateError, PIECE_BYTES_MAX, Placement, size};
 use crate::{clock::now_ms, modules::chain};
 
 type Answer = Result<Vec<Allocation>, AllocateError>;
@@ -25,6 +25,12 @@ pub(super) struct Job {
     module: ModuleName,
     entries: Vec<(ResourceId, Spec)>,
     answer: oneshot::Sender<Answer>,
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        self.entries.iter().map(size).sum()
+    }
 }
 
 /// The task behind the allocations of a leader.
@@ -78,13 +84,13 @@ impl Allocations {
                 first = self.jobs.recv() => first,
             };
             let Some(first) = first else { return };
-            let mut size = first.entries.len();
+            let mut bytes = first.bytes();
             let mut batch: BTreeMap<ModuleName, Vec<Job>> = BTreeMap::new();
             batch.entry(first.module.clone()).or_default().push(first);
-            while size < BATCH_ENTRIES_MAX
+            while bytes < PIECE_BYTES_MAX
                 && let Ok(job) = self.jobs.try_recv()
             {
-                size += job.entries.len();
+                bytes += job.bytes();
                 batch.entry(job.module.clone()).or_default().push(job);
             }
             for (module, jobs) in batch {
@@ -93,7 +99,12 @@ impl Allocations {
         }
     }
 
-    async fn allocate(&self, module: ModuleName, jobs: Vec<Job>) {
+    async fn allocate(&self, module: ModuleName, mut jobs: Vec<Job>) {
+        // Whoever gave up asks again, or does not want it any more.
+        jobs.retain(|job| !job.answer.is_closed());
+        if jobs.is_empty() {
+            return;
+        }
         let entries: Vec<(ResourceId, Spec)> = jobs
             .iter()
             .flat_map(|job| job.entries.iter().cloned())
@@ -129,9 +140,7 @@ impl Allocations {
 }
 
 /// Allocation requests that may wait for the batch before them; askers wait when it is full.
-const JOBS_MAX: usize = 1024;
-
-/// About how many resources are allocated in one log entry.
-const BATCH_ENTRIES_MAX: usize = 4096;
+/// Each has up to about [`PIECE_BYTES_MAX`].
+const JOBS_MAX: usize = 256;
 
 const COMMIT: Duration = Duration::from_secs(5);

@@ -15,10 +15,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Died, Placement};
+use super::{Died, Options, Placement};
 use crate::{
     clock::now_ms,
-    control::{Leadership, Membership},
+    control::{ChangeError, Leadership, Membership},
     modules::chain,
     peer::PeerInfo,
     rpc,
@@ -29,19 +29,26 @@ pub struct Leader {
     placement: Placement,
     incarnation: Incarnation,
     about: About,
-    /// When each voter was last seen alive.
-    seen: BTreeMap<NodeId, Instant>,
+    options: Options,
+    /// When each voter was last seen alive, in the term that this is about.
+    seen: (u64, BTreeMap<NodeId, Instant>),
 }
 
 impl Leader {
     /// Makes the task of a node that says this of itself.
     #[must_use]
-    pub fn new(placement: Placement, incarnation: Incarnation, about: About) -> Self {
+    pub fn new(
+        placement: Placement,
+        incarnation: Incarnation,
+        about: About,
+        options: Options,
+    ) -> Self {
         Self {
             placement,
             incarnation,
             about,
-            seen: BTreeMap::new(),
+            options,
+            seen: (0, BTreeMap::new()),
         }
     }
 
@@ -57,7 +64,7 @@ impl Leader {
             // All of these only wake: what happened is read from where it is kept.
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = leadership.changed() => {}
+                Ok(()) = leadership.changed() => {}
                 _ = changes.changed() => {}
                 Ok(()) = members.changed() => {}
                 () = inner.news.notified() => {}
@@ -72,12 +79,15 @@ impl Leader {
             self.admit(lead.term).await;
             self.bury(lead.term).await;
             self.plan(lead.term).await;
-            self.tend_voters().await;
+            self.tend_voters(lead.term).await;
         }
     }
 
     /// Gives the proofs of death that this node has to whoever leads.
     async fn tell(&self, lead: Leadership) {
+        if !self.options.fast_failover {
+            return;
+        }
         let inner = &self.placement.0;
         let deaths = inner
             .control
@@ -142,6 +152,9 @@ impl Leader {
 
     /// Frees the slots of incarnations that are proven dead.
     async fn bury(&self, term: u64) {
+        if !self.options.fast_failover {
+            return;
+        }
         let inner = &self.placement.0;
         let decisions: Vec<Decision> = inner.control.read(|state| {
             let deaths = inner.evidence.lock().pending(state);
@@ -191,15 +204,27 @@ impl Leader {
     }
 
     /// Takes one step towards the voters that the cluster wants, and lets removed nodes go.
-    async fn tend_voters(&mut self) {
+    async fn tend_voters(&mut self, term: u64) {
         let inner = Arc::clone(&self.placement.0);
         let raft = inner.control.members();
+        let now = Instant::now();
+        let deadline = (now + DECISION).into_std();
         if raft.changing {
+            let unended = raft.quorums.len() > 1;
+            // This node may be in the middle of it itself; else its leader died there.
+            if unended
+                && let Err(error) = inner.control.finish_change(deadline).await
+                && error != ChangeError::InProgress
+            {
+                warn!(
+                    error = chain(&error),
+                    "a change of the voters was not ended"
+                );
+            }
             return;
         }
         let live = inner.live();
-        let now = Instant::now();
-        self.seen.extend(live.iter().map(|node| (*node, now)));
+        self.see(term, &live, &raft.voters, now);
         let (candidates, wanted, removed) = inner.control.read(|state| {
             let wanted = state.cluster().map_or(1, |cluster| cluster.voters_wanted);
             (
@@ -208,8 +233,11 @@ impl Leader {
                 removed(state, &raft),
             )
         });
-        let deadline = (now + DECISION).into_std();
-        let step = voters::next_change(&candidates, usize::from(wanted), REPLACE_AFTER);
+        let step = voters::next_change(
+            &candidates,
+            usize::from(wanted),
+            self.options.replace_voters_after,
+        );
         let changed = match step {
             Some(Change::Voters(voters)) => {
                 info!(?voters, "changing the voters");
@@ -227,6 +255,19 @@ impl Leader {
         }
     }
 
+    /// Notes who is alive. A voter that was never seen in this term counts as seen when the term
+    /// began: what was noted in an earlier one may be long past.
+    fn see(&mut self, term: u64, live: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>, now: Instant) {
+        let (of_term, seen) = &mut self.seen;
+        if *of_term != term {
+            (*of_term, *seen) = (term, BTreeMap::new());
+        }
+        seen.extend(live.iter().map(|node| (*node, now)));
+        for voter in voters {
+            seen.entry(*voter).or_insert(now);
+        }
+    }
+
     fn candidates(
         &self,
         state: &State,
@@ -241,7 +282,7 @@ impl Leader {
                 .progress
                 .get(node)
                 .is_some_and(|progress| progress.lag <= LAG_MAX);
-            let seen = self.seen.get(node).copied();
+            let seen = self.seen.1.get(node).copied();
             Candidate {
                 node: *node,
                 voter: raft.voters.contains(node),
@@ -249,7 +290,6 @@ impl Leader {
                 live: live.contains(node),
                 caught_up: *node == me || near,
                 leaving: standing == Some(Standing::Removed),
-                // Never seen since this node leads: it counts from the first look.
                 silent_for: seen.map_or(Duration::ZERO, |seen| now.saturating_duration_since(seen)),
             }
         };
@@ -300,6 +340,3 @@ const MOVES_MAX: usize = 64;
 
 /// How many entries a learner may lack to be made a voter.
 const LAG_MAX: u64 = 1_000;
-
-/// How long a voter must be silent before a live learner takes its place.
-const REPLACE_AFTER: Duration = Duration::from_secs(30);

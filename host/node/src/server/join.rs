@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use holdfast_model::ClusterId;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -27,12 +28,19 @@ pub(super) async fn ask_seeds(
     let mut told: BTreeMap<String, String> = BTreeMap::new();
     loop {
         let mut refusals = Vec::new();
-        for seed in &config.seeds {
-            let asked = tokio::select! {
+        // All at once: a seed that does not answer is not to hold up the others.
+        let asked = config
+            .seeds
+            .iter()
+            .map(|seed| async move { (seed, ask(seed, peers).await) });
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        loop {
+            let next = tokio::select! {
                 () = stop.cancelled() => return Ok(None),
-                asked = ask(seed, peers) => asked,
+                next = asked.next() => next,
             };
-            let reason = match asked {
+            let Some((seed, answer)) = next else { break };
+            let reason = match answer {
                 Ok(Some(cluster)) => {
                     info!(seed, cluster.id = %cluster, "found the cluster");
                     return Ok(Some(cluster));
@@ -65,8 +73,11 @@ pub(super) async fn ask_seeds(
 /// cluster, and which.
 pub(super) async fn greet(seeds: &[String], peers: &Peers) -> Option<(String, ClusterId)> {
     let mut first = None;
-    for seed in seeds {
-        match ask(seed, peers).await {
+    let asked = seeds
+        .iter()
+        .map(async |seed| (seed, ask(seed, peers).await));
+    for (seed, answer) in join_all(asked).await {
+        match answer {
             Ok(Some(cluster)) => first = first.or_else(|| Some((seed.clone(), cluster))),
             Err(Failed::Refused(reason)) => warn!(seed, reason, "this seed does not let us in"),
             Ok(None) | Err(Failed::Silent(_)) => {}

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use holdfast_cluster::{
     evidence::Death,
     state::{Command, Key, Owner, Standing},
@@ -58,7 +59,7 @@ pub(super) async fn belong(
             let id = ClusterId::random();
             let deadline = (Instant::now() + FOUND).into_std();
             control
-                .found(id, config.cluster.clone(), VOTERS_WANTED, deadline)
+                .found(id, config.cluster.clone(), config.voters, deadline)
                 .await?;
             info!(cluster.id = %id, cluster.name = %config.cluster, "founded the cluster");
             (id, true)
@@ -97,6 +98,13 @@ pub(super) async fn follow_state(me: Owner, control: Control, peers: Peers) -> E
                             .to_owned(),
                     );
                 }
+                _ if id == me.node && node.incarnation > me.incarnation => {
+                    return Error::Expelled(
+                        "a later run of this node has joined the cluster: its data directory is \
+                         used elsewhere, too"
+                            .to_owned(),
+                    );
+                }
                 Standing::Removed => peers.forget(id),
                 _ => peers.update(id, node.incarnation, node.about.addr),
             }
@@ -131,8 +139,13 @@ pub(super) async fn announce(
     control: Control,
     peers: Peers,
 ) {
-    // Gossip drops what is foreign without a word; a handshake says why.
-    join::greet(&seeds, &peers).await;
+    // Gossip drops what is foreign without a word; a handshake says why. Seeds that do not answer
+    // take their time, so that nothing waits for them.
+    let greeted = join::greet(&seeds, &peers);
+    tokio::join!(greeted, announce_again(&seeds, heard, control));
+}
+
+async fn announce_again(seeds: &[String], heard: gossip::Handle, control: Control) {
     let mut told = BTreeSet::new();
     loop {
         let mut addresses: BTreeSet<SocketAddr> = control.read(|state| {
@@ -142,8 +155,11 @@ pub(super) async fn announce(
                 .filter(|n| n.standing != Standing::Removed);
             present.map(|node| node.about.addr).collect()
         });
-        for seed in &seeds {
-            let found = tokio::time::timeout(LOOKUP, tokio::net::lookup_host(seed)).await;
+        let look_up = |seed| tokio::time::timeout(LOOKUP, tokio::net::lookup_host(seed));
+        let found = seeds
+            .iter()
+            .map(|seed| async move { (seed, look_up(seed).await) });
+        for (seed, found) in join_all(found).await {
             match found {
                 Ok(Ok(found)) => addresses.extend(found),
                 Ok(Err(error)) => debug!(seed, %error, "a seed's name was not found"),
@@ -176,9 +192,14 @@ pub(super) async fn deaths(mut events: mpsc::Receiver<peer::Event>, placement: P
                     info!(node.id = %node, node.incarnation = %incarnation, peer.addr = %addr, "proven dead");
                     placement.died(Death { node, incarnation });
                 }
-                // The new run joins and takes back what the old one had: nothing need be freed.
-                Proof::NewerIncarnation { .. } => {
+                // The new run joins and takes back what the old one had: nothing need be freed,
+                // unless it dies before that. Under another boot the lock of the data directory
+                // proves nothing.
+                Proof::NewerIncarnation { same_boot, .. } => {
                     info!(node.id = %node, node.incarnation = %incarnation, "started anew");
+                    if same_boot {
+                        placement.replaced(Death { node, incarnation });
+                    }
                 }
             },
         }
@@ -278,9 +299,6 @@ fn owned(node: NodeId, control: &Control) -> usize {
             .count()
     })
 }
-
-/// How many voters a cluster wants once it has enough nodes: it survives the loss of one.
-const VOTERS_WANTED: u8 = 3;
 
 /// How soon to look again whether anybody can take over.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);

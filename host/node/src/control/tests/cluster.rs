@@ -214,6 +214,42 @@ async fn a_dead_node_may_follow_but_not_vote() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_voters_whose_leader_vanished_is_ended_by_the_next() {
+    let mut cluster = Cluster::start(3).await;
+    for number in [4, 5] {
+        let dir = TempDir::new().unwrap();
+        let node = cluster.net.start(dir.path(), id(number)).await;
+        cluster.nodes.push(node);
+        cluster.dirs.push(dir);
+        let added = cluster.nodes[0].add_learner(id(number), soon()).await;
+        added.unwrap();
+    }
+    let nodes = &cluster.nodes;
+    let all: BTreeSet<NodeId> = (1..=5).map(id).collect();
+    let ready = || {
+        let members = nodes[0].members();
+        let lags = |number| members.progress.get(&id(number)).map(|of| of.lag);
+        std::future::ready([4, 5].iter().all(|number| lags(*number) == Some(0)))
+    };
+    within(ready).await;
+    // The leader's first step reaches the others, and none of their answers reaches the leader.
+    cluster.net.mute.lock().extend((2..=5).map(id));
+    let short = Instant::now() + Duration::from_millis(1);
+    let begun = nodes[0].change_voters(all.clone(), short).await;
+    assert_eq!(begun, Err(ChangeError::TimedOut));
+    let joint = |node: &Control| node.members().quorums.len() == 2;
+    within(|| std::future::ready(nodes[1..3].iter().all(joint))).await;
+    cluster.net.cut.lock().insert(id(1));
+    cluster.net.mute.lock().clear();
+
+    let leader = cluster.leader(&[1, 2, 3, 4]).await;
+    assert!(joint(&nodes[leader]), "nobody ends it unasked");
+    nodes[leader].finish_change(soon()).await.unwrap();
+    let members = nodes[leader].members();
+    assert_eq!((members.quorums, members.changing), (vec![all], false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removed_voter_that_did_not_hear_of_it_stops_campaigning() {
     let cluster = Cluster::start(3).await;
     cluster.net.cut.lock().insert(id(3));

@@ -48,6 +48,29 @@ async fn a_peer_behind_something_else_is_not_proven_dead() {
     assert!(matches!(a.event().await, Event::Connected(peer) if peer.direct));
 }
 
+/// A tunnel listens on one host at the port that its far end dials on another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_on_the_same_address_as_the_peer_is_not_taken_for_it() {
+    let mut a = Setup::new().start().await;
+    let (listener, b) = (
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        Setup::new(),
+    );
+    let at = listener.local_addr().unwrap();
+    a.peers.update(b.node, Incarnation(1), at);
+    let relay = "127.0.0.1:9".parse().unwrap();
+    let accepted = accept_from(&listener, &b, |_| relay).await;
+    assert!(matches!(a.event().await, Event::Connected(peer) if !peer.direct));
+    drop((accepted, listener));
+    assert!(matches!(a.event().await, Event::Lost { .. }));
+    wait_until("it was refused often", || a.failures(b.node) > 5).await;
+    a.peers.forget(b.node);
+    assert!(
+        a.events.try_recv().is_err(),
+        "refusals of a relay prove nothing"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_stops_without_closing_is_not_proven_dead() {
     let mut setup = Setup::new();
