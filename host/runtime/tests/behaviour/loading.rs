@@ -167,20 +167,22 @@ async fn more_memory_than_allowed_is_refused_at_load() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_function_is_bounded_as_calls_are() {
-    let mut settings = Settings::default();
-    settings.limits.handle_timeout_ms = 100;
     let spin = handler("", "(func $spin (loop (br 0))) (start $spin)");
     let trap = handler("", "(func $trap (unreachable)) (start $trap)");
     for lane in [Lane::Direct, Lane::Fiber] {
-        settings.lane = Some(lane);
-        let error = load(&runtime(), &spin, &settings).await.unwrap_err();
-        assert!(
-            matches!(error, LoadError::Start(Failure::TimedOut(_))),
-            "{error:?}"
-        );
+        let mut settings = Settings {
+            lane: Some(lane),
+            ..Settings::default()
+        };
         let error = load(&runtime(), &trap, &settings).await.unwrap_err();
         assert!(
             matches!(error, LoadError::Start(Failure::Trapped { .. })),
+            "{error:?}"
+        );
+        settings.limits.handle_timeout_ms = 100;
+        let error = load(&runtime(), &spin, &settings).await.unwrap_err();
+        assert!(
+            matches!(error, LoadError::Start(Failure::TimedOut(_))),
             "{error:?}"
         );
     }
