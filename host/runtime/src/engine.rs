@@ -170,6 +170,8 @@ fn config() -> Config {
     config.wasm_component_model(true);
     // A synchronous call costs a third, and nothing here needs component-model concurrency.
     config.concurrency_support(false);
+    // Handlers are 32-bit; then no size that a guest asks for can overflow ours.
+    config.wasm_memory64(false);
     // No mapping of its own per instance: a process may have some 65,000 mappings.
     config.memory_reservation(0);
     config.memory_guard_size(0);

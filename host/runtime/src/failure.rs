@@ -119,8 +119,10 @@ impl Failure {
         let panic = panic_message(&tail);
         let frames = Frames::of(error);
         let function = frames.innermost();
-        // Without memory, standard libraries abort; a panic has other reasons.
-        if let (Some(asked), None) = (state.memory.refused(), &panic) {
+        // Without memory, standard libraries abort, and what the host was to write has no place,
+        // outside of any function. A panic or another trap has other reasons.
+        let aborted = trap == Some(&Trap::UnreachableCodeReached) || frames.0.is_empty();
+        if let (Some(asked), None, true) = (state.memory.refused(), &panic, aborted) {
             return Self::OutOfMemory {
                 function,
                 limit: state.memory.bytes_max(),

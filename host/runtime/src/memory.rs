@@ -1,6 +1,8 @@
 //! Counts the memory of one instance and refuses what exceeds its limit.
 //!
-//! Invariant: linear memories and tables of a store, added up, never exceed `bytes_max`.
+//! Invariant: linear memories and tables of a store, added up, never exceed `bytes_max`. What was
+//! granted stays counted: the limiter is told of growth that failed without a word on whether it
+//! had been granted (a size that overflows is not asked for), so nothing can be given back safely.
 
 use wasmtime::ResourceLimiter;
 
@@ -8,9 +10,7 @@ use wasmtime::ResourceLimiter;
 pub(crate) struct Memory {
     bytes: u64,
     bytes_max: u64,
-    /// Growth granted last, in bytes: given back if it then fails for another reason.
-    last: u64,
-    /// Total that was asked for when growth was refused last, in bytes.
+    /// Total that was asked for in bytes, if the growth asked for last was refused.
     refused: Option<u64>,
 }
 
@@ -19,7 +19,6 @@ impl Memory {
         Self {
             bytes: 0,
             bytes_max,
-            last: 0,
             refused: None,
         }
     }
@@ -29,7 +28,7 @@ impl Memory {
         self.refused = None;
     }
 
-    /// Total in bytes that was asked for in vain since the call began.
+    /// Total in bytes that was asked for in vain, if nothing was granted in this call since.
     pub(crate) fn refused(&self) -> Option<u64> {
         self.refused
     }
@@ -45,12 +44,8 @@ impl Memory {
             return false;
         }
         self.bytes = total;
-        self.last = bytes;
+        self.refused = None;
         true
-    }
-
-    fn give_back(&mut self) {
-        self.bytes -= std::mem::take(&mut self.last);
     }
 }
 
@@ -68,11 +63,6 @@ impl ResourceLimiter for Memory {
         Ok(self.grow(desired.saturating_sub(current) as u64))
     }
 
-    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
-        self.give_back();
-        Ok(())
-    }
-
     fn table_growing(
         &mut self,
         current: usize,
@@ -84,11 +74,6 @@ impl ResourceLimiter for Memory {
         }
         let elements = desired.saturating_sub(current) as u64;
         Ok(self.grow(elements.saturating_mul(ELEMENT_BYTES)))
-    }
-
-    fn table_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
-        self.give_back();
-        Ok(())
     }
 
     fn instances(&self) -> usize {
@@ -126,14 +111,23 @@ mod tests {
     }
 
     #[test]
-    fn growth_that_fails_is_not_counted() {
+    fn a_failure_that_was_never_granted_gives_nothing_back() {
         let mut memory = Memory::new(100);
         assert!(memory.memory_growing(0, 90, None).unwrap());
-        memory
-            .memory_grow_failed(wasmtime::Error::msg("no memory"))
-            .unwrap();
+        let overflow = || wasmtime::Error::msg("overflow calculating new table size");
+        memory.table_grow_failed(overflow()).unwrap();
+        memory.memory_grow_failed(overflow()).unwrap();
+        assert!(!memory.memory_growing(90, 180, None).unwrap());
+    }
+
+    #[test]
+    fn only_the_latest_refusal_counts_as_one() {
+        let mut memory = Memory::new(100);
+        assert!(!memory.memory_growing(0, 101, None).unwrap());
+        assert_eq!(memory.refused(), Some(101));
         assert!(memory.memory_growing(0, 90, None).unwrap());
-        assert!(!memory.memory_growing(90, 95, Some(90)).unwrap());
         assert_eq!(memory.refused(), None);
+        assert!(!memory.memory_growing(90, 95, Some(90)).unwrap());
+        assert_eq!(memory.refused(), None, "it is the memory's own maximum");
     }
 }

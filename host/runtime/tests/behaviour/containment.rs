@@ -9,7 +9,7 @@ use std::{
 };
 
 use holdfast_model::{Lane, Settings};
-use holdfast_runtime::{Failure, Source, TerminateReason};
+use holdfast_runtime::{Failure, LoadError, Source, TerminateReason};
 
 use crate::support::{
     handler, handler_importing, held, load, request, resource, runtime, runtime_that_keeps,
@@ -135,6 +135,50 @@ async fn memory_is_refused_at_the_limit() {
     assert_eq!(limit, 8 << 20);
     assert!(asked > limit);
     assert!(instance.is_dead());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_cannot_grow_frees_no_memory() {
+    // Grows the memory by a page and, in vain, a table by all there is, and does so 64 times.
+    let handle = "(local $n i32)
+        (loop $again
+            (drop (memory.grow (i32.const 1)))
+            (drop (table.grow $t (ref.null func) (INDEX.const -1)))
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $again (i32.lt_u (local.get $n) (i32.const 64))))
+        (if (i32.gt_u (memory.size) (i32.const 16)) (then unreachable))";
+    let mut settings = Settings::default();
+    settings.limits.memory_bytes_max = 1 << 20;
+    let component = handler(&handle.replace("INDEX", "i32"), "(table $t 1 funcref)");
+    let module = load(&runtime(), &component, &settings).await.unwrap();
+    let mut instance = module.instantiate(resource("{}")).await.unwrap();
+    instance.handle().await.unwrap();
+
+    // Only here could the size overflow the host's.
+    let component = handler(&handle.replace("INDEX", "i64"), "(table $t i64 1 funcref)");
+    let error = load(&runtime(), &component, &settings).await.unwrap_err();
+    assert!(matches!(error, LoadError::Malformed { .. }), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trap_after_a_refused_growth_keeps_its_name() {
+    let mut settings = Settings::default();
+    settings.limits.memory_bytes_max = 1 << 20;
+    let refused = "(drop (memory.grow (i32.const 1000)))";
+    let granted = "(drop (memory.grow (i32.const 1)))";
+    let divide = "(drop (i32.div_u (i32.const 1) (i32.const 0)))";
+    for (handle, out_of_memory) in [
+        (format!("{refused} unreachable"), true),
+        (format!("{refused} {divide}"), false),
+        (format!("{refused} {granted} unreachable"), false),
+    ] {
+        let component = handler(&handle, "");
+        let module = load(&runtime(), &component, &settings).await.unwrap();
+        let mut instance = module.instantiate(resource("{}")).await.unwrap();
+        let failure = instance.handle().await.unwrap_err();
+        let found = matches!(failure, Failure::OutOfMemory { .. });
+        assert_eq!(found, out_of_memory, "{failure:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
