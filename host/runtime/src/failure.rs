@@ -40,7 +40,8 @@ pub enum Failure {
         /// What it would have had in all, in bytes.
         asked: u64,
     },
-    /// `handle` or `terminate` answered that it may succeed later.
+    /// `handle` or `terminate` answered that it may succeed later. Its words are cut to 4 KiB, as
+    /// all texts of a handler here.
     #[error("{0}")]
     Retry(String),
     /// `handle` or `terminate` answered that it will not succeed.
@@ -61,6 +62,15 @@ pub enum Failure {
         len: u64,
         /// The limit in bytes.
         max: u64,
+    },
+    /// The content type of the answer cannot be sent.
+    #[error(
+        "the handler's answer has a content type of {len} bytes that is no value of an HTTP header \
+         with at most {CONTENT_TYPE_BYTES_MAX} bytes"
+    )]
+    BadContentType {
+        /// Its size in bytes.
+        len: usize,
     },
     /// The module has no `invocation` interface.
     #[error("the module has no `invocation` interface")]
@@ -93,7 +103,7 @@ impl Failure {
                 kind: Refusal::Failed,
                 message,
             },
-            Self::AnswerTooLarge { .. } => call::Error::Refused {
+            Self::AnswerTooLarge { .. } | Self::BadContentType { .. } => call::Error::Refused {
                 kind: Refusal::Failed,
                 message: self.to_string(),
             },
@@ -148,10 +158,19 @@ impl Failure {
         });
         Self::Trapped {
             function,
-            message: message.into(),
+            message: cut(message).into(),
             backtrace: frames.to_string().into(),
         }
     }
+}
+
+/// A text of a guest, cut to what may be kept, sent and replicated. The rest is given back.
+pub(crate) fn cut(text: String) -> String {
+    if text.len() <= TEXT_BYTES_MAX {
+        return text;
+    }
+    let head = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
+    format!("{head} [cut: it had {} bytes]", text.len())
 }
 
 /// The message of a Rust panic, from what the guest said last.
@@ -205,7 +224,11 @@ impl std::fmt::Display for Frames {
 
 /// The name without the hash that Rust's older mangling adds.
 fn readable(name: &str) -> String {
-    let name = format!("{:#}", rustc_demangle::demangle(name));
+    // Cut before and after: a mangled name may stand for a far longer one.
+    let name = &name[..name.floor_char_boundary(TEXT_BYTES_MAX)];
+    let mut name = format!("{:#}", rustc_demangle::demangle(name));
+    name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
+    name.shrink_to_fit();
     match name.rsplit_once("::h") {
         Some((head, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => {
             head.to_owned()
@@ -240,6 +263,11 @@ const FOREIGN: [&str; 16] = [
 ];
 
 const FRAMES_MAX: usize = 64;
+/// Longer than any name that a person wrote; a guest may name its functions as it likes.
+const NAME_BYTES_MAX: usize = 512;
+const TEXT_BYTES_MAX: usize = 4 << 10;
+/// Longer than any media type in use.
+pub(crate) const CONTENT_TYPE_BYTES_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -273,6 +301,17 @@ mod tests {
             &*self::frames(&["abort", "inner", "outer"]).innermost(),
             "inner"
         );
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        let short = "x".repeat(TEXT_BYTES_MAX);
+        assert_eq!(cut(short.clone()), short);
+        let long = format!("x{}", "é".repeat(TEXT_BYTES_MAX));
+        let text = cut(long);
+        assert!(text.len() < TEXT_BYTES_MAX + 64, "{}", text.len());
+        assert!(text.ends_with("é [cut: it had 8193 bytes]"), "{text}");
+        assert!(readable(&"f".repeat(1 << 20)).len() <= NAME_BYTES_MAX);
     }
 
     #[test]

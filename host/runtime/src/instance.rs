@@ -20,7 +20,7 @@ use wasmtime::{
 use crate::{
     bindings::{self, HandlerError, InvocationError, TerminateReason},
     budget::on_tick,
-    failure::Failure,
+    failure::{CONTENT_TYPE_BYTES_MAX, Failure, cut},
     inspect::{Export, Found, LoadError},
     module::{self, Grounds},
     state::State,
@@ -112,6 +112,11 @@ impl Instance {
                 len: response.body.len() as u64,
                 max,
             }),
+            Ok(response) if !is_sendable(response.content_type.as_deref()) => {
+                Err(Failure::BadContentType {
+                    len: response.content_type.map_or(0, |text| text.len()),
+                })
+            }
             Ok(response) => Ok(call::Response {
                 content_type: response.content_type,
                 body: response.body,
@@ -265,8 +270,8 @@ fn lend<'a>(
 
 fn handler_failure(error: HandlerError) -> Failure {
     match error {
-        HandlerError::Retry(message) => Failure::Retry(message),
-        HandlerError::Fatal(message) => Failure::Fatal(message),
+        HandlerError::Retry(message) => Failure::Retry(cut(message)),
+        HandlerError::Fatal(message) => Failure::Fatal(cut(message)),
     }
 }
 
@@ -278,5 +283,14 @@ fn refusal(error: InvocationError) -> Failure {
         InvocationError::Unavailable(message) => (Refusal::Unavailable, message),
         InvocationError::Failed(message) => (Refusal::Failed, message),
     };
-    Failure::Refused { kind, message }
+    Failure::Refused {
+        kind,
+        message: cut(message),
+    }
+}
+
+fn is_sendable(content_type: Option<&str>) -> bool {
+    content_type.is_none_or(|text| {
+        text.len() <= CONTENT_TYPE_BYTES_MAX && http::HeaderValue::from_str(text).is_ok()
+    })
 }

@@ -459,9 +459,10 @@ enum Step {
 
 fn last_error(failure: &Failure) -> LastError {
     let kind = match failure {
-        Failure::Retry(_) | Failure::Refused { .. } | Failure::AnswerTooLarge { .. } => {
-            FailureKind::Retry
-        }
+        Failure::Retry(_)
+        | Failure::Refused { .. }
+        | Failure::AnswerTooLarge { .. }
+        | Failure::BadContentType { .. } => FailureKind::Retry,
         Failure::Fatal(_) => FailureKind::Fatal,
         Failure::Trapped { .. } | Failure::OutOfMemory { .. } => FailureKind::Trap,
         Failure::TimedOut(_) => FailureKind::Timeout,

@@ -182,6 +182,30 @@ async fn a_trap_after_a_refused_growth_keeps_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_error_text_is_cut() {
+    // Answers `retry` with 60 MB of `x`.
+    let handle = "(drop (memory.grow (i32.const 1000)))
+        (memory.fill (i32.const 65536) (i32.const 120) (i32.const 60000000))
+        (i32.store8 (i32.const 64) (i32.const 1))
+        (i32.store8 (i32.const 68) (i32.const 0))
+        (i32.store (i32.const 72) (i32.const 65536))
+        (i32.store (i32.const 76) (i32.const 60000000))
+        (return (i32.const 64))";
+    let mut settings = Settings::default();
+    settings.limits.memory_bytes_max = 128 << 20;
+    let module = load(&runtime(), &handler(handle, ""), &settings)
+        .await
+        .unwrap();
+    let mut instance = module.instantiate(resource("{}")).await.unwrap();
+    let Failure::Retry(text) = instance.handle().await.unwrap_err() else {
+        panic!("another failure");
+    };
+    assert!(text.starts_with("xxx"), "{text}");
+    assert!(text.ends_with("x [cut: it had 60000000 bytes]"), "{text}");
+    assert!(text.capacity() <= 8 << 10, "{}", text.capacity());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn endless_recursion_is_no_crash() {
     let runtime = runtime();
     let call = "(call $handle (local.get 0) (local.get 1) (local.get 2) (local.get 3) \

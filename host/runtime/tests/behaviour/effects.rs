@@ -14,7 +14,8 @@ use tokio::{
 };
 
 use crate::support::{
-    echo, handler_importing, held, load, probe, request, resource, runtime, runtime_that_keeps,
+    echo, echo_of_content_type, handler_importing, held, load, probe, request, resource, runtime,
+    runtime_that_keeps,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,6 +110,31 @@ async fn an_answer_above_the_limit_is_an_error() {
         matches!(failure, Failure::AnswerTooLarge { max: 8, .. }),
         "{failure:?}"
     );
+    assert!(!instance.is_dead());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_content_type_that_cannot_be_sent_is_an_error() {
+    let module = load(&runtime(), &echo_of_content_type(), &Settings::default())
+        .await
+        .unwrap();
+    let mut instance = module.instantiate(resource("{}")).await.unwrap();
+    for (content_type, fits) in [
+        ("text/plain; charset=utf-8".to_owned(), true),
+        ("x".repeat(256), true),
+        ("x".repeat(257), false),
+        ("text/plain\r\nset-cookie: a=b".to_owned(), false),
+    ] {
+        let mut request = request("");
+        request.content_type = Some(content_type.clone());
+        match instance.invoke(&request).await {
+            Ok(answer) => assert_eq!((answer.content_type, fits), (Some(content_type), true)),
+            Err(failure) => {
+                let len = content_type.len();
+                assert_eq!((failure, fits), (Failure::BadContentType { len }, false));
+            }
+        }
+    }
     assert!(!instance.is_dead());
 }
 

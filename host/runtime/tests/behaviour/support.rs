@@ -116,6 +116,23 @@ pub(crate) fn product_wit() -> Resolve {
 
 /// A handler with `invocation` that answers with the body it got.
 pub(crate) fn echo() -> Bytes {
+    answering(
+        "(i32.store offset=32 (i32.const 0) (local.get $body))
+         (i32.store offset=36 (i32.const 0) (local.get $len))",
+    )
+}
+
+/// The same, with the content type that it got instead of the body.
+pub(crate) fn echo_of_content_type() -> Bytes {
+    answering(
+        "(i32.store offset=20 (i32.const 0) (local.get $typed))
+         (i32.store offset=24 (i32.const 0) (local.get $type))
+         (i32.store offset=28 (i32.const 0) (local.get $type_len))",
+    )
+}
+
+/// A handler with `invocation`, from code that fills in the response at address 20.
+fn answering(fill: &str) -> Bytes {
     let file = root().join("wit/invocation.wit");
     let invocation = fs::read_to_string(file).unwrap();
     let invocation = invocation.replace("package holdfast:handler@0.1.0;", "");
@@ -131,14 +148,14 @@ pub(crate) fn echo() -> Bytes {
         (func (export "holdfast:handler/resource-handler@0.1.0#terminate")
             (param i32 i32 i32 i32 i32 i32 i64 i32 i32) (result i32) (i32.const 0))
         (func (export "holdfast:handler/invocation@0.1.0#invoke")
-            (param i32 i32 i64 i64 i32 i32 i32 i32 i32 i32) (param $body i32) (param $len i32)
-            (result i32)
-            (i32.store offset=32 (i32.const 0) (local.get $body))
-            (i32.store offset=36 (i32.const 0) (local.get $len))
+            (param i32 i32 i64 i64 i32 i32 i32) (param $typed i32) (param $type i32)
+            (param $type_len i32) (param $body i32) (param $len i32) (result i32)
+            FILL
             (global.set $free (i32.const 1024))
             (i32.const 16)))"#;
+    let wat = wat.replace("FILL", fill);
     encode(Resolve::default(), &wit, |_, _| {
-        wat::parse_str(wat).unwrap()
+        wat::parse_str(&wat).unwrap()
     })
 }
 
