@@ -1,14 +1,17 @@
 //! The components on this node: their bytes on disk, and what the runtime made of them.
 //!
 //! A component is a file named by its digest, written whole or not at all, and checked against its
-//! name when read. Loading one is done once per version, however many ask. Where bytes come from
-//! that are not here is the [`Fetch`] given at the start: this module knows no peers.
+//! name when read. Its time of change says when it was last asked for: a deployment that is not in
+//! the state yet has asked for its component a moment ago, whoever made the file, and when. Loading
+//! one is done once per version, however many ask. Where bytes come from that are not here is the
+//! [`Fetch`] given at the start: this module knows no peers.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    io,
+    collections::{HashMap, HashSet},
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -16,7 +19,7 @@ use futures_util::future::BoxFuture;
 use holdfast_cluster::state::Version;
 use holdfast_model::{Digest, ModuleName, Settings};
 use holdfast_runtime::{LoadError, Module, Runtime};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::OnceCell;
 
 /// Gets a component's bytes from elsewhere; the text says why that failed.
@@ -80,6 +83,9 @@ struct Inner {
     runtime: Runtime,
     fetch: Arc<dyn Fetch>,
     loaded: Mutex<HashMap<ModuleName, Vec<Loaded>>>,
+    /// Written while old files are removed: what somebody was told is here must not go. Only
+    /// threads that may block take it.
+    files: RwLock<()>,
 }
 
 struct Loaded {
@@ -101,18 +107,22 @@ impl Modules {
             runtime,
             fetch,
             loaded,
+            files: RwLock::default(),
         })))
     }
 
-    /// Keeps a component, durably: it is on disk when this returns.
+    /// Keeps a component, durably: it is on disk, whole, when this returns.
     ///
     /// # Errors
     /// When it cannot be written.
     pub async fn keep(&self, component: Bytes) -> Result<Digest, Error> {
-        let digest = Digest::of(&component);
-        let path = self.path(digest);
+        let inner = Arc::clone(&self.0);
         blocking(move || {
-            if std::fs::metadata(&path).is_ok_and(|found| found.len() == component.len() as u64) {
+            let _files = inner.files.read();
+            let digest = Digest::of(&component);
+            let path = inner.path(digest);
+            // A file that cannot be read is as bad as a damaged one: it is replaced.
+            if let Ok(Some(_)) = read_whole(&path, digest) {
                 return Ok(digest);
             }
             write_whole(&path, &component).map_err(|source| file("write", &path, source))?;
@@ -121,18 +131,17 @@ impl Modules {
         .await
     }
 
-    /// A component's bytes, if they are on this node and whole.
+    /// A component's bytes, if they are on this node and whole. They stay for a while, even if no
+    /// module needs them.
     ///
     /// # Errors
     /// When the file exists and cannot be read.
     pub async fn bytes(&self, digest: Digest) -> Result<Option<Bytes>, Error> {
-        let path = self.path(digest);
-        blocking(move || match std::fs::read(&path) {
-            // A damaged file is as good as none: it is fetched and written again.
-            Ok(bytes) if Digest::of(&bytes) == digest => Ok(Some(bytes.into())),
-            Ok(_) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(file("read", &path, source)),
+        let inner = Arc::clone(&self.0);
+        blocking(move || {
+            let _files = inner.files.read();
+            let path = inner.path(digest);
+            read_whole(&path, digest).map_err(|source| file("read", &path, source))
         })
         .await
     }
@@ -176,7 +185,8 @@ impl Modules {
             .cloned()
     }
 
-    /// Forgets all modules and files but those of these versions.
+    /// Forgets all modules and files but those of these versions, compiled ones too. Files that
+    /// were asked for within the last hour stay.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -192,13 +202,14 @@ impl Modules {
             });
             !versions.is_empty()
         });
-        let names: BTreeSet<String> = used
-            .iter()
-            .map(|(_, version)| file_name(version.digest))
-            .collect();
-        let dir = self.0.dir.clone();
+        let digests: HashSet<Digest> = used.iter().map(|(_, version)| version.digest).collect();
+        self.0.runtime.retain(digests.clone(), YOUNG).await;
+        let inner = Arc::clone(&self.0);
         blocking(move || {
-            let entries = std::fs::read_dir(&dir).map_err(|source| file("list", &dir, source))?;
+            let names: HashSet<String> = digests.into_iter().map(file_name).collect();
+            let _files = inner.files.write();
+            let dir = &inner.dir;
+            let entries = std::fs::read_dir(dir).map_err(|source| file("list", dir, source))?;
             for entry in entries.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 // Young files may belong to a deployment that is not in the state yet.
@@ -259,9 +270,11 @@ impl Modules {
             .await;
         loaded.map_err(|source| Error::Load { digest, source })
     }
+}
 
+impl Inner {
     fn path(&self, digest: Digest) -> PathBuf {
-        self.0.dir.join(file_name(digest))
+        self.dir.join(file_name(digest))
     }
 }
 
@@ -275,6 +288,22 @@ fn file(verb: &'static str, path: &Path, source: io::Error) -> Error {
         path: path.to_owned(),
         source,
     }
+}
+
+/// The file's bytes if they are those of the digest, and then it is young again. A damaged file is
+/// as good as none: it is fetched and written again.
+fn read_whole(path: &Path, digest: Digest) -> io::Result<Option<Bytes>> {
+    let mut file = match std::fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    if Digest::of(&bytes) != digest {
+        return Ok(None);
+    }
+    file.set_modified(SystemTime::now())?;
+    Ok(Some(bytes.into()))
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -294,4 +323,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 const EXTENSION: &str = ".wasm";
-const YOUNG: std::time::Duration = std::time::Duration::from_secs(3600);
+/// Longer than any deployment takes.
+const YOUNG: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests;

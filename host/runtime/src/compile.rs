@@ -5,7 +5,7 @@
 //! module uses it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -75,13 +75,12 @@ impl Compiler {
         Ok(compiled)
     }
 
-    pub(crate) async fn forget(&self, digest: &Digest) {
-        self.loaded.lock().remove(digest);
+    /// Removes the cached form of all digests but these, unless it is younger than `age`.
+    pub(crate) async fn retain(&self, used: HashSet<Digest>, age: Duration) {
         if let Some(cache) = self.cache.clone() {
-            let digest = *digest;
-            let removed = tokio::task::spawn_blocking(move || cache.remove(&digest)).await;
+            let removed = tokio::task::spawn_blocking(move || cache.retain(&used, age)).await;
             if let Ok(Err(error)) = removed {
-                tracing::warn!(%error, module.digest = %digest, "a compiled component stays in the cache");
+                tracing::warn!(%error, "compiled components that nobody uses stay in the cache");
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The runtime of one node: engine, compiler, linkers and the epoch clock.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashSet, io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use holdfast_model::{Digest, Lane, ModuleName, Settings};
@@ -19,8 +19,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Options {
     /// Folder for compiled components, made when absent. Without one, every start of the node
-    /// compiles all modules again, for tens of milliseconds to seconds each. Nobody but this
-    /// user may write there: what it holds is executed.
+    /// compiles all modules again, for tens of milliseconds to seconds each. What it holds is
+    /// executed: a folder that others may write to is refused.
     pub cache_dir: Option<PathBuf>,
     /// Size of the largest component in bytes. Default 32 MiB. Too low: modules made with
     /// interpreted languages (12 to 18 MB) are refused. Too high: one deploy can take minutes.
@@ -157,10 +157,11 @@ impl Runtime {
         Ok(module)
     }
 
-    /// Forgets the compiled form of a component that is no longer deployed. Modules that are
-    /// loaded keep running.
-    pub async fn forget(&self, digest: &Digest) {
-        self.0.compiler.forget(digest).await;
+    /// Removes the compiled form of all components but these from the cache, unless it is younger
+    /// than `age`: such a one may belong to a deployment under way. Modules that are loaded keep
+    /// running.
+    pub async fn retain(&self, used: HashSet<Digest>, age: Duration) {
+        self.0.compiler.retain(used, age).await;
     }
 }
 

@@ -4,13 +4,15 @@
 //! engine with these settings; anything else counts as absent.
 
 use std::{
+    collections::HashSet,
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
     io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime},
 };
 
 use holdfast_model::Digest;
@@ -30,6 +32,7 @@ impl Cache {
             .recursive(true)
             .mode(0o700)
             .create(&dir)?;
+        check_owner(&dir)?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let suffix = format!("-{:016x}.cwasm", hasher.finish());
@@ -75,11 +78,17 @@ impl Cache {
         Ok(result?)
     }
 
-    pub(crate) fn remove(&self, digest: &Digest) -> io::Result<()> {
-        match fs::remove_file(self.path(digest)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+    /// Removes the files of all digests but these, unless they are younger than `age`.
+    pub(crate) fn retain(&self, used: &HashSet<Digest>, age: Duration) -> io::Result<()> {
+        let used: HashSet<PathBuf> = used.iter().map(|digest| self.path(digest)).collect();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let ours = path.to_string_lossy().ends_with(&self.suffix);
+            if ours && !used.contains(&path) && is_older(&path, age)? {
+                fs::remove_file(&path)?;
+            }
         }
+        Ok(())
     }
 
     fn write_new(&self, temporary: &Path, code: &[u8], path: &Path) -> io::Result<()> {
@@ -99,6 +108,32 @@ impl Cache {
     fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(format!("{}{}", digest.hex(), self.suffix))
     }
+}
+
+/// Whoever may write in the folder decides what this process executes.
+fn check_owner(dir: &Path) -> io::Result<()> {
+    let (found, me) = (fs::metadata(dir)?, rustix::process::geteuid().as_raw());
+    if found.uid() == me && found.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!(
+            "what it holds is executed, so it must belong to this user (id {me}) and nobody else \
+             may write there; it belongs to {} with mode {:o}. Change that (chown {me}, chmod 700), \
+             or remove it: it is made anew",
+            found.uid(),
+            found.mode() & 0o7777
+        ),
+    ))
+}
+
+/// A time in the future counts as young: the clock may have been set back.
+fn is_older(path: &Path, age: Duration) -> io::Result<bool> {
+    let written = fs::metadata(path)?.modified()?;
+    Ok(SystemTime::now()
+        .duration_since(written)
+        .is_ok_and(|found| found >= age))
 }
 
 #[expect(

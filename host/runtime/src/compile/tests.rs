@@ -78,6 +78,7 @@ async fn leftovers_are_removed_and_other_files_are_not() {
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("cache");
     fs::create_dir(&cache).unwrap();
+    fs::set_permissions(&cache, fs::Permissions::from_mode(0o700)).unwrap();
     for name in ["a-0.cwasm", "b-1-0.cwasm-tmp", "notes.txt"] {
         fs::write(cache.join(name), "").unwrap();
     }
@@ -86,8 +87,37 @@ async fn leftovers_are_removed_and_other_files_are_not() {
     let (bytes, digest) = component();
     compiler.component(bytes, digest).await.unwrap();
     assert_eq!(files(dir.path()).len(), 2);
-    compiler.forget(&digest).await;
+    let none = HashSet::new();
+    compiler
+        .retain(none.clone(), Duration::from_secs(3600))
+        .await;
+    assert_eq!(files(dir.path()).len(), 2, "it is young");
+    compiler
+        .retain(HashSet::from([digest]), Duration::ZERO)
+        .await;
+    assert_eq!(files(dir.path()).len(), 2, "it is used");
+    compiler.retain(none, Duration::ZERO).await;
     assert_eq!(files(dir.path()), [cache.join("notes.txt")]);
+}
+
+#[test]
+fn a_folder_that_others_may_write_to_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    fs::create_dir(&cache).unwrap();
+    for (mode, fits) in [
+        (0o777, false),
+        (0o770, false),
+        (0o702, false),
+        (0o755, true),
+    ] {
+        fs::set_permissions(&cache, fs::Permissions::from_mode(mode)).unwrap();
+        let opened = Cache::open(cache.clone(), &engine());
+        assert_eq!(opened.is_ok(), fits, "{mode:o}");
+        if let Err(error) = opened {
+            assert!(error.to_string().contains("chmod 700"), "{error}");
+        }
+    }
 }
 
 #[tokio::test]
