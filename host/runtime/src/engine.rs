@@ -151,6 +151,7 @@ impl Runtime {
             grants: settings.grants.http.clone().into(),
             sink: options.log.clone(),
             http: self.0.http.clone(),
+            http_share: Arc::default(),
         };
         let module = Module::new(grounds, digest, compiled, pre, found);
         module.try_out().await?;

@@ -37,6 +37,7 @@ pub(crate) struct Grounds {
     pub(crate) grants: Arc<[HttpGrant]>,
     pub(crate) sink: Arc<dyn GuestLogSink>,
     pub(crate) http: Arc<http::Client>,
+    pub(crate) http_share: Arc<http::Share>,
 }
 
 /// The optional interfaces that a module exports.
@@ -116,6 +117,7 @@ impl Module {
             grants: Arc::default(),
             sink: Arc::new(Discard),
             http: self.0.grounds.http.clone(),
+            http_share: self.0.grounds.http_share.clone(),
         });
         let resource = ManagedResource {
             id: "trial".parse().expect("a valid id"),

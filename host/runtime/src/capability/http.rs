@@ -29,8 +29,10 @@ use crate::state::State;
 mod client;
 mod destination;
 mod pool;
+mod share;
 
 pub(crate) use client::Client;
+pub(crate) use share::Share;
 
 /// What one instance needs for its requests. Made at first use.
 pub(crate) struct Outbound {
@@ -41,8 +43,9 @@ pub(crate) struct Outbound {
 struct Hooks {
     client: Arc<Client>,
     grants: Arc<[HttpGrant]>,
-    /// Requests under way.
+    /// Requests of this instance under way.
     permits: Arc<Semaphore>,
+    share: Arc<Share>,
 }
 
 pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -63,6 +66,7 @@ impl WasiHttpView for State {
                     client: grounds.http.clone(),
                     grants: grounds.grants.clone(),
                     permits: Arc::new(Semaphore::new(REQUESTS_PER_INSTANCE_MAX)),
+                    share: grounds.http_share.clone(),
                 },
             })
         });
@@ -82,11 +86,13 @@ impl WasiHttpHooks for Hooks {
         _: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Sent> + Send> {
         let (client, grants) = (self.client.clone(), self.grants.clone());
-        let permit = self.permits.clone().try_acquire_owned();
+        let (permit, share) = (self.permits.clone().try_acquire_owned(), self.share.clone());
         Box::new(async move {
             let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
             let options = options.unwrap_or_default();
-            let response = client.send(&grants, request, options, permit).await?;
+            let response = client
+                .send(&grants, request, options, permit, &share)
+                .await?;
             // The connection is driven by a task of the client: nothing is left to do here.
             let io: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(async { Ok(()) });
             Ok((response, io))

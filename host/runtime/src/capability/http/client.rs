@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{SocketAddr, ToSocketAddrs as _},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use holdfast_model::module::HttpGrant;
 use http_body_util::BodyExt as _;
 use hyper::{
@@ -21,7 +21,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep, timeout},
+    time::{Instant, Sleep, timeout, timeout_at},
 };
 use tokio_rustls::{
     TlsConnector,
@@ -32,6 +32,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, io::TokioIo};
 use super::{
     destination::{Destination, is_allowed},
     pool::{Key, Pool},
+    share::Share,
 };
 
 /// The HTTP client of a node's guests.
@@ -41,16 +42,17 @@ pub(crate) struct Client {
     pool: Arc<Pool>,
     /// Open connections.
     permits: Arc<Semaphore>,
+    /// Names that are being looked up.
+    lookups: Arc<Semaphore>,
 }
 
-/// Finds the addresses of a name.
-type Resolve =
-    Box<dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
+/// Finds the addresses of a name. It may block.
+type Resolve = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 impl Client {
     pub(crate) fn new() -> Self {
-        Self::resolving_with(Box::new(|host, port| {
-            Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+        Self::resolving_with(Arc::new(|host: &str, port: u16| {
+            Ok((host, port).to_socket_addrs()?.collect())
         }))
     }
 
@@ -70,16 +72,19 @@ impl Client {
             tls: TlsConnector::from(Arc::new(tls)),
             pool: Arc::default(),
             permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
         }
     }
 
-    /// Sends a request if the grants allow it. The permit is held until the answer has been read.
+    /// Sends a request if the grants allow it. The permit, and the place in the module's share, are
+    /// held until the answer has been read.
     pub(super) async fn send(
         &self,
         grants: &[HttpGrant],
         mut request: http::Request<WasiBody>,
         options: RequestOptions,
         permit: OwnedSemaphorePermit,
+        share: &Share,
     ) -> Result<http::Response<WasiBody>, Error> {
         let destination = Destination::of(request.uri())?;
         if !destination.is_granted(grants) {
@@ -92,7 +97,9 @@ impl Client {
         let connect_max = options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
         let connect_by = Instant::now() + connect_max.min(TIMEOUT_MAX);
         let first_byte = options.first_byte_timeout.unwrap_or(READ_TIMEOUT);
-        let addrs = tokio::time::timeout_at(connect_by, self.addresses(&destination, grants))
+        let permits = [permit, place(&share.requests, connect_by).await?];
+        let addresses = self.addresses(&destination, grants, share);
+        let addrs = timeout_at(connect_by, addresses)
             .await
             .map_err(|_| Error::DnsTimeout)??;
 
@@ -107,7 +114,7 @@ impl Client {
                     return Err(Error::ConnectionReadTimeout);
                 };
                 match sent {
-                    Ok(response) => return Ok(self.answer(response, key, sender, options, permit)),
+                    Ok(response) => return Ok(self.answer(response, key, sender, options, permits)),
                     // The server closed it meanwhile. What was not sent is sent elsewhere.
                     Err(mut error) => match error.take_message() {
                         Some(unsent) => request = unsent,
@@ -116,8 +123,9 @@ impl Client {
                 }
             }
         }
-        let connecting = self.connect(&destination, &addrs);
-        let (addr, mut sender) = tokio::time::timeout_at(connect_by, connecting)
+        let connection = place(&self.permits, connect_by).await?;
+        let connecting = self.connect(&destination, &addrs, connection);
+        let (addr, mut sender) = timeout_at(connect_by, connecting)
             .await
             .map_err(|_| Error::ConnectionTimeout)??;
         let response = timeout(first_byte, sender.send_request(request))
@@ -125,7 +133,7 @@ impl Client {
             .map_err(|_| Error::ConnectionReadTimeout)?
             .map_err(|error| hyper_error(&error))?;
         let key = Key { destination, addr };
-        Ok(self.answer(response, key, sender, options, permit))
+        Ok(self.answer(response, key, sender, options, permits))
     }
 
     /// The addresses that a connection may go to.
@@ -133,10 +141,12 @@ impl Client {
         &self,
         destination: &Destination,
         grants: &[HttpGrant],
+        share: &Share,
     ) -> Result<Vec<SocketAddr>, Error> {
         let mut addrs = match destination.literal() {
             Some(addr) => vec![addr],
-            None => (self.resolve)(destination.host.clone(), destination.port)
+            None => self
+                .look_up(destination, share)
                 .await
                 .map_err(|error| Error::DnsError {
                     rcode: Some(error.to_string()),
@@ -154,25 +164,34 @@ impl Client {
         Ok(addrs)
     }
 
+    async fn look_up(
+        &self,
+        destination: &Destination,
+        share: &Share,
+    ) -> io::Result<Vec<SocketAddr>> {
+        // The module's first: who waits for it must not hold one of the node's.
+        let of_module = share.lookups.clone().acquire_owned().await;
+        let of_node = self.lookups.clone().acquire_owned().await;
+        let resolve = self.resolve.clone();
+        let (host, port) = (destination.host.clone(), destination.port);
+        let job = tokio::task::spawn_blocking(move || {
+            // They go with the job: it goes on when nobody waits for it any more.
+            let _places = (of_module, of_node);
+            resolve(&host, port)
+        });
+        job.await?
+    }
+
     /// Connects to the first address that answers.
     async fn connect(
         &self,
         destination: &Destination,
         addrs: &[SocketAddr],
+        permit: OwnedSemaphorePermit,
     ) -> Result<(SocketAddr, SendRequest<WasiBody>), Error> {
-        let permit = self.permits.clone().acquire_owned().await;
-        let permit = permit.expect("the semaphore is never closed");
-        let mut last = Error::DestinationUnavailable;
-        for &addr in addrs {
-            match TcpStream::connect(addr).await {
-                Ok(stream) => {
-                    let sender = self.handshake(destination, stream, permit).await?;
-                    return Ok((addr, sender));
-                }
-                Err(error) => last = connect_error(&error),
-            }
-        }
-        Err(last)
+        let (addr, stream) = first_to_answer(addrs).await?;
+        let sender = self.handshake(destination, stream, permit).await?;
+        Ok((addr, sender))
     }
 
     async fn handshake(
@@ -212,7 +231,7 @@ impl Client {
         key: Key,
         mut sender: SendRequest<WasiBody>,
         options: RequestOptions,
-        permit: OwnedSemaphorePermit,
+        permits: [OwnedSemaphorePermit; 2],
     ) -> http::Response<WasiBody> {
         let pool = self.pool.clone();
         // It is ready again once the answer has been read. Whoever takes longer gets a new one.
@@ -227,10 +246,41 @@ impl Client {
                 incoming,
                 pause_max,
                 pause: None,
-                _permit: permit,
+                _permits: permits,
             };
             body.boxed_unsync()
         })
+    }
+}
+
+/// Waits for a place among those at the same time.
+async fn place(places: &Arc<Semaphore>, by: Instant) -> Result<OwnedSemaphorePermit, Error> {
+    match timeout_at(by, places.clone().acquire_owned()).await {
+        Ok(place) => Ok(place.expect("the semaphore is never closed")),
+        Err(_) => Err(Error::ConnectionLimitReached),
+    }
+}
+
+/// Tries the addresses in their order. One that is silent keeps its attempt, but the next one is
+/// tried beside it (Happy Eyeballs, RFC 8305 section 5).
+async fn first_to_answer(addrs: &[SocketAddr]) -> Result<(SocketAddr, TcpStream), Error> {
+    let mut attempts = FuturesUnordered::new();
+    let mut untried = addrs.iter();
+    let mut last = Error::DestinationUnavailable;
+    loop {
+        match untried.next() {
+            Some(&addr) => attempts.push(async move { (addr, TcpStream::connect(addr).await) }),
+            None if attempts.is_empty() => return Err(last),
+            None => {}
+        }
+        let more = untried.len() > 0;
+        tokio::select! {
+            Some((addr, result)) = attempts.next() => match result {
+                Ok(stream) => return Ok((addr, stream)),
+                Err(error) => last = connect_error(&error),
+            },
+            () = tokio::time::sleep(HEAD_START), if more => {}
+        }
     }
 }
 
@@ -239,7 +289,7 @@ struct Answer {
     incoming: Incoming,
     pause_max: Duration,
     pause: Option<Pin<Box<Sleep>>>,
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 impl Body for Answer {
@@ -317,7 +367,11 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const RETURN_WAIT_MAX: Duration = Duration::from_secs(30);
 const ADDRESSES_MAX: usize = 8;
 /// Of all guests of the node together, idle ones included.
-const CONNECTIONS_MAX: usize = 1024;
+pub(super) const CONNECTIONS_MAX: usize = 1024;
+/// Each takes a thread of the blocking pool, which component files and compilation share.
+pub(super) const LOOKUPS_MAX: usize = 32;
+/// What one address has before the next one is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests;

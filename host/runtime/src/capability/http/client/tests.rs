@@ -6,7 +6,7 @@ use std::{
 use http_body_util::Empty;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
 };
 
 use super::*;
@@ -15,15 +15,12 @@ use super::*;
 fn client(addrs: &[IpAddr]) -> (Client, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let (count, addrs) = (asked.clone(), addrs.to_vec());
-    let resolve = move |_: String, port: u16| -> BoxFuture<'static, _> {
+    let resolve = move |_: &str, port: u16| {
         count.fetch_add(1, Ordering::Relaxed);
-        let found = addrs
-            .iter()
-            .map(|addr| SocketAddr::new(*addr, port))
-            .collect();
-        Box::pin(async move { Ok(found) })
+        let addrs = addrs.iter();
+        Ok(addrs.map(|addr| SocketAddr::new(*addr, port)).collect())
     };
-    (Client::resolving_with(Box::new(resolve)), asked)
+    (Client::resolving_with(Arc::new(resolve)), asked)
 }
 
 async fn get(client: &Client, grants: &[&str], url: &str) -> Result<Bytes, Error> {
@@ -36,6 +33,16 @@ async fn get_with(
     url: &str,
     options: RequestOptions,
 ) -> Result<Bytes, Error> {
+    get_within(client, &Share::default(), grants, url, options).await
+}
+
+async fn get_within(
+    client: &Client,
+    share: &Share,
+    grants: &[&str],
+    url: &str,
+    options: RequestOptions,
+) -> Result<Bytes, Error> {
     let grants: Vec<HttpGrant> = grants.iter().map(|text| text.parse().unwrap()).collect();
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     let request = http::Request::get(url)
@@ -43,7 +50,9 @@ async fn get_with(
         .body(body)
         .unwrap();
     let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-    let response = client.send(&grants, request, options, permit).await?;
+    let response = client
+        .send(&grants, request, options, permit, share)
+        .await?;
     Ok(response.into_body().collect().await?.to_bytes())
 }
 
@@ -241,4 +250,98 @@ async fn refusals_and_broken_tls_have_names_of_their_own() {
     });
     let result = get(&client, &["127.0.0.1:*"], &url).await;
     assert!(matches!(result, Err(Error::TlsProtocolError)), "{result:?}");
+}
+
+#[tokio::test]
+async fn an_address_that_is_silent_does_not_use_up_the_time() {
+    let server = Server::start().await;
+    let silent: IpAddr = "127.0.0.2".parse().unwrap();
+    let (_listener, _clients) = silent_listener(SocketAddr::new(silent, server.addr.port())).await;
+    let (client, _) = client(&[silent, LOOPBACK]);
+    let options = RequestOptions {
+        connect_timeout: Some(Duration::from_secs(20)),
+        ..RequestOptions::default()
+    };
+    let grants = ["a.example:*", "127.0.0.0/8:*"];
+    let answer = get_with(&client, &grants, &server.url("a.example"), options).await;
+    assert_eq!(answer.unwrap(), "1");
+}
+
+/// Listens, and answers no attempt to connect: its queue is full.
+async fn silent_listener(addr: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(addr).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let mut clients = Vec::new();
+    while let Ok(client) = timeout(Duration::from_millis(200), TcpStream::connect(addr)).await {
+        clients.push(client.unwrap());
+    }
+    (listener, clients)
+}
+
+#[tokio::test]
+async fn a_module_with_slow_servers_leaves_connections_to_others() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tarpit = format!("http://{}/", listener.local_addr().unwrap());
+    let server = Server::start().await;
+    let (client, _) = client(&[]);
+    let (greedy, other) = (Share::default(), Share::default());
+    let grants = ["127.0.0.1:*"];
+    let kept = greedy.requests.available_permits();
+    let mut stuck = FuturesUnordered::new();
+    for _ in 0..kept {
+        let options = RequestOptions::default();
+        stuck.push(get_within(&client, &greedy, &grants, &tarpit, options));
+    }
+    let all_are_under_way = async {
+        while greedy.requests.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = stuck.next() => panic!("a request ended"),
+        () = all_are_under_way => {}
+    }
+    let soon = RequestOptions {
+        connect_timeout: Some(Duration::from_millis(50)),
+        ..RequestOptions::default()
+    };
+    let url = server.url("127.0.0.1");
+    let refused = get_within(&client, &greedy, &grants, &url, soon).await;
+    assert!(
+        matches!(refused, Err(Error::ConnectionLimitReached)),
+        "{refused:?}"
+    );
+    let options = RequestOptions::default();
+    get_within(&client, &other, &grants, &url, options)
+        .await
+        .unwrap();
+    // The node's last place is not theirs.
+    assert!(client.permits.available_permits() >= CONNECTIONS_MAX / 2);
+}
+
+#[tokio::test]
+async fn a_slow_lookup_keeps_its_place_until_it_ends() {
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let ended = parking_lot::Mutex::new(ended);
+    let client = Client::resolving_with(Arc::new(move |_: &str, _: u16| {
+        let _ = ended.lock().recv();
+        Ok(vec![])
+    }));
+    let share = Share::default();
+    let places = share.lookups.available_permits();
+    let grants = ["a.example:*"];
+    let soon = RequestOptions {
+        connect_timeout: Some(Duration::from_millis(50)),
+        ..RequestOptions::default()
+    };
+    let result = get_within(&client, &share, &grants, "http://a.example/", soon).await;
+    assert!(matches!(result, Err(Error::DnsTimeout)), "{result:?}");
+    // Nobody waits for it, and still it occupies its thread.
+    assert_eq!(share.lookups.available_permits(), places - 1);
+    assert_eq!(client.lookups.available_permits(), LOOKUPS_MAX - 1);
+    drop(end);
+    let all = u32::try_from(LOOKUPS_MAX).unwrap();
+    let freed = timeout(Duration::from_secs(20), client.lookups.acquire_many(all)).await;
+    assert!(freed.is_ok_and(|places| places.is_ok()));
 }
