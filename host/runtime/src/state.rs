@@ -82,5 +82,6 @@ impl Drop for State {
     }
 }
 
-/// Streams, pollables, requests and so on of one instance at the same time.
-const HOST_RESOURCES_MAX: usize = 10_000;
+/// Streams, pollables, requests and so on of one instance at the same time: what they hold is the
+/// host's memory, outside of the instance's limit. A request takes about ten.
+const HOST_RESOURCES_MAX: usize = 1_024;

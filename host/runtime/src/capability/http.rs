@@ -60,8 +60,10 @@ impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         let grounds = &self.grounds;
         let outbound = self.http.get_or_insert_with(|| {
+            let mut context = WasiHttpCtx::new();
+            context.set_field_size_limit(FIELDS_BYTES_MAX);
             Box::new(Outbound {
-                context: WasiHttpCtx::new(),
+                context,
                 hooks: Hooks {
                     client: grounds.http.clone(),
                     grants: grounds.grants.clone(),
@@ -98,6 +100,10 @@ impl WasiHttpHooks for Hooks {
             Ok((response, io))
         })
     }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES_MAX
+    }
 }
 
 type Sent = Result<
@@ -129,5 +135,9 @@ fn handle(
     }
 }
 
+/// Of the headers of one request or answer. Servers and proxies take 8 to 16 KiB.
+const FIELDS_BYTES_MAX: usize = 16 << 10;
+/// What the host keeps of a body that the guest writes and nobody reads yet.
+const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
 /// Requests of one instance at the same time, until their answers have been read.
 const REQUESTS_PER_INSTANCE_MAX: usize = 32;

@@ -46,8 +46,12 @@ pub(crate) fn context(journal: &Arc<Journal>) -> WasiCtx {
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false)
+        .max_random_size(RANDOM_BYTES_MAX)
         .build()
 }
+
+/// Of one request for random bytes: making them cannot be interrupted.
+const RANDOM_BYTES_MAX: u64 = 64 << 10;
 
 pub(crate) fn link(l: &mut Linker<State>, lane: Lane) -> wasmtime::Result<()> {
     clocks::wall_clock::add_to_linker::<_, WasiClocks>(l, State::clocks)?;

@@ -206,6 +206,30 @@ async fn an_error_text_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn host_resources_and_random_bytes_are_bounded() {
+    let fields = r#"
+        (import "wasi:random/random@0.2.12" "get-random-bytes"
+            (func $random (param i64 i32)))"#;
+    let handle = "(call $random (i64.const 67108864) (i32.const 64))";
+    let component = handler_importing(&["wasi:random/random@0.2.12"], handle, fields);
+    let mut settings = Settings::default();
+    settings.limits.memory_bytes_max = 128 << 20;
+    let module = load(&runtime(), &component, &settings).await.unwrap();
+    let mut instance = module.instantiate(resource("{}")).await.unwrap();
+    let (_, message) = trapped(instance.handle().await.unwrap_err());
+    assert!(message.contains("exceeds limit 65536"), "{message}");
+
+    let fields = r#"
+        (import "wasi:http/types@0.2.12" "[constructor]fields" (func $fields (result i32)))"#;
+    let handle = "(loop (drop (call $fields)) (br 0))";
+    let component = handler_importing(&["wasi:http/types@0.2.12"], handle, fields);
+    let module = load(&runtime(), &component, &settings).await.unwrap();
+    let mut instance = module.instantiate(resource("{}")).await.unwrap();
+    let (_, message) = trapped(instance.handle().await.unwrap_err());
+    assert!(message.contains("table"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn endless_recursion_is_no_crash() {
     let runtime = runtime();
     let call = "(call $handle (local.get 0) (local.get 1) (local.get 2) (local.get 3) \

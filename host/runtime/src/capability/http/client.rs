@@ -212,7 +212,9 @@ impl Client {
         } else {
             Box::new(stream)
         };
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(BUFFER_BYTES_MAX)
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| hyper_error(&error))?;
         // Ends when the server closes, or when the sender and the last body are dropped.
@@ -365,6 +367,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// No call may take longer, whatever the guest asks for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const RETURN_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Of one connection; the head of an answer has to fit in.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
 const ADDRESSES_MAX: usize = 8;
 /// Of all guests of the node together, idle ones included.
 pub(super) const CONNECTIONS_MAX: usize = 1024;
