@@ -9,6 +9,7 @@ use wasmtime::{Config, Engine, WasmBacktraceDetails, component::Linker};
 use crate::{
     capability::{self, http},
     compile::{Cache, Compiler},
+    fibers::Fibers,
     inspect::{self, LoadError},
     journal::{GuestLogSink, TracingSink},
     module::{Grounds, Module},
@@ -32,6 +33,10 @@ pub struct Options {
     /// How often running guests are looked at. Default 10 ms. Too low: it costs all guests time.
     /// Too high: runaway guests are stopped late, and their threads' other tasks wait.
     pub epoch_tick: Duration,
+    /// Instances in the fiber lane at the same time. Default: what `vm.max_map_count` has room for,
+    /// some 19,000 with the usual 65,530. Too low: resources wait though there is room. Too high:
+    /// the process runs out of memory mappings, and may die.
+    pub fibers_max: Option<u64>,
     /// Takes what guests say.
     pub log: Arc<dyn GuestLogSink>,
 }
@@ -44,6 +49,7 @@ impl Default for Options {
             compile_parallelism: 2,
             compile_timeout: Duration::from_secs(120),
             epoch_tick: Duration::from_millis(10),
+            fibers_max: None,
             log: Arc::new(TracingSink),
         }
     }
@@ -80,6 +86,7 @@ struct Inner {
     direct: Linker<State>,
     fiber: Linker<State>,
     http: Arc<http::Client>,
+    fibers: Arc<Fibers>,
 }
 
 impl Runtime {
@@ -107,6 +114,7 @@ impl Runtime {
             options.compile_timeout,
         );
         Ok(Self(Arc::new(Inner {
+            fibers: Arc::new(Fibers::new(options.fibers_max)),
             options,
             compiler,
             direct,
@@ -152,6 +160,7 @@ impl Runtime {
             sink: options.log.clone(),
             http: self.0.http.clone(),
             http_share: Arc::default(),
+            fibers: self.0.fibers.clone(),
         };
         let module = Module::new(grounds, digest, compiled, pre, found);
         module.try_out().await?;

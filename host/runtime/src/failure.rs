@@ -72,6 +72,19 @@ pub enum Failure {
         /// Its size in bytes.
         len: usize,
     },
+    /// The node runs as many instances in the fiber lane as its memory mappings allow.
+    #[error(
+        "this node runs {max} instances in the fiber lane, and more would exhaust the memory \
+         mappings of its process (vm.max_map_count is {mappings}); add nodes, or raise it: sysctl \
+         -w vm.max_map_count={}",
+        mappings.saturating_mul(4)
+    )]
+    TooManyFibers {
+        /// How many there may be.
+        max: u64,
+        /// What the system allows.
+        mappings: u64,
+    },
     /// The module has no `invocation` interface.
     #[error("the module has no `invocation` interface")]
     NotInvocable,
@@ -108,8 +121,8 @@ impl Failure {
                 message: self.to_string(),
             },
             Self::NotInvocable => call::Error::NotInvocable(module.to_string()),
-            // Whoever calls a dead instance had no effect on it.
-            Self::Dead => call::Error::Unavailable {
+            // Whoever calls a dead instance, or one that there is no room for, had no effect.
+            Self::Dead | Self::TooManyFibers { .. } => call::Error::Unavailable {
                 reason: self.to_string(),
                 retry_after: Duration::from_secs(1),
             },

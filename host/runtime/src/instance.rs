@@ -196,7 +196,11 @@ impl Started {
     ) -> Result<Self, Failure> {
         let (lane, pre) = (grounds.lane, &module.pre);
         let time = Duration::from_millis(grounds.limits.handle_timeout_ms);
-        let mut store = Store::new(pre.engine(), State::new(grounds, resource));
+        let fiber = match lane {
+            Lane::Direct => None,
+            Lane::Fiber => Some(grounds.fibers.admit()?),
+        };
+        let mut store = Store::new(pre.engine(), State::new(grounds, resource, fiber));
         store.limiter(|state| &mut state.memory);
         store.epoch_deadline_callback(on_tick);
         let deadline = begin_call(&mut store, time);

@@ -16,6 +16,7 @@ mod capability;
 mod compile;
 mod engine;
 mod failure;
+mod fibers;
 mod inspect;
 mod instance;
 mod journal;

@@ -9,6 +9,7 @@ use crate::{
     capability::http,
     compile::Compiled,
     failure::Failure,
+    fibers::Fibers,
     inspect::{Found, LoadError},
     instance::{Instance, ManagedResource, Started},
     journal::{GuestLog, GuestLogSink},
@@ -38,6 +39,7 @@ pub(crate) struct Grounds {
     pub(crate) sink: Arc<dyn GuestLogSink>,
     pub(crate) http: Arc<http::Client>,
     pub(crate) http_share: Arc<http::Share>,
+    pub(crate) fibers: Arc<Fibers>,
 }
 
 /// The optional interfaces that a module exports.
@@ -100,7 +102,7 @@ impl Module {
     ///
     /// # Errors
     /// When the component's start functions trap, run out of memory or take longer than
-    /// `limits.handle_timeout_ms`.
+    /// `limits.handle_timeout_ms`; in the fiber lane also when the node has no room for another.
     pub async fn instantiate(&self, resource: ManagedResource) -> Result<Instance, Failure> {
         let grounds = self.0.grounds.clone();
         Instance::start(&self.0, grounds, resource).await
@@ -118,6 +120,7 @@ impl Module {
             sink: Arc::new(Discard),
             http: self.0.grounds.http.clone(),
             http_share: self.0.grounds.http_share.clone(),
+            fibers: self.0.grounds.fibers.clone(),
         });
         let resource = ManagedResource {
             id: "trial".parse().expect("a valid id"),

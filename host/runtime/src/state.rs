@@ -11,6 +11,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use crate::{
     budget::Budget,
     capability::{http, plain},
+    fibers::Fiber,
     instance::ManagedResource,
     journal::Journal,
     memory::Memory,
@@ -26,10 +27,16 @@ pub(crate) struct State {
     journal: Option<Arc<Journal>>,
     wasi: Option<Box<WasiCtx>>,
     pub(crate) http: Option<Box<http::Outbound>>,
+    _fiber: Option<Fiber>,
 }
 
 impl State {
-    pub(crate) fn new(grounds: Arc<Grounds>, resource: ManagedResource) -> Self {
+    /// `fiber`: its place, in the fiber lane.
+    pub(crate) fn new(
+        grounds: Arc<Grounds>,
+        resource: ManagedResource,
+        fiber: Option<Fiber>,
+    ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HOST_RESOURCES_MAX);
         Self {
@@ -41,6 +48,7 @@ impl State {
             journal: None,
             wasi: None,
             http: None,
+            _fiber: fiber,
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use holdfast_model::{Lane, Settings};
-use holdfast_runtime::{Failure, LoadError, Source, TerminateReason};
+use holdfast_runtime::{Failure, LoadError, Options, Runtime, Source, TerminateReason};
 
 use crate::support::{
     handler, handler_importing, held, load, request, resource, runtime, runtime_that_keeps,
@@ -179,6 +179,34 @@ async fn a_trap_after_a_refused_growth_keeps_its_name() {
         let found = matches!(failure, Failure::OutOfMemory { .. });
         assert_eq!(found, out_of_memory, "{failure:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_fibers_than_the_process_can_have_are_refused() {
+    let options = Options {
+        fibers_max: Some(2),
+        ..Options::default()
+    };
+    let runtime = Runtime::new(options).unwrap();
+    let component = handler("", "");
+    let module = load(&runtime, &component, &lane(Lane::Fiber))
+        .await
+        .unwrap();
+    let one = module.instantiate(resource("{}")).await.unwrap();
+    let _two = module.instantiate(resource("{}")).await.unwrap();
+    let failure = module.instantiate(resource("{}")).await.err().unwrap();
+    assert!(matches!(failure, Failure::TooManyFibers { max: 2, .. }));
+    assert!(
+        failure.to_string().contains("vm.max_map_count"),
+        "{failure}"
+    );
+    drop(one);
+    assert!(module.instantiate(resource("{}")).await.is_ok());
+    // The direct lane has no stacks of its own.
+    let module = load(&runtime, &component, &lane(Lane::Direct))
+        .await
+        .unwrap();
+    assert!(module.instantiate(resource("{}")).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
