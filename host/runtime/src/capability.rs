@@ -5,7 +5,10 @@
 //! components of JavaScript and Python import their whole world.
 
 use holdfast_model::Lane;
-use wasmtime::{Engine, component::Linker};
+use wasmtime::{
+    Engine,
+    component::{Component, Linker, types::ComponentItem},
+};
 
 use crate::state::State;
 
@@ -38,6 +41,37 @@ pub(crate) fn is_known(import: &str) -> bool {
     let is_release = patch.is_some_and(|patch| patch.parse::<u32>().is_ok());
     is_release && KNOWN.contains(&interface)
 }
+
+/// All functions of known interfaces that the component imports and the linker does not have, as
+/// `interface#function`.
+pub(crate) fn missing(linker: &Linker<State>, component: &Component) -> Vec<String> {
+    let (ty, engine) = (component.component_type(), component.engine());
+    let mut linker = linker.clone();
+    let mut missing = Vec::new();
+    for (import, item) in ty.imports(engine) {
+        let ComponentItem::ComponentInstance(interface) = item.ty else {
+            continue;
+        };
+        let linked = match import.split_once('@') {
+            Some((name, _)) if KNOWN.contains(&name) => format!("{name}@{RELEASE}"),
+            _ => import.to_owned(),
+        };
+        let Ok(mut instance) = linker.instance(&linked) else {
+            continue;
+        };
+        for (function, item) in interface.exports(engine) {
+            let is_function = matches!(item.ty, ComponentItem::ComponentFunc(_));
+            // A linker cannot be asked what it has, but it takes no name twice.
+            if is_function && instance.func_new(function, |_, _, _, _| Ok(())).is_ok() {
+                missing.push(format!("{import}#{function}"));
+            }
+        }
+    }
+    missing
+}
+
+/// The release of WASI 0.2 under which its interfaces are linked.
+const RELEASE: &str = "0.2.12";
 
 /// Interfaces of WASI 0.2 that are linked.
 const KNOWN: [&str; 29] = [

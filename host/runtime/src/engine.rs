@@ -148,9 +148,12 @@ impl Runtime {
             Lane::Direct => &self.0.direct,
             Lane::Fiber => &self.0.fiber,
         };
-        let pre = linker
-            .instantiate_pre(component)
-            .map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let pre = linker.instantiate_pre(component).map_err(|error| {
+            match capability::missing(linker, component) {
+                missing if missing.is_empty() => LoadError::Link(format!("{error:#}")),
+                missing => LoadError::UnknownImports(missing),
+            }
+        })?;
         let grounds = Grounds {
             name: module.clone(),
             lane,

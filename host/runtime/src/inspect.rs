@@ -69,7 +69,8 @@ pub enum LoadError {
     /// The compiler itself failed.
     #[error("the compiler failed on this component: {0}")]
     CompilerPanicked(String),
-    /// It imports what the node does not have. All of them are named.
+    /// It imports interfaces, or functions of known interfaces, that the node does not have. All
+    /// of them are named.
     #[error("the component imports what handlers cannot have: {}", .0.join(", "))]
     UnknownImports(Vec<String>),
     /// It does not export `resource-handler`.

@@ -139,6 +139,30 @@ async fn all_unknown_imports_are_named_at_once() {
 }
 
 #[tokio::test]
+async fn all_functions_that_a_known_interface_lacks_are_named_at_once() {
+    let wit = "package wasi:random@0.2.3;
+        interface random { get-random-u64: func() -> u64; one: func(); two: func(); }";
+    let mut resolve = product_wit();
+    resolve.push_str("random.wit", wit).unwrap();
+    let text = "package a:b; world it {
+        export holdfast:handler/resource-handler@0.1.0; import wasi:random/random@0.2.3;
+    }";
+    let component = trapping_in(resolve, text);
+    for lane in [Lane::Direct, Lane::Fiber] {
+        let settings = Settings {
+            lane: Some(lane),
+            ..Settings::default()
+        };
+        let error = load(&runtime(), &component, &settings).await.unwrap_err();
+        let LoadError::UnknownImports(names) = error else {
+            panic!("{error:?}");
+        };
+        let expected = ["one", "two"].map(|name| format!("wasi:random/random@0.2.3#{name}"));
+        assert_eq!(names, expected);
+    }
+}
+
+#[tokio::test]
 async fn stray_exports_and_later_patches_are_tolerated() {
     let wit = world("export init: func(); export more;").replace("@0.1.0", "@0.1.7")
         + "\ninterface more { f: func(); }";
