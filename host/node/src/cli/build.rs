@@ -16,14 +16,17 @@ use holdfast_model::{Digest, ModuleName};
 use serde::Serialize;
 use tokio::process::Command;
 
-use super::{failure::Failure, human, manifest, manifest::Manifest, output, output::Output};
+use super::{
+    failure::Failure, human, manifest, manifest::Manifest, output, output::Output, scaffold,
+};
 
 mod cargo;
 mod target;
 
 /// Build a handler's package to a component
 ///
-/// Needs cargo; the target wasm32-wasip2 is installed through rustup when it is missing.
+/// Needs cargo; the target wasm32-wasip2 is installed through rustup when it is missing. The SDK of
+/// a package that `holdfast new` made is replaced by the one of this holdfast where they differ.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct BuildArgs {
@@ -66,6 +69,15 @@ pub enum Error {
     NoPackage {
         /// The folder.
         dir: PathBuf,
+    },
+    /// The SDK in the package cannot be brought to this version.
+    #[error("write the SDK to {}", .dir.join(".holdfast").display())]
+    Sdk {
+        /// The folder of the package.
+        dir: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
     },
     /// A program cannot be run.
     #[error("run {program}")]
@@ -130,7 +142,8 @@ impl Error {
     }
 }
 
-/// Builds the package in `dir` to a component. Intermediate files go to `target_dir`, or where
+/// Builds the package in `dir` to a component, with the SDK of this binary if `holdfast new` made
+/// the package. Intermediate files go to `target_dir`, or where
 /// cargo puts them when there is none. Dropping the future ends the build.
 ///
 /// # Errors
@@ -145,6 +158,14 @@ pub async fn component(
     if !dir.join("Cargo.toml").is_file() {
         let dir = dir.to_owned();
         return Err(Error::NoPackage { dir });
+    }
+    match scaffold::refresh(dir) {
+        Ok(true) => report(Progress::Diagnostic(REFRESHED)),
+        Ok(false) => {}
+        Err(source) => {
+            let dir = dir.to_owned();
+            return Err(Error::Sdk { dir, source });
+        }
     }
     target::ensure(dir, report).await?;
     report(Progress::Step("compiling"));
@@ -259,6 +280,11 @@ fn disturbs(name: &OsString) -> bool {
     }
     DROPPED.contains(&name) || name.starts_with("CARGO_")
 }
+
+const REFRESHED: &str = concat!(
+    "note: .holdfast/ held another SDK; it now holds the one of this holdfast, ",
+    env!("CARGO_PKG_VERSION")
+);
 
 const TARGET: &str = "wasm32-wasip2";
 

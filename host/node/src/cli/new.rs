@@ -70,6 +70,8 @@ fn check(name: &ModuleName) -> Result<(), Failure> {
         "begins with a digit"
     } else if DEPENDENCIES.contains(&text) {
         "is the name of a package that it uses"
+    } else if BUILT_IN.contains(&text) {
+        "is the name of one of Rust's own"
     } else {
         return Ok(());
     };
@@ -80,7 +82,8 @@ fn check(name: &ModuleName) -> Result<(), Failure> {
         .hint("choose another name; the module's own can be changed in holdfast.toml afterwards"))
 }
 
-const DEPENDENCIES: [&str; 3] = ["alloc", "holdfast-guest", "serde"];
+const DEPENDENCIES: [&str; 2] = ["holdfast-guest", "serde"];
+const BUILT_IN: [&str; 5] = ["alloc", "core", "proc-macro", "std", "test"];
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -111,7 +114,16 @@ mod tests {
     #[test]
     fn names_that_cargo_refuses_are_refused_first() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["1-counter", "serde", "holdfast-guest"] {
+        for name in [
+            "1-counter",
+            "serde",
+            "holdfast-guest",
+            "alloc",
+            "core",
+            "proc-macro",
+            "std",
+            "test",
+        ] {
             let error = new(name, &dir.path().join("x")).unwrap_err().to_string();
             assert!(
                 error.contains("cannot be the name of a Rust package"),

@@ -1,5 +1,5 @@
 //! The files of a new handler: templates beside this file, and the SDK and interfaces that this
-//! very binary was built with, so that handler and node always fit each other.
+//! very binary was built with. `.holdfast/` of a project is ours: each build brings it to this state.
 
 use std::{
     fs, io,
@@ -29,8 +29,7 @@ impl File {
 
 /// A whole project for a handler of this name.
 pub(super) fn project(name: &ModuleName) -> Vec<File> {
-    let type_name = type_name(name.as_str());
-    let render = |template: &str| render(template, name.as_str(), &type_name);
+    let render = |template: &str| render(template, name.as_str());
     let mut files = vec![
         File::new(
             ".gitignore",
@@ -53,22 +52,34 @@ pub(super) fn project(name: &ModuleName) -> Vec<File> {
 
 /// `Cargo.toml` of a package of this name that uses the SDK of [`sdk`].
 pub(super) fn cargo_toml(name: &str) -> File {
-    let content = render(include_str!("scaffold/Cargo.toml.tmpl"), name, "");
+    let content = render(include_str!("scaffold/Cargo.toml.tmpl"), name);
     File::new("Cargo.toml", content)
 }
 
 /// The SDK and the interfaces, below `.holdfast/`.
 pub(super) fn sdk() -> Vec<File> {
-    let cargo_toml = render(include_str!("scaffold/sdk-Cargo.toml.tmpl"), "", "");
-    let mut files = vec![File::new(".holdfast/guest-sdk/Cargo.toml", cargo_toml)];
-    collect(&SDK, Path::new(".holdfast/guest-sdk/src"), &mut files);
-    collect(&WIT, Path::new(".holdfast/wit"), &mut files);
+    let cargo_toml = render(include_str!("scaffold/sdk-Cargo.toml.tmpl"), "");
+    let ours = Path::new(OURS);
+    let mut files = vec![File::new(ours.join("guest-sdk/Cargo.toml"), cargo_toml)];
+    collect(&SDK, &ours.join("guest-sdk/src"), &mut files);
+    collect(&WIT, &ours.join("wit"), &mut files);
     files
 }
 
-/// Writes the files below `dir`. Those that are there with the same content are not touched, so
-/// that they do not look changed to a build.
-pub(super) fn write(dir: &Path, files: &[File]) -> io::Result<()> {
+/// Brings the SDK of a project to what this binary has, and says whether it was another one. A
+/// package that `holdfast new` did not make has none, and gets none.
+pub(super) fn refresh(project: &Path) -> io::Result<bool> {
+    if !project.join(OURS).join("guest-sdk/Cargo.toml").is_file() {
+        return Ok(false);
+    }
+    write(project, &sdk())
+}
+
+/// Writes the files below `dir`, takes away what else is in its `.holdfast/`, and says whether
+/// anything changed. Files that are there with the same content are not touched, so that they do
+/// not look changed to a build.
+pub(super) fn write(dir: &Path, files: &[File]) -> io::Result<bool> {
+    let mut changed = prune(dir, Path::new(OURS), files)?;
     for file in files {
         let path = dir.join(&file.path);
         if fs::read(&path).is_ok_and(|present| present == file.content) {
@@ -78,8 +89,37 @@ pub(super) fn write(dir: &Path, files: &[File]) -> io::Result<()> {
             fs::create_dir_all(parent)?;
         }
         fs::write(&path, &file.content)?;
+        changed = true;
     }
-    Ok(())
+    Ok(changed)
+}
+
+/// Removes what is in `dir/below` and not among the files: a source of an earlier SDK would be
+/// compiled into this one, or be taken for an interface of it.
+fn prune(dir: &Path, below: &Path, files: &[File]) -> io::Result<bool> {
+    let entries = match fs::read_dir(dir.join(below)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let mut changed = false;
+    for entry in entries {
+        let entry = entry?;
+        let path = below.join(entry.file_name());
+        let is_dir = entry.file_type()?.is_dir();
+        let leads = |file: &File| file.path.starts_with(&path) && is_dir == (file.path != path);
+        if files.iter().any(leads) {
+            changed |= is_dir && prune(dir, &path, files)?;
+        } else {
+            if is_dir {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+            changed = true;
+        }
+    }
+    Ok(changed)
 }
 
 fn collect(dir: &Dir<'_>, below: &Path, files: &mut Vec<File>) {
@@ -91,46 +131,14 @@ fn collect(dir: &Dir<'_>, below: &Path, files: &mut Vec<File>) {
     }
 }
 
-fn render(template: &str, name: &str, type_name: &str) -> String {
+fn render(template: &str, name: &str) -> String {
     template
         .replace("{{name}}", name)
-        .replace("{{type_name}}", type_name)
         .replace("{{sdk_version}}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The name in Rust's style for types, kept apart from what the template imports or defines.
-fn type_name(name: &str) -> String {
-    let mut text = String::new();
-    for part in name.split('-') {
-        let mut chars = part.chars();
-        text.extend(chars.next().map(|first| first.to_ascii_uppercase()));
-        text.push_str(chars.as_str());
-    }
-    if TAKEN.contains(&text.as_str()) {
-        text.insert_str(0, "My");
-    }
-    text
-}
-
-const TAKEN: [&str; 17] = [
-    "Ctx",
-    "Deserialize",
-    "Err",
-    "Greeting",
-    "Invocation",
-    "InvokeError",
-    "None",
-    "Ok",
-    "Option",
-    "Request",
-    "Resource",
-    "ResourceHandler",
-    "Response",
-    "Result",
-    "Self",
-    "Some",
-    "Spec",
-];
+/// The folder that is ours in every project: everything below it comes from [`sdk`].
+const OURS: &str = ".holdfast";
 
 #[cfg(test)]
 mod tests {
@@ -145,13 +153,12 @@ mod tests {
     fn a_project_has_all_its_files_and_no_placeholder() {
         let files = project(&"my-counter".parse().unwrap());
         assert!(text(&files, "Cargo.toml").contains("name = \"my-counter\""));
-        assert!(text(&files, "src/lib.rs").contains("struct MyCounter"));
+        assert!(text(&files, "src/lib.rs").contains("module `my-counter`"));
         assert!(text(&files, ".holdfast/guest-sdk/src/bindings.rs").contains("../wit"));
         assert!(text(&files, ".holdfast/wit/world.wit").contains("world handler"));
         for file in &files {
             let content = String::from_utf8_lossy(&file.content);
             assert!(!content.contains("{{name"), "{}", file.path.display());
-            assert!(!content.contains("{{type_"), "{}", file.path.display());
             assert!(!content.contains("{{sdk_"), "{}", file.path.display());
         }
     }
@@ -166,42 +173,46 @@ mod tests {
     }
 
     #[test]
-    fn the_embedded_sdk_asks_for_the_libraries_of_the_workspace() {
-        let template: toml::Table = render(include_str!("scaffold/sdk-Cargo.toml.tmpl"), "", "")
-            .parse()
-            .unwrap();
+    fn the_templates_ask_for_the_libraries_of_the_workspace() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../");
         let read = |path: &str| -> toml::Table {
             let text = fs::read_to_string(format!("{root}{path}")).unwrap();
             text.parse().unwrap()
         };
-        let (sdk, workspace) = (read("guest-sdk/Cargo.toml"), read("Cargo.toml"));
-        let names = |table: &toml::Table| -> Vec<String> {
-            let plain = table["dependencies"].as_table().unwrap().keys();
-            let wasm = table["target"]["cfg(target_family = \"wasm\")"]["dependencies"].as_table();
-            plain.chain(wasm.unwrap().keys()).cloned().collect()
-        };
-        assert_eq!(names(&template), names(&sdk));
+        let template = |text: &str| -> toml::Table { render(text, "a").parse().unwrap() };
+        let sdk = template(include_str!("scaffold/sdk-Cargo.toml.tmpl"));
+        let project = template(include_str!("scaffold/Cargo.toml.tmpl"));
+        let original = read("guest-sdk/Cargo.toml");
+        let workspace = read("Cargo.toml");
+
+        const WASM: &str = "cfg(target_family = \"wasm\")";
+        let plain = |table: &toml::Table| table["dependencies"].as_table().unwrap().clone();
+        let wasm = |table: &toml::Table| plain(table["target"][WASM].as_table().unwrap());
+        let names = |table: toml::Table| -> Vec<String> { table.keys().cloned().collect() };
+        assert_eq!(names(plain(&sdk)), names(plain(&original)));
+        assert_eq!(names(wasm(&sdk)), names(wasm(&original)));
+
         let version = |value: &toml::Value| match value {
             toml::Value::String(version) => version.clone(),
             table => table["version"].as_str().unwrap().to_owned(),
         };
-        let wasm = "cfg(target_family = \"wasm\")";
-        assert_eq!(
-            version(&template["target"][wasm]["dependencies"]["wit-bindgen"]),
-            version(&workspace["workspace"]["dependencies"]["wit-bindgen"]),
-        );
-    }
-
-    #[test]
-    fn type_names_do_not_hide_what_the_template_uses() {
-        for (name, expected) in [
-            ("a", "A"),
-            ("my-bot-2", "MyBot2"),
-            ("resource", "MyResource"),
-        ] {
-            assert_eq!(type_name(name), expected);
+        let mut compared = 0;
+        for table in [plain(&sdk), wasm(&sdk), plain(&project)] {
+            for (name, asked) in &table {
+                if name == "holdfast-guest" {
+                    continue;
+                }
+                let ours = &workspace["workspace"]["dependencies"][name];
+                assert_eq!(version(asked), version(ours), "{name}");
+                compared += 1;
+            }
         }
+        assert_eq!(compared, 7);
+        let package = |key: &str| workspace["workspace"]["package"][key].clone();
+        for key in ["version", "edition", "rust-version", "license"] {
+            assert_eq!(sdk["package"][key], package(key), "{key}");
+        }
+        assert_eq!(project["package"]["edition"], package("edition"));
     }
 
     #[test]
@@ -217,5 +228,41 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), old);
         write(dir.path(), &[File::new("a/b", "y")]).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"y");
+    }
+
+    #[test]
+    fn a_project_of_another_version_gets_the_sdk_of_this_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        write(dir.path(), &project(&"a".parse().unwrap())).unwrap();
+        assert!(!refresh(dir.path()).unwrap(), "nothing differs");
+
+        fs::write(at(".holdfast/guest-sdk/src/lib.rs"), "old").unwrap();
+        fs::write(at(".holdfast/guest-sdk/src/gone.rs"), "old").unwrap();
+        fs::create_dir_all(at(".holdfast/wit/deps/gone")).unwrap();
+        fs::write(at(".holdfast/wit/deps/gone/gone.wit"), "old").unwrap();
+        // A folder where a file belongs.
+        fs::remove_file(at(".holdfast/wit/world.wit")).unwrap();
+        fs::create_dir(at(".holdfast/wit/world.wit")).unwrap();
+        fs::write(at("src/lib.rs"), "mine").unwrap();
+        fs::write(at("src/more.rs"), "mine").unwrap();
+        assert!(refresh(dir.path()).unwrap());
+
+        for file in sdk() {
+            assert_eq!(fs::read(dir.path().join(&file.path)).unwrap(), file.content);
+        }
+        assert!(!at(".holdfast/guest-sdk/src/gone.rs").exists());
+        assert!(!at(".holdfast/wit/deps/gone").exists());
+        for path in ["src/lib.rs", "src/more.rs"] {
+            assert_eq!(fs::read(at(path)).unwrap(), b"mine", "{path}");
+        }
+        assert!(!refresh(dir.path()).unwrap(), "nothing differs any more");
+    }
+
+    #[test]
+    fn a_package_that_is_not_of_ours_gets_no_sdk() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!refresh(dir.path()).unwrap());
+        assert!(!dir.path().join(OURS).exists());
     }
 }
