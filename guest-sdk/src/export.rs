@@ -37,9 +37,12 @@ pub trait Exported {
 ///
 /// struct Mute;
 ///
+/// #[derive(serde::Deserialize)]
+/// struct Spec {}
+///
 /// impl ResourceHandler for Mute {
-///     type Spec = ();
-///     fn handle(_: &Ctx, _: Resource<()>) -> Result<Self> {
+///     type Spec = Spec;
+///     fn handle(_: &Ctx, _: Resource<Spec>) -> Result<Self> {
 ///         Ok(Self)
 ///     }
 /// }
@@ -50,23 +53,24 @@ pub trait Exported {
 #[macro_export]
 macro_rules! export {
     ($($handler:ident)::+ $(with $($interface:ident),+ $(,)?)?) => {
+        // The handler's path is resolved in here: names that no crate has cannot hide it.
         const _: () = {
             ::std::thread_local! {
-                static SLOT: $crate::export::Slot<$($handler)::+> =
+                static __HOLDFAST_SLOT: $crate::export::Slot<$($handler)::+> =
                     const { $crate::export::Slot::new(::core::option::Option::None) };
             }
 
-            struct Component;
+            struct __HoldfastComponent;
 
-            impl $crate::export::Exported for Component {
+            impl $crate::export::Exported for __HoldfastComponent {
                 type Handler = $($handler)::+;
                 fn slot() -> &'static ::std::thread::LocalKey<$crate::export::Slot<Self::Handler>> {
-                    &SLOT
+                    &__HOLDFAST_SLOT
                 }
             }
 
-            $crate::__export_interface!(Component resource_handler);
-            $($($crate::__export_interface!(Component $interface);)+)?
+            $crate::__export_interface!(__HoldfastComponent resource_handler);
+            $($($crate::__export_interface!(__HoldfastComponent $interface);)+)?
         };
     };
 }
@@ -103,3 +107,30 @@ pub const fn is_handler<E: Exported>() {}
 
 /// Fails to compile for a handler that does not implement [`Invocation`](crate::Invocation).
 pub const fn is_invocable<E: Exported<Handler: crate::Invocation>>() {}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Ctx, Resource, ResourceHandler, Result};
+
+    #[derive(serde::Deserialize)]
+    struct Spec {}
+
+    /// Named like something that a macro might call its own.
+    struct Component;
+
+    impl ResourceHandler for Component {
+        type Spec = Spec;
+
+        fn handle(_: &Ctx, _: Resource<Spec>) -> Result<Self> {
+            Ok(Self)
+        }
+    }
+
+    export!(Component);
+
+    #[test]
+    fn a_handler_may_have_any_name() {
+        let resource = Resource::new("a", Spec {});
+        assert!(Component::handle(&Ctx::test(), resource).is_ok());
+    }
+}

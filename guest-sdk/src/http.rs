@@ -9,6 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::Ctx;
 
+#[cfg(not(target_family = "wasm"))]
+pub(crate) mod header;
 mod url;
 #[cfg(target_family = "wasm")]
 pub(crate) mod wasi;

@@ -14,8 +14,9 @@ use crate::{Ctx, json};
 /// [`handle`]: ResourceHandler::handle
 /// [`terminate`]: ResourceHandler::terminate
 pub trait ResourceHandler: Sized + 'static {
-    /// What is given when a resource is allocated: a JSON object. A spec that does not parse is
-    /// refused as [`Error::Fatal`], with the path of the field at fault.
+    /// What is given when a resource is allocated: a JSON object, `{}` when nothing is. A spec that
+    /// does not parse is refused as [`Error::Fatal`], with the path of the field at fault. A handler
+    /// that needs nothing says `struct Spec {}`, which takes any object; `()` takes none.
     type Spec: DeserializeOwned;
 
     /// Takes charge of the resource. When this returns `Ok`, the resource is held.
@@ -187,6 +188,15 @@ mod tests {
                 Error::Retry(text) => panic!("{spec}: retry: {text}"),
             }
         }
+    }
+
+    #[test]
+    fn a_struct_without_fields_takes_the_empty_spec() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Nothing {}
+        let raw = |spec: &str| Resource::new("a", spec.to_owned());
+        assert!(Resource::<Nothing>::parse(raw("{}")).is_ok());
+        assert!(Resource::<()>::parse(raw("{}")).is_err());
     }
 
     #[test]

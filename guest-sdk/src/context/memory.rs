@@ -29,9 +29,16 @@ impl World {
         let denied = http::Error::Denied {
             url: request.url.clone(),
         };
+        let bytes_max = request.response_bytes_max;
         http::Url::parse(&request.url)?;
+        http::header::check(&request.headers)?;
         self.sent.borrow_mut().push(request);
-        self.answers.borrow_mut().pop_front().unwrap_or(Err(denied))
+        let answer = self.answers.borrow_mut().pop_front();
+        let answer = answer.unwrap_or(Err(denied))?;
+        if answer.body.len() > bytes_max {
+            return Err(http::Error::TooLarge { bytes_max });
+        }
+        Ok(answer)
     }
 }
 
@@ -53,7 +60,8 @@ impl Ctx {
     }
 
     /// Scripts the answer to the next HTTP request that has none yet. Requests beyond the script
-    /// are denied.
+    /// are denied; requests that a node would refuse, and answers larger than the request allows,
+    /// fail here as they do there.
     #[must_use]
     pub fn with_http(self, answer: Result<http::Response, http::Error>) -> Self {
         self.world.answers.borrow_mut().push_back(answer);
@@ -95,5 +103,34 @@ mod tests {
         assert!(matches!(get("c"), Err(http::Error::Url { .. })));
         let urls: Vec<_> = ctx.sent().into_iter().map(|request| request.url).collect();
         assert_eq!(urls, ["http://a/", "http://b/", "http://c/"]);
+    }
+
+    #[test]
+    fn what_fails_on_a_node_fails_in_memory() {
+        let mut answer = http::Response::new(200);
+        answer.body = b"12345".to_vec();
+        let ctx = Ctx::test()
+            .with_http(Ok(answer.clone()))
+            .with_http(Ok(answer.clone()));
+        let get = |bytes_max| {
+            let call = ctx.http().get("http://a/").response_bytes_max(bytes_max);
+            call.send()
+        };
+        assert_eq!(get(4), Err(http::Error::TooLarge { bytes_max: 4 }));
+        assert_eq!(get(5), Ok(answer));
+
+        for (name, value) in [
+            ("", "x"),
+            ("a b", "x"),
+            ("a", "line\nbreak"),
+            ("a", "\u{7f}"),
+            ("Connection", "close"),
+            ("host", "other"),
+        ] {
+            let call = ctx.http().get("http://a/").header(name, value);
+            let name = name.to_owned();
+            assert_eq!(call.send(), Err(http::Error::Header { name }));
+        }
+        assert_eq!(ctx.sent().len(), 2, "nothing was sent");
     }
 }
