@@ -47,51 +47,170 @@ pub fn production_of(code: &str) -> &str {
     &code[..tests.unwrap_or(code.len())]
 }
 
-/// The modules that code names as `crate::…`, by the first part of their paths, with line numbers.
+/// A path that code names: `a::b::c`, with `!` when it is a macro's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Where it begins, from 1.
+    pub line: usize,
+    /// Its segments. A `self` at the end of a `use` is left out.
+    pub path: String,
+    /// Whether it is brought into scope by `use`.
+    pub imported: bool,
+    /// Whether `use` gives it another name; `_` is none.
+    pub renamed: bool,
+}
+
+impl Named {
+    /// Whether these segments stand in it, one after the other.
+    #[must_use]
+    pub fn has(&self, segments: &str) -> bool {
+        format!("::{}::", self.path).contains(&format!("::{segments}::"))
+    }
+
+    /// Its segments.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.path.split("::")
+    }
+}
+
+/// Every path that code names, down to single names; the items of a `use` group each by itself
+/// and whole. Fields, methods and what `$crate` begins are no paths of this code.
 #[must_use]
-pub fn crate_paths(code: &str) -> Vec<(usize, String)> {
-    let mut found = Vec::new();
-    for (at, prefix) in code.match_indices("crate::") {
-        // `$crate::` is another crate's view of this one; `xcrate::` is another name.
-        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
+pub fn paths(code: &str) -> Vec<Named> {
+    let mut reader = Paths {
+        code,
+        at: 0,
+        imports: false,
+        found: Vec::new(),
+    };
+    while reader.at < code.len() {
+        if !reader.begins_identifier() {
+            if reader.imports && reader.accepts("{") {
+                reader.group("");
+            } else {
+                reader.step();
+            }
             continue;
         }
-        let line = code[..at].matches('\n').count() + 1;
-        let after = &code[at + prefix.len()..];
-        let names = match after.strip_prefix('{') {
-            Some(group) => first_parts(group),
-            None => vec![identifier(after)],
-        };
-        found.extend(names.into_iter().map(|name| (line, name.to_owned())));
-    }
-    found.retain(|(_, name)| !name.is_empty());
-    found
-}
-
-/// The first identifier of each item of a `use` group, up to its closing brace.
-fn first_parts(group: &str) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let mut depth = 0;
-    let mut begins = true;
-    for (at, c) in group.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth == 0 => break,
-            '}' => depth -= 1,
-            ',' if depth == 0 => begins = true,
-            c if begins && !c.is_whitespace() => {
-                parts.push(identifier(&group[at..]));
-                begins = false;
-            }
-            _ => {}
+        let (before, known) = (&code[..reader.at], reader.found.len());
+        let is_member = before.ends_with('.') && !before.ends_with("..");
+        reader.path("");
+        // What comes after the word `use` is imported, up to the end of its group.
+        reader.imports = reader.found.last().is_some_and(|named| named.path == "use");
+        if is_member || before.ends_with('$') {
+            reader.found.truncate(known);
         }
     }
-    parts
+    reader.found.retain(|named| named.path != "use");
+    reader.found
 }
 
-fn identifier(text: &str) -> &str {
-    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_');
-    &text[..end.unwrap_or(text.len())]
+struct Paths<'a> {
+    code: &'a str,
+    at: usize,
+    imports: bool,
+    found: Vec<Named>,
+}
+
+impl<'a> Paths<'a> {
+    /// Reads a path whose first segments are `prefix`; a group as many paths.
+    fn path(&mut self, prefix: &str) {
+        let line = self.code[..self.at].matches('\n').count() + 1;
+        let mut path = prefix.to_owned();
+        loop {
+            let segment = self.identifier();
+            // `self` at the end is what it stands in.
+            if segment != "self" || path.is_empty() {
+                path = join(&path, segment);
+            }
+            let end = self.at;
+            if !self.accepts("::") {
+                break;
+            }
+            if self.accepts("{") {
+                return self.group(&path);
+            }
+            if self.accepts("*") {
+                path = join(&path, "*");
+                break;
+            }
+            if !self.begins_identifier() {
+                // Generic arguments: what is named in them is found by itself.
+                self.at = end;
+                break;
+            }
+        }
+        if self.rest().starts_with('!') && !self.rest().starts_with("!=") {
+            path.push('!');
+        }
+        let renamed = self.imports && self.accepts("as ") && self.identifier() != "_";
+        self.found.push(Named {
+            line,
+            path,
+            imported: self.imports,
+            renamed,
+        });
+    }
+
+    fn group(&mut self, prefix: &str) {
+        while self.at < self.code.len() && !self.accepts("}") {
+            if self.begins_identifier() {
+                self.path(prefix);
+            } else if self.accepts("*") {
+                let line = self.code[..self.at].matches('\n').count() + 1;
+                self.found.push(Named {
+                    line,
+                    path: join(prefix, "*"),
+                    imported: self.imports,
+                    renamed: false,
+                });
+            } else {
+                self.step();
+            }
+        }
+    }
+
+    fn rest(&self) -> &'a str {
+        &self.code[self.at..]
+    }
+
+    fn step(&mut self) {
+        self.at += self.rest().chars().next().map_or(0, char::len_utf8);
+    }
+
+    fn begins_identifier(&self) -> bool {
+        self.rest()
+            .starts_with(|c: char| c.is_alphabetic() || c == '_')
+            && !self.code[..self.at].ends_with(in_identifier)
+    }
+
+    fn identifier(&mut self) -> &'a str {
+        let rest = self.rest();
+        let end = rest.find(|c| !in_identifier(c)).unwrap_or(rest.len());
+        self.at += end;
+        &rest[..end]
+    }
+
+    /// Passes over these words, and the space around them, if they are next.
+    fn accepts(&mut self, words: &str) -> bool {
+        let Some(rest) = self.rest().trim_start().strip_prefix(words) else {
+            return false;
+        };
+        self.at = self.code.len() - rest.trim_start().len();
+        true
+    }
+}
+
+fn in_identifier(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+fn join(path: &str, segment: &str) -> String {
+    if path.is_empty() {
+        segment.to_owned()
+    } else {
+        format!("{path}::{segment}")
+    }
 }
 
 /// Passes over `bytes` bytes, keeping only the line breaks.
@@ -181,12 +300,50 @@ mod tests {
     }
 
     #[test]
-    fn paths_of_this_crate_are_found_in_groups_too() {
-        let code = "use crate::{\n  a::{b, c},\n  d,\n};\nfn f() { crate::e::g(); $crate::h!() }";
-        let found = crate_paths(code);
-        let names: Vec<&str> = found.iter().map(|(_, name)| name.as_str()).collect();
-        assert_eq!(names, ["a", "d", "e"]);
-        assert_eq!(found[2].0, 5);
+    fn paths_are_found_whole_wherever_they_stand() {
+        for (code, expected) in [
+            ("use a::b;", "a::b"),
+            (
+                "use a::{b, c::{d, self}, e::*, f as g, self};",
+                "a::b a::c::d a::c a::e::* a::f a",
+            ),
+            ("use {a::b, ::c::{*}};", "a::b c::*"),
+            ("use a::{\n    b::{\n        c,\n    },\n};", "a::b::c"),
+            (
+                "x(a :: b::<c::d>(), e.f, g!(), h != i)",
+                "x a::b c::d e g! h i",
+            ),
+            ("$crate::a::b; $c; r..d", "r d"),
+            (
+                "pub(crate) fn f() { crate::a() }",
+                "pub crate fn f crate::a",
+            ),
+            ("self::super::a; 1u8", "self::super::a"),
+        ] {
+            let found: Vec<_> = paths(code).into_iter().map(|named| named.path).collect();
+            assert_eq!(found.join(" "), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn paths_know_their_line_and_what_use_makes_of_them() {
+        let named = |line, path: &str, imported, renamed| Named {
+            line,
+            path: path.to_owned(),
+            imported,
+            renamed,
+        };
+        assert_eq!(
+            paths("use a as b;\nuse c::{\n d as _,\n e as f,\n};\ng as h"),
+            [
+                named(1, "a", true, true),
+                named(3, "c::d", true, false),
+                named(4, "c::e", true, true),
+                named(6, "g", false, false),
+                named(6, "as", false, false),
+                named(6, "h", false, false),
+            ]
+        );
     }
 
     #[test]
