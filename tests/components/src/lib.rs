@@ -13,6 +13,10 @@ use bytes::Bytes;
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
 use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve, WorldId};
 
+// The product's own, so that the tests run what users run. A file, for no crate of ours is below.
+#[path = "../../../host/node/src/cli/build/profile.rs"]
+mod profile;
+
 /// The component of `tests/guests/probe`, built once per test process.
 ///
 /// # Panics
@@ -39,8 +43,13 @@ pub fn build(package: &str) -> Bytes {
             words.contains("may not be installed"),
             "cannot build {package}:\n{words}"
         );
-        run(Command::new("rustup").args(["target", "add", TARGET]))
-            .unwrap_or_else(|words| panic!("cannot install {TARGET}:\n{words}"));
+        run(Command::new("rustup").args(["target", "add", TARGET])).unwrap_or_else(|words| {
+            panic!(
+                "cannot install the Rust target {TARGET}, which handlers are built for:\n{words}\n\
+                 `rustup target add {TARGET}` needs the network, once. Without rustup, install the \
+                 target with whatever installed Rust, or Rust from https://rustup.rs."
+            )
+        });
         cargo_build(package, &target)
             .unwrap_or_else(|words| panic!("cannot build {package}:\n{words}"));
     }
@@ -62,20 +71,15 @@ fn cargo_build(package: &str, target: &Path) -> Result<(), String> {
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("CARGO_BUILD_TARGET")
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s")
-        .env("CARGO_PROFILE_RELEASE_LTO", "true")
-        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
-        .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
-        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
-        .env(
-            "CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS",
-            "-C link-arg=-zstack-size=65536",
-        );
+        .envs(profile::ENVIRONMENT);
     run(&mut command)
 }
 
 fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| error.to_string())?;
+    let program = command.get_program().display().to_string();
+    let output = command
+        .output()
+        .map_err(|error| format!("run {program}: {error}"))?;
     if output.status.success() {
         return Ok(());
     }

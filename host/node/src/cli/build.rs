@@ -21,6 +21,7 @@ use super::{
 };
 
 mod cargo;
+mod profile;
 mod target;
 
 /// Build a handler's package to a component
@@ -97,6 +98,9 @@ pub enum Error {
         /// Its words.
         said: String,
     },
+    /// Rustup installed the target, but the compiler does not have it.
+    #[error("rustup has installed the target wasm32-wasip2, but the rustc on PATH is not rustup's")]
+    OtherToolchain,
     /// Cargo failed; its words were given as [`Progress::Diagnostic`] too.
     #[error("cargo build failed with {status}")]
     Cargo {
@@ -134,6 +138,10 @@ impl Error {
                 "install the target with whatever installed Rust, or Rust from https://rustup.rs"
             }
             Self::Rustup { .. } => "it needs the network, once",
+            Self::OtherToolchain => {
+                "put rustup's folder, ~/.cargo/bin, first in PATH, or install the target with \
+                 whatever installed that rustc"
+            }
             Self::NoComponent { .. } => {
                 "its Cargo.toml needs `[lib]` with `crate-type = [\"cdylib\"]`"
             }

@@ -9,7 +9,7 @@ use std::{
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 
-use super::{Error, Progress, TARGET, output, tool};
+use super::{Error, Progress, TARGET, output, profile, tool};
 
 /// Builds the package in `dir` and says where its component is.
 pub(super) async fn build(
@@ -33,7 +33,7 @@ pub(super) async fn build(
                 "never"
             },
         ])
-        .envs(PROFILE)
+        .envs(profile::ENVIRONMENT)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     if let Some(target_dir) = target_dir {
@@ -119,21 +119,6 @@ struct Library {
     name: String,
     crate_types: Vec<String>,
 }
-
-/// Settings of the profile, given by environment so that they hold whatever the package says.
-const PROFILE: [(&str, &str); 6] = [
-    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"),
-    ("CARGO_PROFILE_RELEASE_LTO", "true"),
-    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
-    ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
-    // Keeps the names of functions, which traps are reported with.
-    ("CARGO_PROFILE_RELEASE_STRIP", "debuginfo"),
-    // The default of 1 MiB would be most of an instance's memory.
-    (
-        "CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS",
-        "-C link-arg=-zstack-size=65536",
-    ),
-];
 
 /// One of cargo's messages, as far as it matters.
 #[derive(Deserialize)]
