@@ -45,6 +45,18 @@ enum Operation {
     SleepMs { ms: u64 },
     /// Fail with an error of this kind.
     Error { kind: Kind },
+    /// Make a request, and answer with what came of it.
+    Fetch(Fetch),
+}
+
+/// A GET request.
+#[derive(Debug, Deserialize)]
+struct Fetch {
+    url: String,
+    timeout_ms: u64,
+    response_bytes_max: usize,
+    /// Name and value of one more header.
+    header: Option<(String, String)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -121,7 +133,7 @@ impl ResourceHandler for Probe {
 }
 
 impl Invocation for Probe {
-    fn invoke(&mut self, _ctx: &Ctx, request: Request) -> Result<Response, InvokeError> {
+    fn invoke(&mut self, ctx: &Ctx, request: Request) -> Result<Response, InvokeError> {
         self.calls += 1;
         let operation = if request.body.is_empty() {
             Operation::Echo
@@ -135,6 +147,7 @@ impl Invocation for Probe {
             Operation::Alloc => return Response::json(&Allocated { bytes: allocate() }),
             Operation::SleepMs { ms } => std::thread::sleep(Duration::from_millis(ms)),
             Operation::Error { kind } => return Err(kind.error()),
+            Operation::Fetch(fetch) => return Ok(Response::text(fetch.outcome(ctx))),
         }
         Response::json(&Echo {
             id: &self.resource.id,
@@ -142,6 +155,24 @@ impl Invocation for Probe {
             calls: self.calls,
             body: request.text()?,
         })
+    }
+}
+
+impl Fetch {
+    /// The status and the length of the answer, or the error as it is written in code.
+    fn outcome(self, ctx: &Ctx) -> String {
+        let mut call = ctx
+            .http()
+            .get(self.url)
+            .timeout(Duration::from_millis(self.timeout_ms))
+            .response_bytes_max(self.response_bytes_max);
+        if let Some((name, value)) = self.header {
+            call = call.header(name, value);
+        }
+        match call.send() {
+            Ok(answer) => format!("{}, {} bytes", answer.status, answer.body.len()),
+            Err(error) => format!("{error:?}"),
+        }
     }
 }
 
