@@ -166,6 +166,19 @@ name!(
     "cluster"
 );
 
+impl ModuleName {
+    /// Reads a name from one percent-encoded segment of a URL path (RFC 3986).
+    ///
+    /// # Errors
+    /// When the decoded text is no valid name.
+    pub fn from_path_segment(segment: &str) -> Result<Self, InvalidName> {
+        // What is no UTF-8 is no label either, and shown with replacement characters.
+        percent_encoding::percent_decode_str(segment)
+            .decode_utf8_lossy()
+            .parse()
+    }
+}
+
 fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=63).contains(&text.len())
@@ -317,6 +330,16 @@ mod tests {
         ] {
             assert!(bad.parse::<ModuleName>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn names_may_be_percent_encoded_in_a_url_path() {
+        let name: ModuleName = "my-bot".parse().unwrap();
+        for segment in ["my-bot", "my%2Dbot", "%6dy-bot"] {
+            assert_eq!(ModuleName::from_path_segment(segment), Ok(name.clone()));
+        }
+        assert!(ModuleName::from_path_segment("my%2Fbot").is_err());
+        assert!(ModuleName::from_path_segment("%ff").is_err());
     }
 
     #[test]

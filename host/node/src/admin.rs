@@ -13,6 +13,7 @@ mod error;
 mod extract;
 mod health;
 mod invoke;
+mod look_up;
 mod modules;
 mod resources;
 
@@ -85,6 +86,8 @@ impl Api {
             .route("/v1/modules/{module}", module)
             .route("/v1/modules/{module}/resources", get(resources::list))
             .route("/v1/modules/{module}/resources:batch", post(batch::batch))
+            // No segment matches an empty id, which is to be refused like any other that is none.
+            .route("/v1/modules/{module}/resources/", resource.clone())
             .route("/v1/modules/{module}/resources/{id}", resource)
             .route("/v1/cluster", get(cluster::describe))
             .route("/v1/cluster/nodes", get(cluster::nodes))

@@ -13,7 +13,6 @@ use holdfast_cluster::state::{Allocation, Command, Outcome};
 use holdfast_model::{
     ModuleName, ResourceId, Spec,
     api::{BatchAnswer, BatchOutcome, BatchRequest, BatchResult, NDJSON, Problem, ProblemKind},
-    call,
 };
 use http::header;
 use http_body_util::BodyExt;
@@ -21,31 +20,21 @@ use http_body_util::BodyExt;
 use super::{
     Admin,
     error::{Error, Result},
-    extract::Module,
+    extract::{Asked, Module, NoQuery},
     modules::deadline,
+    resources::module_of,
 };
 
 /// `POST /v1/modules/{module}/resources:batch`
 pub(super) async fn batch(
     State(admin): State<Admin>,
     Module(module): Module,
+    Asked(NoQuery {}): Asked<NoQuery>,
     request: Request,
 ) -> Result<impl IntoResponse> {
-    if admin
-        .control
-        .read(|state| !state.modules().contains_key(&module))
-    {
-        admin
-            .control
-            .read_index(deadline(None, false).into_std())
-            .await?;
-        if admin
-            .control
-            .read(|state| !state.modules().contains_key(&module))
-        {
-            return Err(call::Error::UnknownModule(module.to_string()).into());
-        }
-    }
+    admin
+        .look_up(|state| module_of(state, &module).map(drop))
+        .await?;
     let lines = Lines {
         body: request.into_body(),
         rest: BytesMut::new(),

@@ -9,7 +9,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use futures_util::future::join_all;
 use holdfast_cluster::{
     ring::Ring,
-    state::{Command, Refused, Standing},
+    state::{self, Command, Refused, Standing},
     voters,
 };
 use holdfast_model::{
@@ -18,15 +18,15 @@ use holdfast_model::{
         ClusterInfo, DrainQuery, NodeCounts, NodeInfo, NodeList, NodeStatus, Owner, ProblemKind,
         RemoveNodeQuery, ResourceCounts, ResourceStatus, SlotInfo, SlotList, SlotsQuery,
     },
-    call,
 };
 use tokio::time::Instant;
 
 use super::{
     Admin,
     error::{Error, Result},
-    extract::{Asked, Node},
+    extract::{Asked, NoQuery, Node},
     modules::deadline,
+    resources::module_of,
 };
 use crate::{
     dispatch::{Counts, CountsOf},
@@ -34,7 +34,11 @@ use crate::{
 };
 
 /// `GET /v1/cluster`
-pub(super) async fn describe(State(admin): State<Admin>) -> Result<Json<ClusterInfo>> {
+pub(super) async fn describe(
+    State(admin): State<Admin>,
+    Asked(NoQuery {}): Asked<NoQuery>,
+) -> Result<Json<ClusterInfo>> {
+    admin.joined()?;
     let nodes = node_infos(&admin).await;
     let counts = counts(&admin).await;
     let lead = *admin.control.leadership().borrow();
@@ -53,9 +57,11 @@ pub(super) async fn describe(State(admin): State<Admin>) -> Result<Json<ClusterI
         .map(|quorum| voters::survivable_losses(quorum.len(), quorum.intersection(&live).count()));
     let survived = survived.min().unwrap_or(0);
     let resources = resource_counts(&admin, &counts);
-    let info = admin.control.read(|state| {
-        let cluster = state.cluster()?;
-        Some(ClusterInfo {
+    admin.control.read(|state| {
+        let cluster = state
+            .cluster()
+            .ok_or_else(|| Error::new(ProblemKind::Internal, "the cluster got lost"))?;
+        Ok(Json(ClusterInfo {
             id: ClusterId(cluster.id.0),
             name: cluster.name.clone(),
             epoch: state.epoch(),
@@ -67,15 +73,8 @@ pub(super) async fn describe(State(admin): State<Admin>) -> Result<Json<ClusterI
             modules: state.modules().len() as u64,
             resources,
             stale,
-        })
-    });
-    let unready = || {
-        Error::new(
-            ProblemKind::Unavailable,
-            "the node has not joined a cluster yet",
-        )
-    };
-    info.map(Json).ok_or_else(unready)
+        }))
+    })
 }
 
 /// What every live node counts of its own resources.
@@ -134,10 +133,13 @@ fn owned(admin: &Admin) -> (BTreeMap<NodeId, u64>, u64) {
 }
 
 /// `GET /v1/cluster/nodes`
-pub(super) async fn nodes(State(admin): State<Admin>) -> Json<NodeList> {
-    Json(NodeList {
-        nodes: node_infos(&admin).await,
-    })
+pub(super) async fn nodes(
+    State(admin): State<Admin>,
+    Asked(NoQuery {}): Asked<NoQuery>,
+) -> Result<Json<NodeList>> {
+    admin.joined()?;
+    let nodes = node_infos(&admin).await;
+    Ok(Json(NodeList { nodes }))
 }
 
 async fn node_infos(admin: &Admin) -> Vec<NodeInfo> {
@@ -271,8 +273,8 @@ pub(super) async fn slots(
     Asked(query): Asked<SlotsQuery>,
 ) -> Result<Json<SlotList>> {
     let live: BTreeSet<NodeId> = admin.placement.live();
-    let slots = admin.control.read(|state| {
-        let module = state.modules().get(&query.module)?;
+    let look = |state: &state::State| {
+        let module = module_of(state, &query.module)?;
         let ring = Ring::new(&query.module, &state.members(&live));
         let slots = module.slots.iter().map(|(slot, state)| SlotInfo {
             slot: *slot,
@@ -285,10 +287,9 @@ pub(super) async fn slots(
             next: state.next,
             token: state.token,
         });
-        Some(slots.collect())
-    });
-    let unknown = || Error::from(call::Error::UnknownModule(query.module.to_string()));
-    let slots = slots.ok_or_else(unknown)?;
+        Ok(slots.collect())
+    };
+    let slots = admin.look_up(look).await?;
     Ok(Json(SlotList {
         module: query.module,
         slots,

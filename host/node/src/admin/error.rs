@@ -10,7 +10,7 @@ use holdfast_model::{
     call::{self, Refusal},
 };
 use holdfast_runtime::LoadError;
-use http::{HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 use http_body_util::Full;
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
 pub(super) struct Error {
     problem: Box<Problem>,
     retry_after: Option<Duration>,
+    header: Option<(HeaderName, &'static str)>,
 }
 
 pub(super) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -35,6 +36,7 @@ impl Error {
         Self {
             problem: Box::new(Problem::new(kind, detail)),
             retry_after: later.then_some(Duration::from_secs(1)),
+            header: None,
         }
     }
 
@@ -44,6 +46,12 @@ impl Error {
 
     pub(super) fn status(self, status: http::StatusCode) -> Self {
         self.with_status(status.as_u16())
+    }
+
+    /// The same with one more header in its answer.
+    pub(super) fn header(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.header = Some((name, value));
+        self
     }
 
     fn with_status(mut self, status: u16) -> Self {
@@ -84,6 +92,9 @@ impl Error {
                 header::RETRY_AFTER,
                 HeaderValue::from(pause.as_secs().max(1)),
             );
+        }
+        if let Some((name, value)) = self.header {
+            headers.insert(name, HeaderValue::from_static(value));
         }
         response
     }

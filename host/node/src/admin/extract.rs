@@ -2,10 +2,10 @@
 
 use axum::{
     extract::{FromRequestParts, Query, RawPathParams},
-    http::request::Parts,
+    http::{Uri, request::Parts},
 };
 use holdfast_model::{ModuleName, NodeId, ResourceId};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::error::Error;
 
@@ -20,6 +20,11 @@ pub(super) struct Node(pub(super) NodeId);
 
 /// The query, in which unknown fields are refused by name.
 pub(super) struct Asked<Q>(pub(super) Q);
+
+/// The query of a route that has none: any field is unknown.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoQuery {}
 
 impl<S: Send + Sync> FromRequestParts<S> for Module {
     type Rejection = Error;
@@ -58,8 +63,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Node {
 
 impl<S: Send + Sync, Q: DeserializeOwned> FromRequestParts<S> for Asked<Q> {
     type Rejection = Error;
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        match Query::<Q>::from_request_parts(parts, state).await {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        Self::of(&parts.uri)
+    }
+}
+
+impl<Q: DeserializeOwned> Asked<Q> {
+    /// The query of this URI.
+    pub(super) fn of(uri: &Uri) -> Result<Self, Error> {
+        match Query::<Q>::try_from_uri(uri) {
             Ok(Query(asked)) => Ok(Self(asked)),
             Err(error) => Err(Error::invalid(error.body_text())),
         }

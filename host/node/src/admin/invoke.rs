@@ -18,6 +18,7 @@ use hyper::body::Body;
 use super::{
     Admin, body,
     error::{Error, Result},
+    extract::{Asked, NoQuery},
 };
 use crate::{clock::now_ms, dispatch::Answer};
 
@@ -75,13 +76,17 @@ where
 {
     let (module, id) = path(parts.uri.path()).expect("the caller looked at the path");
     if parts.method != Method::POST {
-        let error = Error::invalid(format!("invoke is a POST, not a {}", parts.method));
-        return Err(error.status(StatusCode::METHOD_NOT_ALLOWED));
+        let error = Error::invalid(format!("invoke is a POST, not a {}", parts.method))
+            .status(StatusCode::METHOD_NOT_ALLOWED)
+            .header(header::ALLOW, "POST");
+        return Err(error);
     }
-    let module: ModuleName = module
-        .parse()
-        .map_err(|error| Error::invalid(format!("{error}")))?;
+    let module =
+        ModuleName::from_path_segment(module).map_err(|e| Error::invalid(e.to_string()))?;
     let id = ResourceId::from_path_segment(id).map_err(|e| Error::invalid(e.to_string()))?;
+    if parts.uri.query().is_some() {
+        let Asked(NoQuery {}) = Asked::of(&parts.uri)?;
+    }
     let limits = admin
         .dispatch
         .settings(module.as_str())

@@ -8,21 +8,21 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::IntoResponse,
 };
-use holdfast_cluster::state::{Command, Module as Deployed, Version};
+use holdfast_cluster::state::{self, Command, Module as Deployed, ModuleAbout, Version};
 use holdfast_model::{
     ModuleName, NodeId, Settings,
     api::{
         DeployQuery, FailedOn, FailedVersion, ModuleInfo, ModuleList, ModuleNode, ProblemKind,
         RemoveModuleQuery, RolloutInfo, SETTINGS_BYTES_MAX, SETTINGS_HEADER, VersionInfo,
     },
-    call,
 };
 use tokio::time::Instant;
 
 use super::{
     Admin, body,
     error::{Error, Result},
-    extract::{Asked, Module},
+    extract::{Asked, Module, NoQuery},
+    resources::module_of,
 };
 
 /// `PUT /v1/modules/{module}`
@@ -47,7 +47,7 @@ pub(super) async fn deploy(
     if query.wait.is_some() {
         await_rollout(&admin, &name, deployed.number, deadline).await?;
     }
-    let mut info = info(&admin, &name)?;
+    let mut info = info(&admin, &name).await?;
     info.new = Some(deployed.new);
     let status = if deployed.new {
         StatusCode::CREATED
@@ -101,20 +101,28 @@ async fn await_rollout(
 pub(super) async fn describe(
     State(admin): State<Admin>,
     Module(name): Module,
+    Asked(NoQuery {}): Asked<NoQuery>,
 ) -> Result<Json<ModuleInfo>> {
-    Ok(Json(info(&admin, &name)?))
+    Ok(Json(info(&admin, &name).await?))
 }
 
 /// `GET /v1/modules`
-pub(super) async fn list(State(admin): State<Admin>) -> Json<ModuleList> {
-    let names: Vec<ModuleName> = admin
-        .control
-        .read(|state| state.modules().keys().cloned().collect());
-    let modules = names
-        .iter()
-        .filter_map(|name| info(&admin, name).ok())
+pub(super) async fn list(
+    State(admin): State<Admin>,
+    Asked(NoQuery {}): Asked<NoQuery>,
+) -> Result<Json<ModuleList>> {
+    admin.joined()?;
+    let found: Vec<_> = admin.control.read(|state| {
+        let modules = state.modules().iter();
+        modules
+            .map(|(name, module)| (name.clone(), Found::of(module)))
+            .collect()
+    });
+    let modules = found
+        .into_iter()
+        .map(|(name, found)| found.describe(&admin, &name))
         .collect();
-    Json(ModuleList { modules })
+    Ok(Json(ModuleList { modules }))
 }
 
 /// `DELETE /v1/modules/{module}`
@@ -135,59 +143,61 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn info(admin: &Admin, name: &ModuleName) -> Result<ModuleInfo> {
-    let module = admin.control.read(|state| {
-        state
-            .modules()
-            .get(name)
-            .map(|module| (module.about.clone(), counts(module)))
-    });
-    let unknown = || Error::from(call::Error::UnknownModule(name.to_string()));
-    let (about, counts) = module.ok_or_else(unknown)?;
-    let version = |version: &Version| version_info(admin, name, version);
-    let nodes = counts.nodes.into_iter();
-    Ok(ModuleInfo {
-        module: name.clone(),
-        version: version(&about.version),
-        rollout: about.rollout.map(|rollout| RolloutInfo {
-            version: version(&rollout.version),
-            failed_on: rollout
-                .failed_on
-                .into_iter()
-                .map(|(node, error)| FailedOn { node, error })
-                .collect(),
-        }),
-        failed: about.failed.map(|failed| FailedVersion {
-            version: version(&failed.version),
-            error: failed.error,
-        }),
-        removing: about.removing,
-        resources: counts.resources,
-        slots: counts.slots,
-        nodes: nodes
-            .map(|(node, resources)| ModuleNode { node, resources })
-            .collect(),
-        new: None,
-    })
+async fn info(admin: &Admin, name: &ModuleName) -> Result<ModuleInfo> {
+    let look = |state: &state::State| module_of(state, name).map(Found::of);
+    Ok(admin.look_up(look).await?.describe(admin, name))
 }
 
-struct Counts {
+/// What the state says of a module.
+struct Found {
+    about: ModuleAbout,
     resources: u64,
     slots: u64,
     nodes: BTreeMap<NodeId, u64>,
 }
 
-fn counts(module: &Deployed) -> Counts {
-    let mut nodes = BTreeMap::new();
-    for slot in module.slots.values() {
-        if let Some(owner) = slot.owner {
-            *nodes.entry(owner.node).or_default() += slot.resources.len() as u64;
+impl Found {
+    fn of(module: &Deployed) -> Self {
+        let mut nodes = BTreeMap::new();
+        for slot in module.slots.values() {
+            if let Some(owner) = slot.owner {
+                *nodes.entry(owner.node).or_default() += slot.resources.len() as u64;
+            }
+        }
+        Self {
+            about: module.about.clone(),
+            resources: module.resources.len() as u64,
+            slots: module.slots.len() as u64,
+            nodes,
         }
     }
-    Counts {
-        resources: module.resources.len() as u64,
-        slots: module.slots.len() as u64,
-        nodes,
+
+    fn describe(self, admin: &Admin, name: &ModuleName) -> ModuleInfo {
+        let version = |version: &Version| version_info(admin, name, version);
+        let nodes = self.nodes.into_iter();
+        ModuleInfo {
+            module: name.clone(),
+            version: version(&self.about.version),
+            rollout: self.about.rollout.map(|rollout| RolloutInfo {
+                version: version(&rollout.version),
+                failed_on: rollout
+                    .failed_on
+                    .into_iter()
+                    .map(|(node, error)| FailedOn { node, error })
+                    .collect(),
+            }),
+            failed: self.about.failed.map(|failed| FailedVersion {
+                version: version(&failed.version),
+                error: failed.error,
+            }),
+            removing: self.about.removing,
+            resources: self.resources,
+            slots: self.slots,
+            nodes: nodes
+                .map(|(node, resources)| ModuleNode { node, resources })
+                .collect(),
+            new: None,
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::{
     Admin, body,
     error::{Error, Result},
-    extract::{Asked, Resource},
+    extract::{Asked, Module, NoQuery, Resource},
     modules::deadline,
 };
 use crate::{
@@ -131,30 +131,31 @@ fn owner_of(state: &state::State, module: &ModuleName, id: &ResourceId) -> Optio
 pub(super) async fn describe(
     State(admin): State<Admin>,
     Resource(module, id): Resource,
+    Asked(NoQuery {}): Asked<NoQuery>,
 ) -> Result<Json<ResourceInfo>> {
-    if admin
-        .control
-        .read(|state| state.resource(&module, &id).is_none())
-    {
-        // It may have been allocated through another node a moment ago.
-        let deadline = deadline(None, false).into_std();
-        admin.control.read_index(deadline).await?;
-    }
     Ok(Json(info(&admin, &module, &id).await?))
 }
 
 async fn info(admin: &Admin, module: &ModuleName, id: &ResourceId) -> Result<ResourceInfo> {
-    let stored = admin.control.read(|state| {
-        let unknown_module = || call::Error::UnknownModule(module.to_string());
-        let found = state.modules().get(module).ok_or_else(unknown_module)?;
+    let look = |state: &state::State| {
+        let found = module_of(state, module)?;
         let unknown = || call::Error::UnknownResource(format!("{module}/{id}"));
         let resource = found.resources.get(id).ok_or_else(unknown)?;
-        Ok::<_, call::Error>((id.clone(), resource.clone(), slot_of(found, id)))
-    })?;
+        Ok((id.clone(), resource.clone(), slot_of(found, id)))
+    };
+    let stored = admin.look_up(look).await?;
     let mut infos = infos(admin, module, vec![stored]).await;
     infos
         .pop()
         .ok_or_else(|| Error::new(ProblemKind::Internal, "the resource got lost"))
+}
+
+pub(super) fn module_of<'a>(
+    state: &'a state::State,
+    module: &ModuleName,
+) -> Result<&'a state::Module, call::Error> {
+    let found = state.modules().get(module);
+    found.ok_or_else(|| call::Error::UnknownModule(module.to_string()))
 }
 
 /// What a slot says of its resources, without the resources.
@@ -251,7 +252,7 @@ async fn infos(
 /// `GET /v1/modules/{module}/resources`
 pub(super) async fn list(
     State(admin): State<Admin>,
-    super::extract::Module(module): super::extract::Module,
+    Module(module): Module,
     Asked(query): Asked<ResourcesQuery>,
 ) -> Result<Json<ResourceList>> {
     let limit = query.limit.unwrap_or(ResourcesQuery::LIMIT_DEFAULT);
@@ -270,6 +271,9 @@ pub(super) async fn list(
             Err(_) => return Err(Error::invalid("cursor is none that this route gave")),
         },
     };
+    admin
+        .look_up(|state| module_of(state, &module).map(drop))
+        .await?;
     let mut resources: Vec<ResourceInfo> = Vec::new();
     // A filter by status is applied to what owners report, so a page may take several rounds.
     loop {

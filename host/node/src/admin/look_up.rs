@@ -1,0 +1,37 @@
+//! Looks things up in the state so that what is called unknown is so in a state that is current.
+
+use holdfast_cluster::state::State;
+use holdfast_model::{api::ProblemKind, call};
+
+use super::{
+    Parts,
+    error::{Error, Result},
+    modules::deadline,
+};
+
+impl Parts {
+    /// What this node's state says. If that is that something does not exist, what a state says
+    /// that is current: it may have been made through another node a moment ago.
+    pub(super) async fn look_up<T>(
+        &self,
+        look: impl Fn(&State) -> Result<T, call::Error>,
+    ) -> Result<T> {
+        self.joined()?;
+        if let Ok(found) = self.control.read(&look) {
+            return Ok(found);
+        }
+        let deadline = deadline(None, false).into_std();
+        self.control.read_index(deadline).await?;
+        Ok(self.control.read(&look)?)
+    }
+
+    /// Makes sure that this node has a state: one that has not joined yet has an empty one, which
+    /// says nothing of the cluster.
+    pub(super) fn joined(&self) -> Result<()> {
+        if self.control.read(|state| state.cluster().is_some()) {
+            return Ok(());
+        }
+        let why = "the node has not joined a cluster yet";
+        Err(Error::new(ProblemKind::Unavailable, why))
+    }
+}
