@@ -29,7 +29,7 @@ pub use self::{allocator::Allocations, leader::Leader};
 use crate::{
     control::Control,
     peer::{Kind, Lane, PeerInfo, Peers},
-    rpc::{self, Question},
+    rpc::{self, AskError, Question},
 };
 
 /// Allocates, and takes proofs of death, on any node. Cheap to clone.
@@ -67,9 +67,33 @@ pub enum AllocateError {
     /// The state refuses it.
     #[error(transparent)]
     Refused(Refused),
+    /// No leader took it in time. It was not done and will not be.
+    #[error("no leader took the allocation in time: {0}")]
+    NotTaken(String),
     /// No leader acknowledged it in time. It may have been done; it may be repeated.
-    #[error("the allocation was not acknowledged: {0}")]
-    NotNow(String),
+    #[error("the allocation was not acknowledged in time: {0}")]
+    NotAcknowledged(String),
+}
+
+impl AllocateError {
+    /// What is known after one more attempt: an attempt that may have had its effect may have had
+    /// it however the later ones fail.
+    fn then(self, later: Self) -> Self {
+        match (&self, &later) {
+            (Self::NotAcknowledged(_), Self::NotTaken(_)) => self,
+            _ => later,
+        }
+    }
+}
+
+impl From<AskError> for AllocateError {
+    fn from(error: AskError) -> Self {
+        let reason = crate::modules::chain(&error);
+        match error {
+            AskError::Call { source, .. } if !source.may_have_run() => Self::NotTaken(reason),
+            AskError::Call { .. } | AskError::Malformed { .. } => Self::NotAcknowledged(reason),
+        }
+    }
 }
 
 /// Asks the leader to allocate.
@@ -132,7 +156,13 @@ impl Placement {
     ) -> Result<Vec<Allocation>, AllocateError> {
         let mut allocated = Vec::with_capacity(entries.len());
         for piece in pieces(entries) {
-            allocated.extend(self.allocate_piece(module, piece, deadline).await?);
+            match self.allocate_piece(module, piece, deadline).await {
+                Ok(more) => allocated.extend(more),
+                Err(AllocateError::NotTaken(why)) if !allocated.is_empty() => {
+                    return Err(AllocateError::NotAcknowledged(why));
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(allocated)
     }
@@ -147,36 +177,39 @@ impl Placement {
             module: module.clone(),
             entries,
         };
-        let mut why = "there is no leader".to_owned();
+        let mut late = AllocateError::NotTaken("there is no leader".to_owned());
         while Instant::now() < deadline {
             let leader = self.0.control.leadership().borrow().leader;
             let left = deadline
                 .saturating_duration_since(Instant::now())
                 .min(ATTEMPT);
             let answer = match leader {
-                None => Err("there is no leader".to_owned()),
+                None => Err(AllocateError::NotTaken("there is no leader".to_owned())),
                 Some(leader) if leader == self.0.me => {
                     let Allocate { module, entries } = &question;
-                    Ok(self
-                        .0
+                    self.0
                         .allocator
                         .allocate(module.clone(), entries.clone(), left)
-                        .await)
+                        .await
                 }
                 Some(leader) => {
                     let asked = rpc::ask(&self.0.peers, leader, &question, left).await;
-                    asked.map_err(|error| crate::modules::chain(&error))
+                    asked.unwrap_or_else(|error| Err(error.into()))
                 }
             };
-            match answer {
-                Ok(Err(AllocateError::NotNow(reason))) | Err(reason) => why = reason,
-                Ok(settled) => return settled,
-            }
+            let error = match answer {
+                Ok(allocated) => return Ok(allocated),
+                Err(AllocateError::Refused(refused)) => {
+                    return Err(AllocateError::Refused(refused));
+                }
+                Err(error) => error,
+            };
             // All of it may be repeated: what is allocated already stays as it is.
-            debug!(reason = why, "allocating again");
+            debug!(reason = %error, "allocating again");
+            late = late.then(error);
             tokio::time::sleep(AGAIN).await;
         }
-        Err(AllocateError::NotNow(why))
+        Err(late)
     }
 
     /// Answers a peer that takes this node for the leader.
@@ -185,7 +218,7 @@ impl Placement {
         question: Allocate,
     ) -> Result<Vec<Allocation>, AllocateError> {
         if !self.0.control.leadership().borrow().me {
-            return Err(AllocateError::NotNow(
+            return Err(AllocateError::NotTaken(
                 "the node that was asked does not lead".to_owned(),
             ));
         }
@@ -297,5 +330,18 @@ mod tests {
         }
         assert_eq!(pieces.concat(), entries);
         assert!(super::pieces(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn an_allocation_that_may_have_been_made_is_never_said_not_to_be() {
+        let not_taken = || AllocateError::NotTaken("there is no leader".to_owned());
+        let lost = || AllocateError::NotAcknowledged("the connection broke".to_owned());
+        let after = |attempts: [AllocateError; 3]| {
+            let last = attempts.into_iter().reduce(AllocateError::then);
+            last.map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(after([not_taken(), lost(), not_taken()]).contains("the connection broke"));
+        assert!(after([not_taken(), not_taken(), lost()]).contains("the connection broke"));
+        assert!(after([not_taken(), not_taken(), not_taken()]).contains("no leader took"));
     }
 }

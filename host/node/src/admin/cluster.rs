@@ -25,6 +25,7 @@ use super::{
     Admin,
     error::{Error, Result},
     extract::{Asked, NoQuery, Node},
+    look_up::not_joined,
     modules::deadline,
     resources::module_of,
 };
@@ -38,7 +39,6 @@ pub(super) async fn describe(
     State(admin): State<Admin>,
     Asked(NoQuery {}): Asked<NoQuery>,
 ) -> Result<Json<ClusterInfo>> {
-    admin.joined()?;
     let nodes = node_infos(&admin).await;
     let counts = counts(&admin).await;
     let lead = *admin.control.leadership().borrow();
@@ -58,9 +58,7 @@ pub(super) async fn describe(
     let survived = survived.min().unwrap_or(0);
     let resources = resource_counts(&admin, &counts);
     admin.control.read(|state| {
-        let cluster = state
-            .cluster()
-            .ok_or_else(|| Error::new(ProblemKind::Internal, "the cluster got lost"))?;
+        let cluster = state.cluster().ok_or_else(not_joined)?;
         Ok(Json(ClusterInfo {
             id: ClusterId(cluster.id.0),
             name: cluster.name.clone(),
@@ -199,7 +197,8 @@ pub(super) async fn drain(
         .propose(command, deadline.into_std())
         .await?
         .accepted()?;
-    admin.control.read_index(deadline.into_std()).await?;
+    let current = admin.control.read_index(deadline.into_std()).await;
+    current.map_err(|error| Error::done_but(&error))?;
     if query.wait.is_some() && !query.cancel {
         await_empty(&admin, node, deadline).await?;
     }

@@ -44,6 +44,11 @@ impl Error {
         Self::new(ProblemKind::InvalidRequest, detail)
     }
 
+    /// A change was made, and then its state could not be read.
+    pub(super) fn done_but(error: &ReadError) -> Self {
+        Self::new(ProblemKind::NoLeader, format!("it is done; but {error}"))
+    }
+
     pub(super) fn status(self, status: http::StatusCode) -> Self {
         self.with_status(status.as_u16())
     }
@@ -155,9 +160,17 @@ impl From<Refused> for Error {
     }
 }
 
+// Each says whether the change may have been made: who asked can tell by nothing else.
 impl From<ProposeError> for Error {
     fn from(error: ProposeError) -> Self {
-        Self::new(ProblemKind::NoLeader, modules::chain(&error))
+        let detail = match error {
+            ProposeError::NoLeader { .. } => format!("{error}; {NOT_DONE}"),
+            ProposeError::TimedOut => {
+                format!("the change was not acknowledged in time; {MAYBE_DONE}")
+            }
+            ProposeError::Shutdown => format!("{error}; {MAYBE_DONE}"),
+        };
+        Self::new(ProblemKind::NoLeader, detail)
     }
 }
 
@@ -171,7 +184,12 @@ impl From<AllocateError> for Error {
     fn from(error: AllocateError) -> Self {
         match error {
             AllocateError::Refused(refused) => refused.into(),
-            AllocateError::NotNow(_) => Self::new(ProblemKind::NoLeader, error.to_string()),
+            AllocateError::NotTaken(_) => {
+                Self::new(ProblemKind::NoLeader, format!("{error}; {NOT_DONE}"))
+            }
+            AllocateError::NotAcknowledged(_) => {
+                Self::new(ProblemKind::NoLeader, format!("{error}; {MAYBE_DONE}"))
+            }
         }
     }
 }
@@ -214,6 +232,35 @@ fn rejected(error: &LoadError, detail: String) -> Error {
         error => {
             let reasons = vec![modules::chain(error)];
             Error::new(ProblemKind::RejectedComponent, detail).with("reasons", reasons)
+        }
+    }
+}
+
+const NOT_DONE: &str = "it was not done";
+const MAYBE_DONE: &str = "it may have been done: repeat it";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_without_an_answer_says_whether_it_may_have_been_made() {
+        let no_leader = || ProposeError::NoLeader { leader: None };
+        for (error, says) in [
+            (Error::from(no_leader()), NOT_DONE),
+            (deploy::Error::Propose(no_leader()).into(), NOT_DONE),
+            (AllocateError::NotTaken("x".to_owned()).into(), NOT_DONE),
+            (ProposeError::TimedOut.into(), MAYBE_DONE),
+            (ProposeError::Shutdown.into(), MAYBE_DONE),
+            (
+                AllocateError::NotAcknowledged("x".to_owned()).into(),
+                MAYBE_DONE,
+            ),
+            (Error::done_but(&ReadError::TimedOut), "it is done"),
+        ] {
+            let problem = error.problem();
+            assert_eq!(problem.kind, ProblemKind::NoLeader);
+            assert!(problem.detail.contains(says), "{problem}");
         }
     }
 }

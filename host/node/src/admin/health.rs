@@ -8,7 +8,7 @@ use holdfast_model::api::ProblemKind;
 
 use tokio::time::Instant;
 
-use super::{Admin, error::Error};
+use super::{Admin, error::Error, look_up::not_joined};
 
 /// The process serves.
 pub(super) async fn healthz() -> impl IntoResponse {
@@ -23,7 +23,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Result<impl IntoRespon
         node.map(|node| node.standing)
     });
     match standing {
-        None => return Err(not_ready("the node has not joined a cluster yet")),
+        None => return Err(not_joined()),
         Some(Standing::Draining) => return Err(not_ready("the node is draining")),
         Some(Standing::Down | Standing::Removed) => {
             return Err(not_ready("the cluster takes this run of the node for dead"));

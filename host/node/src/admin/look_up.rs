@@ -28,10 +28,14 @@ impl Parts {
     /// Makes sure that this node has a state: one that has not joined yet has an empty one, which
     /// says nothing of the cluster.
     pub(super) fn joined(&self) -> Result<()> {
-        if self.control.read(|state| state.cluster().is_some()) {
-            return Ok(());
+        match self.control.read(|state| state.cluster().is_some()) {
+            true => Ok(()),
+            false => Err(not_joined()),
         }
-        let why = "the node has not joined a cluster yet";
-        Err(Error::new(ProblemKind::Unavailable, why))
     }
+}
+
+pub(super) fn not_joined() -> Error {
+    let why = "the node has not joined a cluster yet";
+    Error::new(ProblemKind::Unavailable, why)
 }

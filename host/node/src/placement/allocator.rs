@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{AllocateError, PIECE_BYTES_MAX, Placement, size};
-use crate::{clock::now_ms, modules::chain};
+use crate::{clock::now_ms, control::ProposeError};
 
 type Answer = Result<Vec<Allocation>, AllocateError>;
 
@@ -61,13 +61,12 @@ impl Allocator {
             self.0.send(job).await.ok()?;
             answered.await.ok()
         };
-        match tokio::time::timeout(timeout, allocated).await {
-            Ok(Some(answer)) => answer,
-            Ok(None) => Err(AllocateError::NotNow("the node is stopping".to_owned())),
-            Err(_) => Err(AllocateError::NotNow(
-                "it was not committed in time".to_owned(),
-            )),
-        }
+        let reason = match tokio::time::timeout(timeout, allocated).await {
+            Ok(Some(answer)) => return answer,
+            Ok(None) => "the node is stopping",
+            Err(_) => "it was not committed in time",
+        };
+        Err(AllocateError::NotAcknowledged(reason.to_owned()))
     }
 }
 
@@ -123,9 +122,17 @@ impl Allocations {
         let proposed = control.propose(command, deadline).await;
         let answer = match proposed.map(Outcome::accepted) {
             Ok(Ok(Outcome::Allocated(allocated))) => Ok(allocated),
-            Ok(Ok(outcome)) => Err(AllocateError::NotNow(format!("answered with {outcome:?}"))),
+            Ok(Ok(outcome)) => {
+                let reason = format!("answered with {outcome:?}");
+                Err(AllocateError::NotAcknowledged(reason))
+            }
             Ok(Err(refused)) => Err(AllocateError::Refused(refused)),
-            Err(error) => Err(AllocateError::NotNow(chain(&error))),
+            Err(error @ ProposeError::NoLeader { .. }) => {
+                Err(AllocateError::NotTaken(error.to_string()))
+            }
+            Err(error @ (ProposeError::TimedOut | ProposeError::Shutdown)) => {
+                Err(AllocateError::NotAcknowledged(error.to_string()))
+            }
         };
         let mut allocated = answer.as_ref().map(|all| all.iter().copied());
         for job in jobs {
