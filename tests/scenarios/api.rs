@@ -127,3 +127,26 @@ fn a_path_is_read_alike_on_every_route() {
     let _ = invoke.body(Probe::echo()).answer().expect(200);
     let _ = api.ask("DELETE", one).answer().expect(204);
 }
+
+#[test]
+fn a_web_page_of_another_origin_is_turned_away() {
+    let cluster = Cluster::builder(BIN).start();
+    let api = cluster.api(0);
+    let node = cluster.listening(0).node;
+    let own = cluster.listening(0).http;
+    let drain = format!("/v1/cluster/nodes/{node}/drain");
+    let page = api.ask("POST", &drain).header("host", own);
+    let page = page.header("origin", "https://evil.example").answer();
+    page.problem(403, "forbidden").names(&["evil.example"]);
+    let rebound = format!("evil.example:{}", own.port());
+    let rebound = api.ask("POST", &drain).header("host", rebound).answer();
+    rebound.problem(403, "forbidden").names(&["evil.example"]);
+    for host in ["localhost", "[::1]", "127.0.0.1"] {
+        let host = format!("{host}:{}", own.port());
+        let ask = api.get("/v1/cluster").header("host", &host);
+        let ask = ask.header("origin", format!("http://{host}"));
+        let _ = ask.answer().expect(200);
+    }
+    let status = api.node(node).expect("it is listed").status;
+    assert_eq!(status.to_string(), "active");
+}

@@ -112,7 +112,7 @@ fn a_component_over_the_size_limit_is_refused_before_it_is_read() {
     // Only announced: a client that sent all of it might not come to read the answer.
     let mut stream = TcpStream::connect(cluster.listening(0).http).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
-    let head = "PUT /v1/modules/big HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\
+    let head = "PUT /v1/modules/big HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
                 content-type: application/wasm\r\ncontent-length: 1073741824\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
     let mut answer = Vec::new();

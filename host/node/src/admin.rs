@@ -11,6 +11,7 @@ mod body;
 mod cluster;
 mod error;
 mod extract;
+mod guard;
 mod health;
 mod invoke;
 mod look_up;
@@ -26,7 +27,7 @@ use axum::{
 };
 use bytes::Bytes;
 use holdfast_model::{NodeId, api::ProblemKind};
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use tower::util::ServiceExt;
 
@@ -111,14 +112,8 @@ impl Api {
         use http_body_util::BodyExt;
         let path = request.uri().path();
         let open = matches!(path, "/healthz" | "/readyz");
-        let admitted = open || self.admits(&request);
-        if !admitted {
-            let detail = "this node wants `Authorization: Bearer` and its API token";
-            let mut response = Error::new(ProblemKind::Unauthorized, detail).response();
-            let scheme = header::HeaderValue::from_static("Bearer");
-            response
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, scheme);
+        if !open && let Err(error) = guard::admit(self.admin.token.as_ref(), request.headers()) {
+            let response = error.response();
             return response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
         }
         if invoke::path(path).is_some() {
@@ -132,15 +127,6 @@ impl Api {
             Err(never) => match never {},
         };
         response.map(|body| body.boxed_unsync())
-    }
-
-    fn admits<B>(&self, request: &Request<B>) -> bool {
-        let Some(token) = &self.admin.token else {
-            return true;
-        };
-        let shown = request.headers().get(header::AUTHORIZATION);
-        let shown = shown.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        shown.is_some_and(|shown| token.is(shown))
     }
 }
 

@@ -116,6 +116,8 @@ kinds! {
     InvalidRequest = "invalid-request", 400, "Invalid request";
     /// The node wants a bearer token, or another one.
     Unauthorized = "unauthorized", 401, "Unauthorized";
+    /// The node has no API token, and the request comes from a web page or under a foreign name.
+    Forbidden = "forbidden", 403, "Forbidden";
     /// There is no such route.
     NotFound = "not-found", 404, "Not found";
     /// There is no such module.

@@ -1,0 +1,144 @@
+//! Who may ask: whoever shows the API token, or, on a node without one, whoever is on its machine.
+//!
+//! A node without a token listens on a loopback address only, but a web page in a browser on that
+//! machine gets there too: with a request to another origin than its own, or under a name of its
+//! own that resolves to a loopback address. What a browser says of the page tells them apart.
+
+use std::net::IpAddr;
+
+use holdfast_model::api::ProblemKind;
+use http::{HeaderMap, header, uri::Authority};
+
+use super::error::{Error, Result};
+use crate::token::Token;
+
+/// Whether a request with these headers may be answered.
+pub(super) fn admit(token: Option<&Token>, headers: &HeaderMap) -> Result<()> {
+    match token {
+        Some(token) => shows(token, headers),
+        None => is_local(headers),
+    }
+}
+
+fn shows(token: &Token, headers: &HeaderMap) -> Result<()> {
+    let shown = headers.get(header::AUTHORIZATION);
+    let shown = shown.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    if shown.is_some_and(|shown| token.is(shown)) {
+        return Ok(());
+    }
+    let detail = "this node wants `Authorization: Bearer` and its API token";
+    Err(Error::new(ProblemKind::Unauthorized, detail).header(header::WWW_AUTHENTICATE, "Bearer"))
+}
+
+fn is_local(headers: &HeaderMap) -> Result<()> {
+    let text = |name| {
+        let value = headers.get(name)?;
+        Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let host = text(header::HOST);
+    // Every browser names the host.
+    if let Some(host) = host.as_deref().filter(|host| !is_loopback(host)) {
+        let detail = format!(
+            "a node without an API token answers to localhost and loopback addresses, not to \
+             {host:?}"
+        );
+        return Err(Error::new(ProblemKind::Forbidden, detail));
+    }
+    let own = host.map(|host| format!("http://{host}"));
+    match text(header::ORIGIN) {
+        Some(origin) if own.is_none_or(|own| !own.eq_ignore_ascii_case(&origin)) => {
+            let detail = format!("a node without an API token takes nothing from {origin:?}");
+            Err(Error::new(ProblemKind::Forbidden, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    let bare = name
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    match bare.unwrap_or(name).parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().is_loopback(),
+        Err(_) => name.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn asked(token: Option<&Token>, headers: &[(HeaderName, &'static str)]) -> Option<u16> {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+            .collect();
+        admit(token, &headers)
+            .err()
+            .map(|error| error.problem().status)
+    }
+
+    #[test]
+    fn without_a_token_the_own_machine_is_admitted_by_any_of_its_names() {
+        for host in [
+            "127.0.0.1:7300",
+            "127.8.9.1:7300",
+            "localhost:7300",
+            "LOCALHOST",
+            "[::1]:7300",
+            "[::ffff:127.0.0.1]:80",
+        ] {
+            assert_eq!(asked(None, &[(header::HOST, host)]), None, "{host}");
+        }
+        assert_eq!(asked(None, &[]), None);
+        for host in [
+            "evil.example:7300",
+            "localhost.evil.example",
+            "10.0.0.1:7300",
+            "[::2]:7300",
+            "127.0.0.1@evil.example",
+            "",
+        ] {
+            assert_eq!(asked(None, &[(header::HOST, host)]), Some(403), "{host}");
+        }
+    }
+
+    #[test]
+    fn without_a_token_pages_of_other_origins_are_turned_away() {
+        let of = |origin| {
+            let host = (header::HOST, "127.0.0.1:7300");
+            asked(None, &[host, (header::ORIGIN, origin)])
+        };
+        assert_eq!(of("http://127.0.0.1:7300"), None);
+        for origin in [
+            "https://evil.example",
+            "http://127.0.0.1:3000",
+            "http://localhost:7300",
+            "null",
+        ] {
+            assert_eq!(of(origin), Some(403), "{origin}");
+        }
+        let nowhere = [(header::ORIGIN, "http://127.0.0.1:7300")];
+        assert_eq!(asked(None, &nowhere), Some(403));
+    }
+
+    #[test]
+    fn the_token_admits_from_anywhere_and_nothing_else_does() {
+        let token = Token::new("0123456789abcdef").unwrap();
+        let shown = (header::AUTHORIZATION, "Bearer 0123456789abcdef");
+        let page = [
+            (header::HOST, "node-1.example"),
+            (header::ORIGIN, "https://console.example"),
+            shown,
+        ];
+        assert_eq!(asked(Some(&token), &page), None);
+        let local = [(header::HOST, "127.0.0.1:7300")];
+        assert_eq!(asked(Some(&token), &local), Some(401));
+    }
+}
