@@ -30,6 +30,20 @@ pub enum DeployWait {
 pub struct RemoveModuleQuery {
     /// Deallocates the module's resources too. Without it, a module that has any is kept (409).
     pub force: bool,
+    /// What to wait for before answering.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait: Option<RemoveModuleWait>,
+    /// How long to wait, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+/// What a removal can wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RemoveModuleWait {
+    /// The last instance has ended and the module is gone: its name is free.
+    Gone,
 }
 
 /// Answer of `GET /v1/modules`.

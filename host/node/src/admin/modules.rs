@@ -43,7 +43,8 @@ pub(super) async fn deploy(
     let deployed = admin.deploy.deploy(&name, component, settings).await?;
     let deadline = deadline(query.timeout_ms, query.wait.is_some());
     // What was acknowledged must be there to be described.
-    admin.control.read_index(deadline.into_std()).await?;
+    let current = admin.control.read_index(deadline.into_std()).await;
+    current.map_err(|error| Error::done_but(&error))?;
     if query.wait.is_some() {
         await_rollout(&admin, &name, deployed.number, deadline).await?;
     }
@@ -131,16 +132,40 @@ pub(super) async fn remove(
     Module(module): Module,
     Asked(query): Asked<RemoveModuleQuery>,
 ) -> Result<StatusCode> {
+    let deadline = deadline(query.timeout_ms, query.wait.is_some());
     let command = Command::RemoveModule {
-        module,
+        module: module.clone(),
         resources_too: query.force,
     };
-    let outcome = admin
-        .control
-        .propose(command, deadline(None, false).into_std())
-        .await?;
+    let outcome = admin.control.propose(command, deadline.into_std()).await?;
     outcome.accepted()?;
+    if query.wait.is_some() {
+        await_gone(&admin, &module, deadline).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Waits until a module that is being removed is gone; one that was deployed anew under its name
+/// is another.
+async fn await_gone(admin: &Admin, name: &ModuleName, deadline: Instant) -> Result<()> {
+    let current = admin.control.read_index(deadline.into_std()).await;
+    current.map_err(|error| Error::done_but(&error))?;
+    let mut applied = admin.control.applied();
+    loop {
+        let left = admin.control.read(|state| {
+            let module = state.modules().get(name)?;
+            module.about.removing.then_some(module.slots.len())
+        });
+        let Some(left) = left else {
+            return Ok(());
+        };
+        let changed = tokio::time::timeout_at(deadline, applied.changed()).await;
+        if changed.is_err() {
+            let detail =
+                format!("{name} is being removed, and instances of {left} slots still end");
+            return Err(Error::new(ProblemKind::Timeout, detail));
+        }
+    }
 }
 
 async fn info(admin: &Admin, name: &ModuleName) -> Result<ModuleInfo> {

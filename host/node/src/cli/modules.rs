@@ -51,7 +51,10 @@ pub(super) async fn run(args: ModulesArgs, client: &Client, output: &Output) -> 
             output.show(&info, |info| describe(*output, info))
         }
         Action::Remove { module, force } => {
-            let query = RemoveModuleQuery { force };
+            let query = RemoveModuleQuery {
+                force,
+                ..RemoveModuleQuery::default()
+            };
             client.remove_module(&module, &query).await?;
             let removed = serde_json::json!({"module": module, "removed": true});
             output.show(&removed, |_| format!("{module} is removed"))

@@ -88,13 +88,16 @@ impl Client {
     /// Removes a module.
     ///
     /// # Errors
-    /// See [`Error`]; a conflict when it has resources and is not forced.
+    /// See [`Error`]; a conflict when it has resources and is not forced. After a timeout it goes
+    /// on being removed.
     pub async fn remove_module(
         &self,
         module: &ModuleName,
         query: &RemoveModuleQuery,
     ) -> Result<(), Error> {
-        let exchange = Exchange::new(Method::DELETE, module_path(module)).query(query);
+        let exchange = Exchange::new(Method::DELETE, module_path(module))
+            .query(query)
+            .waiting(query.wait.and(query.timeout_ms));
         self.whole(exchange).await.map(drop)
     }
 
