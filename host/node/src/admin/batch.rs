@@ -13,9 +13,12 @@ use holdfast_cluster::state::{Allocation, Command, Outcome};
 use holdfast_model::{
     ModuleName, ResourceId, Spec,
     api::{BatchAnswer, BatchOutcome, BatchRequest, BatchResult, NDJSON, Problem, ProblemKind},
+    resource::InvalidSpec,
 };
 use http::header;
 use http_body_util::BodyExt;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{
     Admin,
@@ -35,12 +38,7 @@ pub(super) async fn batch(
     admin
         .look_up(|state| module_of(state, &module).map(drop))
         .await?;
-    let lines = Lines {
-        body: request.into_body(),
-        rest: BytesMut::new(),
-        read: 0,
-        ended: false,
-    };
+    let lines = Lines::of(request.into_body());
     let answers = answers(admin, module, lines);
     Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(answers)))
 }
@@ -106,14 +104,31 @@ fn parse(line: u64, text: &[u8]) -> Line {
     match serde_json::from_slice(text) {
         Ok(request) => Line::Do(line, request),
         Err(error) => {
-            let problem = Problem::new(ProblemKind::InvalidRequest, error.to_string());
+            let kind = if has_long_spec(text) {
+                ProblemKind::TooLarge
+            } else {
+                ProblemKind::InvalidRequest
+            };
             Line::Bad(BatchAnswer {
                 line,
                 id: None,
-                outcome: BatchOutcome::Problem(problem),
+                outcome: BatchOutcome::Problem(Problem::new(kind, error.to_string())),
             })
         }
     }
+}
+
+/// Whether a line that is none was refused for the length of its spec, which its error does not
+/// tell.
+fn has_long_spec(text: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct SpecAlone<'a> {
+        #[serde(borrow)]
+        spec: &'a RawValue,
+    }
+    let spec = serde_json::from_slice(text)
+        .map(|SpecAlone { spec }| Spec::from_json(spec.get().as_bytes()));
+    matches!(spec, Ok(Err(InvalidSpec::TooLong { .. })))
 }
 
 /// Does what the lines say, in their order: runs of the same kind in one command each.
@@ -241,10 +256,24 @@ enum Next {
 }
 
 impl Lines {
+    fn of(body: Body) -> Self {
+        Self {
+            body,
+            rest: BytesMut::new(),
+            read: 0,
+            ended: false,
+        }
+    }
+
     /// The next line that is not blank. Waits for it, for so long if told how long.
     async fn next(&mut self, patience: Option<Duration>) -> Next {
         loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let end = self.rest.iter().position(|byte| *byte == b'\n');
+            if end.unwrap_or(self.rest.len()) > LINE_BYTES_MAX {
+                let detail = format!("a line has at most {LINE_BYTES_MAX} bytes");
+                return Next::Broken(self.read + 1, Problem::new(ProblemKind::TooLarge, detail));
+            }
+            if let Some(end) = end {
                 let mut line = self.rest.split_to(end + 1);
                 line.truncate(end);
                 self.read += 1;
@@ -259,10 +288,6 @@ impl Lines {
                 }
                 self.read += 1;
                 return Next::Line(self.read, self.rest.split().freeze());
-            }
-            if self.rest.len() > LINE_BYTES_MAX {
-                let detail = format!("a line has at most {LINE_BYTES_MAX} bytes");
-                return Next::Broken(self.read + 1, Problem::new(ProblemKind::TooLarge, detail));
             }
             let frame = match patience {
                 None => Some(self.body.frame().await),
@@ -295,3 +320,23 @@ const BATCH_LINES_MAX: usize = 1_000;
 
 /// Longest line: the longest spec, with room for its id and white space.
 const LINE_BYTES_MAX: usize = 2 * Spec::BYTES_MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_line_is_too_long_with_and_without_its_end() {
+        for end in ["\n", ""] {
+            let line = |bytes| "x".repeat(bytes);
+            let longest = line(LINE_BYTES_MAX);
+            let body = format!("\n{longest}\n{}{end}", line(LINE_BYTES_MAX + 1));
+            let mut lines = Lines::of(Body::from(body));
+            assert!(matches!(lines.next(None).await, Next::Line(2, _)));
+            let Next::Broken(3, problem) = lines.next(None).await else {
+                panic!("the third line is too long");
+            };
+            assert_eq!(problem.kind, ProblemKind::TooLarge);
+        }
+    }
+}
