@@ -63,6 +63,55 @@ fn what_is_deallocated_is_terminated_and_gone() {
 }
 
 #[test]
+fn what_is_deallocated_is_gone_with_its_owner_too() {
+    let mut cluster = probing(3);
+    let ids = ids("r", 12);
+    cluster.api(0).allocate_all("probe", &ids);
+    cluster.collector().wait_held("probe", &ids, LONG);
+    let victim = 2;
+    let survivor = cluster.api(0);
+    let its = |id: &&String| {
+        let owner = survivor.resource("probe", id).owner.expect("it is held");
+        cluster.number_of(owner.node) == victim
+    };
+    let (lost, kept): (Vec<_>, Vec<_>) = ids.iter().partition(its);
+    let (lost, kept): (Vec<String>, Vec<String>) = (
+        lost.into_iter().cloned().collect(),
+        kept.into_iter().cloned().collect(),
+    );
+    assert_eq!(lost.len(), 4);
+    cluster.kill9(victim);
+    for (i, id) in lost.iter().enumerate() {
+        let _ = cluster
+            .api(i % 2)
+            .deallocate("probe", id)
+            .answer()
+            .expect(204);
+    }
+    cluster.collector().wait_held("probe", &kept, LONG);
+}
+
+#[test]
+fn a_module_that_is_removed_is_gone_when_that_was_waited_for() {
+    let cluster = probing(2);
+    let ids = ids("r", 20);
+    cluster.api(0).allocate_all("probe", &ids);
+    cluster.collector().wait_held("probe", &ids, LONG);
+    let path = "/v1/modules/probe?force=true&wait=gone";
+    let removed = cluster.api(1).ask("DELETE", path).patience(LONG).answer();
+    let _ = removed.expect(204);
+    let terminated = life(&cluster)
+        .into_iter()
+        .filter(|word| word == "terminate(removed)");
+    assert_eq!(terminated.count(), ids.len());
+    for node in [0, 1] {
+        let gone = cluster.api(node).get("/v1/modules/probe").answer();
+        gone.problem(404, "unknown-module");
+    }
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+}
+
+#[test]
 fn a_spec_that_is_none_is_refused() {
     let cluster = probing(1);
     let api = cluster.api(0);
@@ -143,42 +192,96 @@ fn a_batch_answers_every_line_in_order() {
 }
 
 #[test]
+fn a_batch_says_of_a_spec_and_of_a_line_that_they_are_too_large() {
+    let cluster = probing(1);
+    let line = |id: &str, size: usize| {
+        let spec = json!({"x": "x".repeat(size)});
+        format!("{}\n", json!({"op": "allocate", "id": id, "spec": spec}))
+    };
+    let lines = |body: String| -> Vec<Value> {
+        let batch = cluster
+            .api(0)
+            .ask("POST", "/v1/modules/probe/resources:batch");
+        let answer = batch.body(body).answer().expect(200);
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("a line is JSON"))
+            .collect()
+    };
+    let too_large = "urn:holdfast:problem:too-large";
+    let said = lines(line("a", 64 << 10) + &line("b", 1));
+    assert_eq!(said[0]["problem"]["type"], too_large, "{}", said[0]);
+    assert_eq!(said[1]["result"], "created", "a long spec stops no other");
+    for end in ["\n", ""] {
+        let said = lines(line("c", 1) + &line("d", 128 << 10).replace('\n', end));
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert_eq!(said[0]["result"].as_str().map(|_| ()), Some(()));
+        assert_eq!(said[1]["problem"]["type"], too_large, "{}", said[1]);
+        assert!(said[1].to_string().contains("a line has"), "{}", said[1]);
+    }
+}
+
+/// The ids of a list, gathered page by page.
+fn paged(api: &holdfast_tests::Api, query: &str, limit: usize) -> Vec<String> {
+    let mut seen = Vec::new();
+    let mut cursor = String::new();
+    for _ in 0..1_000 {
+        // A cursor is put into the query as it is.
+        let path = format!("/v1/modules/probe/resources?limit={limit}{query}{cursor}");
+        let page: Value = api.get(&path).answer().expect(200).json();
+        let resources = page["resources"].as_array().expect("a list");
+        assert!(resources.len() <= limit);
+        let ids = resources
+            .iter()
+            .map(|info| info["id"].as_str().expect("text"));
+        seen.extend(ids.map(str::to_owned));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return seen,
+        }
+    }
+    panic!("the list does not end");
+}
+
+#[test]
+fn a_list_goes_on_after_any_id() {
+    let cluster = probing(1);
+    let ids = ["%2F", "a b", "a&limit=9", "a#b", "a+b", "日本語"].map(str::to_owned);
+    cluster.api(0).allocate_all("probe", &ids);
+    let mut expected = ids.to_vec();
+    expected.sort();
+    assert_eq!(paged(&cluster.api(0), "", 1), expected);
+}
+
+#[test]
 fn a_list_is_paged_in_order_without_holes() {
     let cluster = probing(2);
     let ids = ids("r", 250);
     cluster.api(0).allocate_all("probe", &ids);
     cluster.collector().wait_held("probe", &ids, LONG);
     let api = cluster.api(1);
-    let mut seen = Vec::new();
-    let mut cursor = String::new();
-    for _ in 0..10 {
-        let path = format!("/v1/modules/probe/resources?limit=100{cursor}");
-        let page: Value = api.get(&path).answer().expect(200).json();
-        let resources = page["resources"].as_array().expect("a list");
-        assert!(resources.len() <= 100);
-        seen.extend(
-            resources
-                .iter()
-                .map(|r| r["id"].as_str().expect("text").to_owned()),
-        );
-        match page["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
-        }
-    }
     let expected: Vec<String> = ids
         .iter()
         .cloned()
         .collect::<BTreeSet<_>>()
         .into_iter()
         .collect();
-    assert_eq!(seen, expected);
+    for (query, limit) in [("", 100), ("", 125), ("&status=held", 60)] {
+        assert_eq!(paged(&api, query, limit), expected, "{query} by {limit}");
+    }
+    assert_eq!(paged(&api, "&status=failed", 1), [""; 0]);
 
     let node = cluster.listening(0).node;
     let path = format!("/v1/modules/probe/resources?limit=1000&node={node}&status=held");
     let page: Value = api.get(&path).answer().expect(200).json();
     assert_eq!(page["resources"].as_array().expect("a list").len(), 125);
-    for wrong in ["limit=0", "limit=1001", "status=hold", "cursor=%00"] {
+    for wrong in [
+        "limit=0",
+        "limit=1001",
+        "status=hold",
+        "cursor=%00",
+        "cursor=r1",
+    ] {
         let answer = api.get(&format!("/v1/modules/probe/resources?{wrong}"));
         answer.answer().problem(400, "invalid-request");
     }

@@ -9,6 +9,7 @@
 mod batch;
 mod body;
 mod cluster;
+mod cursor;
 mod error;
 mod extract;
 mod guard;

@@ -21,7 +21,7 @@ use holdfast_model::{
 use tokio::time::Instant;
 
 use super::{
-    Admin, body,
+    Admin, body, cursor,
     error::{Error, Result},
     extract::{Asked, Module, NoQuery, Resource},
     modules::deadline,
@@ -43,7 +43,8 @@ pub(super) async fn allocate(
     let entries = vec![(id.clone(), spec)];
     let allocated = admin.placement.allocate(&module, entries, deadline).await?;
     // What was acknowledged must be there to be described.
-    admin.control.read_index(deadline.into_std()).await?;
+    let current = admin.control.read_index(deadline.into_std()).await;
+    current.map_err(|error| Error::done_but(&error))?;
     if query.wait.is_some() {
         await_held(&admin, &module, &id, deadline).await?;
     }
@@ -266,78 +267,62 @@ pub(super) async fn list(
     let limit = limit as usize;
     let mut after = match &query.cursor {
         None => Bound::Unbounded,
-        Some(cursor) => match ResourceId::from_path_segment(cursor) {
-            Ok(id) => Bound::Excluded(id),
-            Err(_) => return Err(Error::invalid("cursor is none that this route gave")),
-        },
+        Some(cursor) => Bound::Excluded(cursor::read(cursor)?),
     };
-    admin
-        .look_up(|state| module_of(state, &module).map(drop))
-        .await?;
+    // A filter by status is applied to what owners report: few may pass, so many are asked for.
+    let asked_for = query.status.map_or(limit, |_| limit.max(REPORTS_MIN));
     let mut resources: Vec<ResourceInfo> = Vec::new();
-    // A filter by status is applied to what owners report, so a page may take several rounds.
-    loop {
-        let (stored, last) = page(&admin, &module, &after, query.node, limit)?;
+    // The last resource looked at, while there are more.
+    let mut last = None;
+    for _ in 0..ROUNDS_MAX {
+        let look = |state: &state::State| page(state, &module, &after, query.node, asked_for);
+        let (stored, end) = admin.look_up(look).await?;
+        last = end;
         let found = infos(&admin, &module, stored).await;
         let wanted = |info: &ResourceInfo| query.status.is_none_or(|status| info.status == status);
-        for info in found.into_iter().filter(wanted) {
-            if resources.len() == limit {
-                let cursor = resources.last().map(|info| info.id.to_path_segment());
-                return Ok(Json(ResourceList {
-                    resources,
-                    next_cursor: cursor,
-                }));
-            }
-            resources.push(info);
+        let mut found = found.into_iter().filter(wanted);
+        resources.extend(found.by_ref().take(limit - resources.len()));
+        if found.next().is_some() {
+            last = resources.last().map(|info| info.id.clone());
         }
-        match last {
-            Some(last) if resources.len() < limit => after = Bound::Excluded(last),
-            Some(last) => {
-                let next_cursor = Some(last.to_path_segment());
-                return Ok(Json(ResourceList {
-                    resources,
-                    next_cursor,
-                }));
-            }
-            None => {
-                return Ok(Json(ResourceList {
-                    resources,
-                    next_cursor: None,
-                }));
-            }
+        match &last {
+            Some(last) if resources.len() < limit => after = Bound::Excluded(last.clone()),
+            _ => break,
         }
     }
+    let next_cursor = last.as_ref().map(cursor::after);
+    Ok(Json(ResourceList {
+        resources,
+        next_cursor,
+    }))
 }
 
 type Page = (Vec<(ResourceId, Stored, Ownership)>, Option<ResourceId>);
 
 /// The next resources in the order of their ids, and the last one looked at if there are more.
 fn page(
-    admin: &Admin,
+    state: &state::State,
     module: &ModuleName,
     after: &Bound<ResourceId>,
     node: Option<NodeId>,
     limit: usize,
-) -> Result<Page> {
-    admin.control.read(|state| {
-        let found = state.modules().get(module);
-        let found = found.ok_or_else(|| call::Error::UnknownModule(module.to_string()))?;
-        let mut stored = Vec::new();
-        let mut range = found.resources.range((after.clone(), Bound::Unbounded));
-        let mut last = None;
-        for (id, resource) in range.by_ref().take(SCAN_MAX) {
-            last = Some(id.clone());
-            let ownership = slot_of(found, id);
-            if node.is_none_or(|node| ownership.owner.is_some_and(|owner| owner.node == node)) {
-                stored.push((id.clone(), resource.clone(), ownership));
-            }
-            if stored.len() == limit {
-                break;
-            }
+) -> Result<Page, call::Error> {
+    let found = module_of(state, module)?;
+    let mut stored = Vec::new();
+    let mut range = found.resources.range((after.clone(), Bound::Unbounded));
+    let mut last = None;
+    for (id, resource) in range.by_ref().take(SCAN_MAX) {
+        last = Some(id.clone());
+        let ownership = slot_of(found, id);
+        if node.is_none_or(|node| ownership.owner.is_some_and(|owner| owner.node == node)) {
+            stored.push((id.clone(), resource.clone(), ownership));
         }
-        let more = range.next().is_some();
-        Ok((stored, last.filter(|_| more)))
-    })
+        if stored.len() == limit {
+            break;
+        }
+    }
+    let more = range.next().is_some();
+    Ok((stored, last.filter(|_| more)))
 }
 
 /// `DELETE /v1/modules/{module}/resources/{id}`
@@ -347,7 +332,6 @@ pub(super) async fn deallocate(
     Asked(query): Asked<DeallocateQuery>,
 ) -> Result<StatusCode> {
     let deadline = deadline(query.timeout_ms, query.wait.is_some());
-    let owner = admin.control.read(|state| owner_of(state, &module, &id));
     let command = Command::Deallocate {
         module: module.clone(),
         ids: vec![id.clone()],
@@ -357,15 +341,17 @@ pub(super) async fn deallocate(
         .propose(command, deadline.into_std())
         .await?
         .accepted()?;
-    if let (Some(_), Some(owner)) = (query.wait, owner) {
-        await_gone(&admin, owner, &module, &id, deadline).await?;
+    if query.wait.is_some() {
+        await_gone(&admin, &module, &id, deadline).await?;
     }
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Waits until the instance of a deallocated resource has ended: the slot's owner, whoever that is
+/// by then, has none. A slot changes its owner only after the instances in it have ended, or died
+/// with their node.
 async fn await_gone(
     admin: &Admin,
-    owner: NodeId,
     module: &ModuleName,
     id: &ResourceId,
     deadline: Instant,
@@ -374,15 +360,26 @@ async fn await_gone(
         module: module.clone(),
         ids: vec![id.clone()],
     };
+    // Before that the state may name an owner of old, or none yet.
+    let current = admin.control.read_index(deadline.into_std()).await;
+    current.map_err(|error| Error::done_but(&error))?;
     loop {
-        let reports = if owner == admin.me {
-            // Its engine may not have seen the deallocation that this node acknowledged.
-            admin.control.read_index(deadline.into_std()).await?;
-            Some(admin.dispatch.reports(&question))
-        } else {
-            rpc::ask(&admin.peers, owner, &question, REPORT).await.ok()
+        let (present, owner) = admin.control.read(|state| {
+            let present = state.resource(module, id).is_some();
+            (present, owner_of(state, module, id))
+        });
+        let reports = match owner {
+            None => Some(Vec::new()),
+            Some(owner) if owner == admin.me => Some(admin.dispatch.reports(&question)),
+            Some(owner) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let asked = rpc::ask(&admin.peers, owner, &question, left.min(REPORT));
+                asked.await.ok()
+            }
         };
-        if reports.is_some_and(|reports| reports.iter().all(Option::is_none)) {
+        let ended = reports.is_some_and(|reports| reports.iter().all(Option::is_none));
+        // One that was allocated again meanwhile is not gone.
+        if ended && !present {
             return Ok(());
         }
         if Instant::now() + LOOK_AGAIN >= deadline {
@@ -398,6 +395,12 @@ const REPORT: Duration = Duration::from_secs(2);
 
 /// How soon to look again for something that nobody announces.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// For how many resources at least owners are asked at once when a list wants a certain status.
+const REPORTS_MIN: usize = 1_000;
+
+/// How many times owners are asked for one page, which is short then.
+const ROUNDS_MAX: usize = 10;
 
 /// How many resources one look at the state passes over at most.
 const SCAN_MAX: usize = 10_000;
