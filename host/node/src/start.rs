@@ -1,6 +1,6 @@
 //! From the arguments of `holdfast start` to a running node.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{io::Write as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use holdfast_model::api::{Listening, NodeEvent};
@@ -31,7 +31,11 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
 }
 
 fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
-    let secret = args.secret()?.map(|secret| secret.parse()).transpose()?;
+    let waiting = |path: &Path| {
+        tracing::info!(path = %path.display(), "waiting for the file with the cluster's secret");
+    };
+    let secret = args.secret(waiting)?;
+    let secret = secret.map(|secret| secret.parse()).transpose()?;
     let token = args.api_token.as_deref().map(Token::new).transpose()?;
     Ok(NodeConfig {
         data_dir: args.data_dir,

@@ -1,6 +1,11 @@
 //! `holdfast start`: the arguments of a node. What they do is the node's business.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -61,7 +66,8 @@ pub struct StartArgs {
     /// A file with the cluster's secret, the same on all nodes; or HOLDFAST_SECRET.
     ///
     /// A founder without one makes it: cluster.secret in its data directory. Peers prove that
-    /// they know it, and gossip is sealed with it. At least 16 characters.
+    /// they know it, and gossip is sealed with it. At least 16 characters. A file that is not
+    /// there yet is waited for, 10 seconds at most, so that nodes may be started together.
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
 
@@ -142,25 +148,21 @@ pub enum LogFormat {
 
 impl StartArgs {
     /// The cluster's secret that was given, if any: from `--secret-file`, else from
-    /// `HOLDFAST_SECRET`.
+    /// `HOLDFAST_SECRET`. A file that is missing or empty may be about to be written: it is waited
+    /// for, and `waiting` hears of that once.
     ///
     /// # Errors
-    /// When the file cannot be read, or the secret is empty.
-    pub fn secret(&self) -> anyhow::Result<Option<String>> {
-        let (text, from) = match &self.secret_file {
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("read the secret from {}", path.display()))?;
-                (text, path.display().to_string())
-            }
-            None => match std::env::var("HOLDFAST_SECRET") {
-                Ok(text) => (text, "HOLDFAST_SECRET".to_owned()),
-                Err(std::env::VarError::NotPresent) => return Ok(None),
-                Err(error) => return Err(error).context("read HOLDFAST_SECRET"),
-            },
+    /// When the file cannot be read, or there is no secret in time.
+    pub fn secret(&self, waiting: impl FnOnce(&Path)) -> anyhow::Result<Option<String>> {
+        if let Some(path) = &self.secret_file {
+            return wait_for_secret(path, SECRET_WAIT, waiting).map(Some);
+        }
+        let text = match std::env::var("HOLDFAST_SECRET") {
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            text => text.context("read HOLDFAST_SECRET")?,
         };
         let secret = text.trim();
-        anyhow::ensure!(!secret.is_empty(), "{from} has no secret in it");
+        anyhow::ensure!(!secret.is_empty(), "HOLDFAST_SECRET has no secret in it");
         Ok(Some(secret.to_owned()))
     }
 
@@ -186,6 +188,38 @@ fn voters(text: &str) -> Result<u8, String> {
     }
 }
 
+/// Reads a secret from its file, once the file has one.
+fn wait_for_secret(
+    path: &Path,
+    patience: Duration,
+    waiting: impl FnOnce(&Path),
+) -> anyhow::Result<String> {
+    let started = Instant::now();
+    let mut waiting = Some(waiting);
+    loop {
+        let lacking = match std::fs::read_to_string(path) {
+            Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+            Ok(_) => "it is empty",
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "there is no such file",
+            Err(error) => {
+                return Err(error).with_context(|| read_from(path));
+            }
+        };
+        if started.elapsed() >= patience {
+            let waited = humantime::format_duration(patience);
+            return Err(anyhow::anyhow!("{lacking}, even after {waited}")).context(read_from(path));
+        }
+        if let Some(waiting) = waiting.take() {
+            waiting(path);
+        }
+        std::thread::sleep(SECRET_POLL);
+    }
+}
+
+fn read_from(path: &Path) -> String {
+    format!("read the secret from {}", path.display())
+}
+
 fn host_port(text: &str) -> Result<String, String> {
     let wanted = || format!("{text:?} is no HOST:PORT, like 10.0.0.1:7301 or node-1:7301");
     let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
@@ -195,6 +229,11 @@ fn host_port(text: &str) -> Result<String, String> {
         _ => Err(wanted()),
     }
 }
+
+/// Long enough for a founder that is started at the same time on a busy machine; short enough for
+/// whoever mistyped the path.
+const SECRET_WAIT: Duration = Duration::from_secs(10);
+const SECRET_POLL: Duration = Duration::from_millis(50);
 
 const AFTER_HELP: &str = "\
 Signals: SIGTERM and SIGINT hand everything over to the other nodes and end the
@@ -214,3 +253,39 @@ Examples:
     holdfast start --data-dir ./data --cluster-name office \\
       --seed 10.0.0.1:7301 --listen 10.0.0.2:7301 --http 10.0.0.2:7300 \\
       --secret-file secret --token-file token";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_is_about_to_be_written_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        for before in [None, Some("\n")] {
+            let path = folder.path().join("secret");
+            match before {
+                None => assert!(!path.exists()),
+                Some(text) => std::fs::write(&path, text).unwrap(),
+            }
+            let write = |path: &Path| std::fs::write(path, " s3cret\n").unwrap();
+            let secret = wait_for_secret(&path, SECRET_WAIT, write).unwrap();
+            assert_eq!(secret, "s3cret", "{before:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_does_not_come_is_an_error_that_names_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        let error = wait_for_secret(&path, Duration::ZERO, |_| {}).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains(&path.display().to_string()), "{text}");
+        assert!(text.contains("no such file"), "{text}");
+        std::fs::write(&path, "").unwrap();
+        let error = wait_for_secret(&path, Duration::ZERO, |_| {}).unwrap_err();
+        assert!(format!("{error:#}").contains("empty"), "{error:#}");
+        // What waiting does not help is told at once.
+        let error = wait_for_secret(folder.path(), SECRET_WAIT, |_| panic!("it waits"));
+        assert!(error.is_err());
+    }
+}
