@@ -92,7 +92,7 @@ async fn talk(session: Session, command: Command) -> anyhow::Result<Exit> {
         Command::Deploy(args) => deploy::run(args, &session.client()?, &output).await,
         Command::Modules(args) => modules::run(args, &session.client()?, &output).await,
         Command::Resources(args) => return resources::run(args, &session.client()?, &output).await,
-        Command::Invoke(args) => invoke::run(args, &session.client()?).await,
+        Command::Invoke(args) => invoke::run(args, &session.client()?, &output).await,
         Command::Nodes(args) => nodes::run(args, &session.client()?, &output).await,
         Command::Status => status::run(&session.client()?, &output).await,
         Command::Drain(args) => drain::run(args, &session.client()?, &output).await,

@@ -47,6 +47,14 @@ pub enum Error {
     /// The token cannot be sent in a header. Nothing was sent.
     #[error("the API token has characters that a header cannot carry")]
     InvalidToken,
+    /// A header cannot carry a text of the call. Nothing was sent.
+    #[error("header {name} cannot carry {value:?}")]
+    InvalidHeader {
+        /// The header.
+        name: &'static str,
+        /// What it was to carry.
+        value: String,
+    },
     /// No connection. Nothing was sent.
     #[error("cannot reach a node at {url}")]
     Unreachable {

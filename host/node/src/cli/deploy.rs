@@ -55,8 +55,8 @@ pub(super) struct DeployArgs {
     #[arg(long)]
     wait: bool,
 
-    /// How long to wait.
-    #[arg(long, value_name = "DURATION", default_value = "2m")]
+    /// How long to wait; only with --wait.
+    #[arg(long, value_name = "DURATION", requires = "wait", default_value = "2m")]
     #[arg(value_parser = humantime::parse_duration)]
     timeout: Duration,
 }

@@ -34,8 +34,8 @@ pub(super) struct DrainArgs {
     #[arg(long, conflicts_with = "cancel")]
     wait: bool,
 
-    /// How long to wait.
-    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    /// How long to wait; only with --wait.
+    #[arg(long, value_name = "DURATION", requires = "wait", default_value = "5m")]
     #[arg(value_parser = humantime::parse_duration)]
     timeout: Duration,
 }

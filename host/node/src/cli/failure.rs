@@ -39,14 +39,27 @@ pub(super) struct Failure {
     message: String,
     hint: Option<String>,
     exit: Exit,
+    /// The node's own words.
+    problem: Option<Box<Problem>>,
 }
 
 impl Failure {
+    /// What a client's error means to the user.
+    pub(super) fn of(error: &client::Error) -> Self {
+        Self {
+            message: error.to_string(),
+            hint: hint_of(error),
+            exit: exit_of(error),
+            problem: error.problem().cloned().map(Box::new),
+        }
+    }
+
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
             hint: None,
             exit: Exit::Failed,
+            problem: None,
         }
     }
 
@@ -104,6 +117,7 @@ impl Told {
         if let Some(failure) = error.chain().find_map(|e| e.downcast_ref::<Failure>()) {
             told.hint.clone_from(&failure.hint);
             told.exit = failure.exit;
+            told.problem = failure.problem.as_deref().cloned();
         } else if let Some(error) = error
             .chain()
             .find_map(|e| e.downcast_ref::<client::Error>())
@@ -177,7 +191,9 @@ fn exit_of(error: &client::Error) -> Exit {
         Error::Unreachable { .. } | Error::Broken { .. } => Exit::Unavailable,
         Error::TimedOut { .. } => Exit::TimedOut,
         Error::Problem(problem) => exit_of_status(problem.status),
-        Error::InvalidServer { .. } | Error::InvalidToken => Exit::Usage,
+        Error::InvalidServer { .. } | Error::InvalidToken | Error::InvalidHeader { .. } => {
+            Exit::Usage
+        }
         Error::Malformed { .. } => Exit::Failed,
     }
 }
@@ -185,8 +201,8 @@ fn exit_of(error: &client::Error) -> Exit {
 fn exit_of_status(status: u16) -> Exit {
     match status {
         404 => Exit::NotFound,
+        429 | 503 => Exit::Unavailable,
         400..=499 | 501 => Exit::Refused,
-        503 => Exit::Unavailable,
         504 => Exit::TimedOut,
         _ => Exit::Failed,
     }
@@ -207,7 +223,9 @@ fn hint_of(error: &client::Error) -> Option<String> {
         Error::Malformed { .. } => {
             "does --server name the HTTP address of a node, 7300 by default?"
         }
-        Error::InvalidServer { .. } | Error::InvalidToken => return None,
+        Error::InvalidServer { .. } | Error::InvalidToken | Error::InvalidHeader { .. } => {
+            return None;
+        }
         Error::Problem(problem) => hint_of_problem(problem.kind)?,
     };
     Some(hint.to_owned())
@@ -230,7 +248,8 @@ fn hint_of_problem(kind: ProblemKind) -> Option<&'static str> {
     })
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+/// Whether it is that nobody reads the output any more.
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<io::Error>()
@@ -255,7 +274,7 @@ mod tests {
         for (kind, exit) in [
             (ProblemKind::UnknownModule, Exit::NotFound),
             (ProblemKind::Conflict, Exit::Refused),
-            (ProblemKind::QueueFull, Exit::Refused),
+            (ProblemKind::QueueFull, Exit::Unavailable),
             (ProblemKind::NotInvocable, Exit::Refused),
             (ProblemKind::NoLeader, Exit::Unavailable),
             (ProblemKind::Timeout, Exit::TimedOut),

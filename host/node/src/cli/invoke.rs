@@ -3,16 +3,24 @@
 use std::{io::Read as _, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
+use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
 use bytes::Bytes;
 use clap::Args;
+use holdfast_model::NodeId;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{
-    output,
+    output::{self, Output},
     target::{self, Target},
 };
-use crate::client::{Call, Client};
+use crate::client::{Answer, Call, Client};
 
 /// Call a resource and print its answer as it is
+///
+/// With --format json, the answer stands in `body` of an object that also names the node, the
+/// request and the media type: as it is where it is JSON, else as a string. Where it is no text
+/// either, `body_encoding` is "base64".
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct InvokeArgs {
@@ -44,7 +52,7 @@ pub(super) struct InvokeArgs {
     timeout: Option<Duration>,
 }
 
-pub(super) async fn run(args: InvokeArgs, client: &Client) -> anyhow::Result<()> {
+pub(super) async fn run(args: InvokeArgs, client: &Client, output: &Output) -> anyhow::Result<()> {
     let (key, rest) = args.target.key_and_rest()?;
     let body = match (&args.file, rest, &args.body) {
         (_, Some(body), Some(more)) => {
@@ -75,8 +83,48 @@ pub(super) async fn run(args: InvokeArgs, client: &Client) -> anyhow::Result<()>
         timeout: args.timeout,
     };
     let answer = client.invoke(&key.module, &key.id, call).await?;
+    if output.is_json() {
+        return output.json(&Answered::new(&answer));
+    }
     output::write(&answer.body)?;
     output::end_line(&answer.body)
+}
+
+/// An answer, as a program reads it.
+#[derive(Debug, Serialize)]
+struct Answered<'a> {
+    node: Option<NodeId>,
+    request_id: Option<&'a str>,
+    content_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_encoding: Option<&'static str>,
+    body: Body<'a>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Body<'a> {
+    /// Kept letter by letter: numbers have all their digits.
+    Json(&'a RawValue),
+    Text(&'a str),
+    Base64(String),
+}
+
+impl<'a> Answered<'a> {
+    fn new(answer: &'a Answer) -> Self {
+        let text = std::str::from_utf8(&answer.body);
+        let body = match text {
+            Ok(text) => serde_json::from_str(text).map_or(Body::Text(text), Body::Json),
+            Err(_) => Body::Base64(BASE64.encode(&answer.body)),
+        };
+        Self {
+            node: answer.node,
+            request_id: answer.request_id.as_deref(),
+            content_type: answer.content_type.as_deref(),
+            body_encoding: text.is_err().then_some("base64"),
+            body,
+        }
+    }
 }
 
 fn read(path: &PathBuf) -> anyhow::Result<Bytes> {
@@ -104,6 +152,7 @@ const AFTER_HELP: &str = "\
 Examples:
   holdfast invoke counter/a --data '{\"add\":1}'
   holdfast invoke counter a '{\"add\":1}'
+  holdfast invoke counter/a --format json | jq .body.value
   holdfast invoke counter/a --file body.json --idempotency-key 7c1e
   echo hello | holdfast invoke echo/a --file -";
 
@@ -116,5 +165,27 @@ mod tests {
         assert_eq!(type_of(b"{\"a\":1}").as_deref(), Some("application/json"));
         assert_eq!(type_of(b"Ada"), None);
         assert_eq!(type_of(b""), None);
+    }
+
+    #[test]
+    fn an_answer_is_told_as_json_with_its_circumstances() {
+        let told = |body: &'static [u8]| {
+            let answer = Answer {
+                body: Bytes::from_static(body),
+                content_type: Some("x/y".to_owned()),
+                request_id: Some("r-1".to_owned()),
+                node: None,
+            };
+            serde_json::to_string(&Answered::new(&answer)).unwrap()
+        };
+        let head = r#"{"node":null,"request_id":"r-1","content_type":"x/y","#;
+        for (body, rest) in [
+            (&br#"{"a":1.10}"#[..], r#""body":{"a":1.10}}"#),
+            (b"hello", r#""body":"hello"}"#),
+            (b"", r#""body":""}"#),
+            (b"\xff\x00", r#""body_encoding":"base64","body":"/wA="}"#),
+        ] {
+            assert_eq!(told(body), format!("{head}{rest}"));
+        }
     }
 }

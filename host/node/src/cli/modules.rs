@@ -1,14 +1,20 @@
 //! `holdfast modules`: what is deployed.
 
+use std::time::{Duration, Instant};
+
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use holdfast_model::{
     Lane, ModuleName,
-    api::{ModuleInfo, ModuleList, RemoveModuleQuery},
+    api::{ModuleInfo, ModuleList, ProblemKind, RemoveModuleQuery},
 };
 
-use super::{human, output::Output};
-use crate::client::Client;
+use super::{
+    failure::{Exit, Failure},
+    human,
+    output::{self, Output},
+};
+use crate::client::{self, Client};
 
 /// List, describe and remove modules
 #[derive(Debug, Args)]
@@ -30,13 +36,27 @@ enum Action {
         module: ModuleName,
     },
     /// Remove a module
-    #[command(after_help = "Examples:\n  holdfast modules remove counter --force")]
+    ///
+    /// It takes no allocations any more, and vanishes with the last instance of its resources.
+    #[command(after_help = "Examples:\n  holdfast modules remove counter --force --wait")]
     Remove {
         /// The module.
         module: ModuleName,
         /// Deallocate its resources too.
         #[arg(long)]
         force: bool,
+        /// Wait until it is gone.
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait; only with --wait.
+        #[arg(
+            long,
+            value_name = "DURATION",
+            requires = "wait",
+            default_value = "60s"
+        )]
+        #[arg(value_parser = humantime::parse_duration)]
+        timeout: Duration,
     },
 }
 
@@ -50,15 +70,55 @@ pub(super) async fn run(args: ModulesArgs, client: &Client, output: &Output) -> 
             let info = client.module(&module).await?;
             output.show(&info, |info| describe(*output, info))
         }
-        Action::Remove { module, force } => {
+        Action::Remove {
+            module,
+            force,
+            wait,
+            timeout,
+        } => {
             let query = RemoveModuleQuery {
                 force,
                 ..RemoveModuleQuery::default()
             };
             client.remove_module(&module, &query).await?;
-            let removed = serde_json::json!({"module": module, "removed": true});
-            output.show(&removed, |_| format!("{module} is removed"))
+            if wait {
+                until_gone(client, &module, timeout).await?;
+            }
+            // An acknowledged removal is under way; only who waited knows that it is complete.
+            let removed = serde_json::json!({"module": module, "removing": !wait, "removed": wait});
+            output.show(&removed, |_| match wait {
+                true => format!("{module} is removed"),
+                false => format!("{module} is being removed"),
+            })
         }
+    }
+}
+
+/// Waits until a module that is being removed is gone, on this side, to be able to show how far
+/// it is.
+async fn until_gone(client: &Client, module: &ModuleName, timeout: Duration) -> anyhow::Result<()> {
+    let spinner = output::spinner(format!("removing {module}"));
+    let started = Instant::now();
+    loop {
+        let slots = match client.module(module).await {
+            Ok(info) => info.slots,
+            Err(client::Error::Problem(problem)) if problem.kind == ProblemKind::UnknownModule => {
+                spinner.finish_and_clear();
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let left = human::counted(slots, "slot");
+        spinner.set_message(format!("removing {module}: {left} left"));
+        if started.elapsed() >= timeout {
+            let waited = human::duration(timeout);
+            let late = format!("{left} of {module} still have instances after {waited}");
+            return Err(Failure::new(late)
+                .hint("it goes on by itself; `holdfast modules` shows whether it is done")
+                .exit(Exit::TimedOut)
+                .into());
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -179,6 +239,8 @@ pub(super) fn lane(lane: Lane) -> &'static str {
         Lane::Fiber => "fiber",
     }
 }
+
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 const AFTER_HELP: &str = "\
 Examples:

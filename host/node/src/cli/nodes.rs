@@ -2,15 +2,15 @@
 
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
-use holdfast_model::api::{NodeInfo, NodeList, RemoveNodeQuery};
+use holdfast_model::api::{NodeInfo, NodeList, ProblemKind, RemoveNodeQuery};
 
 use super::{
-    failure::{Exit, Failure},
+    failure::Failure,
     human,
     output::{self, Output},
     target,
 };
-use crate::client::Client;
+use crate::client::{self, Client};
 
 /// List nodes, and remove dead ones
 #[derive(Debug, Args)]
@@ -25,15 +25,17 @@ enum Action {
     /// List the nodes; what happens without a subcommand
     #[command(after_help = "Examples:\n  holdfast nodes list --format json")]
     List,
-    /// Remove a node that is dead for good
+    /// Remove a node for good
     ///
-    /// Its resources start elsewhere at once. Were it alive, two nodes would hold them: make sure
-    /// that its process is gone and stays so. To stop a living node, end its process or drain it.
-    #[command(after_help = "Examples:\n  holdfast nodes remove 9f3a --confirm-dead")]
+    /// One that is drained and empty, or that is down and owns nothing, is removed as it is. Of
+    /// any other the resources start elsewhere at once; were it alive, two nodes would hold them:
+    /// make sure that its process is gone and stays so, and say it with --confirm-dead.
+    #[command(after_help = REMOVE_HELP)]
     Remove {
         /// The node: its id, or the beginning of it.
         node: String,
-        /// You have made sure that it is dead and stays so.
+        /// You have made sure that it is dead and stays so; needed while it owns resources or
+        /// counts as alive.
         #[arg(long)]
         confirm_dead: bool,
     },
@@ -46,24 +48,24 @@ pub(super) async fn run(args: NodesArgs, client: &Client, output: &Output) -> an
             output.show(&nodes, |nodes| table(*output, nodes))
         }
         Action::Remove { node, confirm_dead } => {
-            if !confirm_dead {
-                let unsure = Failure::new(
-                    "removing a node that lives would let two nodes hold its resources",
-                );
-                return Err(unsure
-                    .hint(
-                        "make sure that its process is gone and stays so, then add --confirm-dead",
-                    )
-                    .exit(Exit::Usage)
-                    .into());
-            }
             let node = target::node(client, &node).await?;
-            client
-                .remove_node(node, &RemoveNodeQuery { confirm_dead })
-                .await?;
+            let query = RemoveNodeQuery { confirm_dead };
+            client.remove_node(node, &query).await.map_err(refusal)?;
             let removed = serde_json::json!({"node": node, "removed": true});
             output.show(&removed, |_| format!("{node} is removed"))
         }
+    }
+}
+
+/// What the node says when it does not remove another, with this command's words for the remedy.
+fn refusal(error: client::Error) -> anyhow::Error {
+    match error.problem() {
+        Some(problem) if problem.kind == ProblemKind::InvalidRequest => {
+            let hint = "`holdfast drain NODE --wait` empties it; if its process is gone and stays \
+                        so, add --confirm-dead";
+            Failure::of(&error).hint(hint).into()
+        }
+        _ => error.into(),
     }
 }
 
@@ -93,6 +95,11 @@ fn role(info: &NodeInfo) -> &'static str {
         (false, false) => "learner",
     }
 }
+
+const REMOVE_HELP: &str = "\
+Examples:
+  holdfast nodes remove 9f3a
+  holdfast nodes remove 9f3a --confirm-dead";
 
 const AFTER_HELP: &str = "\
 Examples:

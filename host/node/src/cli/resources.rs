@@ -54,8 +54,13 @@ enum Action {
         /// Wait until its instance is gone.
         #[arg(long)]
         wait: bool,
-        /// How long to wait.
-        #[arg(long, value_name = "DURATION", default_value = "60s")]
+        /// How long to wait; only with --wait.
+        #[arg(
+            long,
+            value_name = "DURATION",
+            requires = "wait",
+            default_value = "60s"
+        )]
         #[arg(value_parser = humantime::parse_duration)]
         timeout: Duration,
     },
@@ -110,8 +115,13 @@ struct AllocateArgs {
     #[arg(long)]
     wait: bool,
 
-    /// How long to wait.
-    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    /// How long to wait; only with --wait.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        requires = "wait",
+        default_value = "60s"
+    )]
     #[arg(value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
@@ -139,7 +149,9 @@ pub(super) async fn run(
                 wait: wait.then_some(DeallocateWait::Gone),
                 timeout_ms: wait.then(|| millis(timeout)),
             };
+            let spinner = output::spinner(format!("deallocating {key}"));
             client.deallocate(&key.module, &key.id, &query).await?;
+            spinner.finish_and_clear();
             let done = serde_json::json!({"module": key.module, "id": key.id, "deallocated": true});
             output.show(&done, |_| format!("{key} is deallocated"))?;
         }

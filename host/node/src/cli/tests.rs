@@ -164,6 +164,11 @@ fn mistakes_are_named() {
         ("holdfast deploy --set limits", "must look like"),
         ("holdfast drain a --cancel --wait", "cannot be used"),
         ("holdfast demo --nodes 2", "3..=9"),
+        ("holdfast deploy --timeout 5s", "--wait"),
+        ("holdfast drain a --timeout 5s", "--wait"),
+        ("holdfast modules remove a --timeout 5s", "--wait"),
+        ("holdfast resources allocate a/b --timeout 5s", "--wait"),
+        ("holdfast resources deallocate a/b --timeout 5s", "--wait"),
         ("holdfast frobnicate", "unrecognized"),
     ] {
         let error = parse(line).unwrap_err();

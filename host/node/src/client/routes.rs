@@ -12,7 +12,7 @@ use holdfast_model::{
         ResourcesQuery, SETTINGS_HEADER, SlotList, SlotsQuery, TIMEOUT_HEADER, WASM,
     },
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{Client, Error, Exchange};
 
@@ -165,7 +165,7 @@ impl Client {
     /// Calls a resource.
     ///
     /// # Errors
-    /// See [`Error`]; also when a text of the call cannot stand in a header.
+    /// See [`Error`].
     pub async fn invoke(
         &self,
         module: &ModuleName,
@@ -178,14 +178,14 @@ impl Client {
         exchange.wait_ms = call.timeout.map(millis);
         let timeout = call.timeout.map(|limit| millis(limit).to_string());
         for (name, text) in [
-            (header::CONTENT_TYPE.as_str(), call.content_type),
+            (CONTENT_TYPE_HEADER, call.content_type),
             (IDEMPOTENCY_KEY_HEADER, call.idempotency_key),
             (REQUEST_ID_HEADER, call.request_id),
             (TIMEOUT_HEADER, timeout),
         ] {
             if let Some(text) = text {
-                let value = HeaderValue::try_from(text)
-                    .map_err(|_| self.malformed(format!("header {name} cannot carry its value")))?;
+                let value = HeaderValue::try_from(&text)
+                    .map_err(|_invalid| Error::InvalidHeader { name, value: text })?;
                 exchange = exchange.header(HeaderName::from_static(name), value);
             }
         }
@@ -193,7 +193,7 @@ impl Client {
         let text = |name: &str| text_of(&head.headers, name);
         Ok(Answer {
             body,
-            content_type: text(header::CONTENT_TYPE.as_str()),
+            content_type: text(CONTENT_TYPE_HEADER),
             request_id: text(REQUEST_ID_HEADER),
             node: text(NODE_HEADER).and_then(|node| node.parse().ok()),
         })
@@ -292,3 +292,5 @@ fn ascii_json(settings: &Settings) -> HeaderValue {
     }
     HeaderValue::try_from(text).expect("JSON escapes control characters, and the rest is ASCII")
 }
+
+const CONTENT_TYPE_HEADER: &str = "content-type";

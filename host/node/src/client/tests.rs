@@ -176,6 +176,20 @@ async fn requests_carry_path_query_token_and_body() {
 }
 
 #[tokio::test]
+async fn a_text_that_no_header_carries_is_the_callers_mistake() {
+    let call = Call {
+        idempotency_key: Some("a\nb".to_owned()),
+        ..Call::default()
+    };
+    let client = Client::new("127.0.0.1:1").unwrap();
+    let (module, id) = ("m".parse().unwrap(), "a".parse().unwrap());
+    let error = client.invoke(&module, &id, call).await.unwrap_err();
+    assert!(matches!(&error, Error::InvalidHeader { .. }), "{error:?}");
+    let text = error.to_string();
+    assert_eq!(text, r#"header idempotency-key cannot carry "a\nb""#);
+}
+
+#[tokio::test]
 async fn settings_travel_in_ascii() {
     let client = serve(|request| async move {
         let settings = request.headers()[holdfast_model::api::SETTINGS_HEADER]
