@@ -4,8 +4,6 @@
 //! probe goes on only then. Which process reported is asked of the kernel, not of the report.
 //! Ends and pauses of processes, which nobody reports, are noted by whoever causes them.
 
-mod owner;
-
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -14,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use holdfast::cli::demo::owner;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;

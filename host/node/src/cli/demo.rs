@@ -3,19 +3,36 @@
 //! Three nodes, as processes, hold a thousand resources; one is killed and comes back. What is
 //! shown of it is counted from the handlers' own reports, not from what the nodes believe.
 
-use std::path::Path;
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
 
 use anyhow::Context as _;
 use clap::Args;
+use holdfast_model::{ModuleName, NodeId};
 use serde::Serialize;
+use tempfile::TempDir;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::{ledger::Tally, play::Demo, story::Story};
-use super::{failure::Exit, human, output::Output};
+use self::{
+    ledger::{Pid, Tally},
+    nodes::Processes,
+    play::Demo,
+    story::Story,
+};
+use super::{
+    failure::{Exit, is_broken_pipe},
+    human,
+    output::Output,
+    target::usage,
+};
 
 mod collector;
 mod handler;
 mod ledger;
 mod nodes;
+pub mod owner;
 mod play;
 mod story;
 
@@ -32,13 +49,14 @@ pub struct DemoArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(3..=9))]
     nodes: u32,
 
-    /// How many resources.
+    /// How many resources; at least one for each node.
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     resources: u32,
 
     /// End it when all was shown, with a summary as JSON on standard output. Fails unless every
-    /// resource was held exactly once before the kill, after it and after the rejoin.
+    /// resource was held exactly once before the kill, after it and after the rejoin, by its exit
+    /// code too where nobody reads the summary.
     #[arg(long)]
     exit: bool,
 }
@@ -71,58 +89,86 @@ struct Summary {
     rejoin_ms: u64,
 }
 
+/// What is said, with `--format json`, when all was shown and the nodes stay up.
+#[derive(Debug, Serialize)]
+struct Ready<'a> {
+    event: &'static str,
+    module: ModuleName,
+    nodes: Vec<ReadyNode>,
+    summary: &'a Summary,
+}
+
+#[derive(Debug, Serialize)]
+struct ReadyNode {
+    number: usize,
+    node: NodeId,
+    /// The URL of its API.
+    http: String,
+    pid: Pid,
+}
+
 pub(super) async fn run(args: DemoArgs, output: &Output) -> anyhow::Result<Exit> {
+    if args.resources < args.nodes {
+        let nodes = args.nodes;
+        return Err(usage(format!(
+            "--resources {} is too few: each of the {nodes} nodes is to hold one",
+            args.resources
+        )));
+    }
+    let mut interrupts = Interrupts::listen().context("listen for signals")?;
     let folder = tempfile::Builder::new()
         .prefix("holdfast-demo-")
         .tempdir()
         .context("make a temporary folder")?;
     let story = Story::new(args.exit || output.is_json());
-    // Dropping the work kills the nodes, on every way out of here.
+    let mut processes = Processes::default();
     let told = tokio::select! {
-        told = tell(&args, folder.path(), &story, *output) => told,
-        () = interrupted() => {
-            story.say("\nInterrupted.")?;
-            return Ok(Exit::Failed);
-        }
+        told = tell(&args, folder.path(), &story, *output, &mut processes) => Some(told),
+        () = interrupts.next() => None,
     };
-    let ended = async {
-        let (mut demo, ok) = told?;
-        if !args.exit {
-            demo.stay().await?;
+    if !args.exit && matches!(told, Some(Ok(_))) {
+        interrupts.next().await;
+    }
+    // Before the folder goes, so that nothing writes to it any more.
+    processes.end().await;
+    match told {
+        Some(Ok(true)) => {
+            remove(folder);
+            Ok(Exit::Done)
         }
-        demo.end().await?;
-        Ok(ok)
-    };
-    match ended.await {
-        Ok(true) => Ok(Exit::Done),
-        Ok(false) => {
-            let kept = folder.keep();
-            eprintln!("The nodes' data and logs are kept in {}.", kept.display());
+        Some(Ok(false)) => {
+            say_to_stderr(&kept(folder));
             Ok(Exit::Failed)
         }
-        Err::<_, anyhow::Error>(error) => {
-            let kept = folder.keep();
-            let kept = format!("the nodes' data and logs are kept in {}", kept.display());
-            Err(error.context(kept))
+        Some(Err(error)) if is_broken_pipe(&error) => {
+            remove(folder);
+            Err(error)
+        }
+        Some(Err(error)) => Err(error.context(kept(folder))),
+        None => {
+            remove(folder);
+            say_to_stderr("Interrupted.");
+            Ok(Exit::Failed)
         }
     }
 }
 
 /// The demo itself, up to where it is left to itself; whether every resource was held exactly
 /// once each time.
-async fn tell<'a>(
+async fn tell(
     args: &DemoArgs,
     folder: &Path,
-    story: &'a Story,
+    story: &Story,
     output: Output,
-) -> anyhow::Result<(Demo<'a>, bool)> {
+    processes: &mut Processes,
+) -> anyhow::Result<bool> {
     story.say(&format!(
         "{} and {} on this machine; their data and logs are in\n{}\n",
         human::counted(u64::from(args.nodes), "node"),
         human::counted(u64::from(args.resources), "resource"),
         folder.display(),
     ))?;
-    let mut demo = Demo::prepare(args, folder, story).await?;
+    let mut demo = Demo::prepare(args, folder, story, processes).await?;
     let summary = demo.play().await?;
     story.say(if summary.ok {
         "\nEvery resource was held exactly once: before the kill, after it and after the\n\
@@ -131,23 +177,58 @@ async fn tell<'a>(
         "\nNot every resource was held exactly once. This must not happen: please report it."
     })?;
     if args.exit {
-        output.json(&summary)?;
+        match output.json(&summary) {
+            // Nobody reads it: the exit code says it all.
+            Err(error) if is_broken_pipe(&error) => {}
+            written => written?,
+        }
+        return Ok(summary.ok);
     }
-    Ok((demo, summary.ok))
+    demo.say_where()?;
+    if output.is_json() {
+        output.json(&demo.ready(&summary))?;
+    }
+    Ok(summary.ok)
 }
 
-/// Waits for Ctrl-C, or to be told to end.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let interrupt = signal(SignalKind::interrupt());
-    let terminate = signal(SignalKind::terminate());
-    let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else {
-        // They end the process as they always do.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+fn remove(folder: TempDir) {
+    let path = folder.path().to_owned();
+    if let Err(error) = folder.close() {
+        say_to_stderr(&format!("{} is not removed: {error}", path.display()));
+    }
+}
+
+fn kept(folder: TempDir) -> String {
+    let kept = folder.keep();
+    format!("the nodes' data and logs are kept in {}", kept.display())
+}
+
+/// Says something to whoever still reads it: the terminal may be gone.
+fn say_to_stderr(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// What asks the demo to end: Ctrl-C, SIGTERM, or a terminal that is closed.
+struct Interrupts([Signal; 3]);
+
+impl Interrupts {
+    /// From now on they do not end the process by themselves.
+    fn listen() -> io::Result<Self> {
+        Ok(Self([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]))
+    }
+
+    /// Waits for one of them.
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Receives the handlers' reports over HTTP.
+//! Receives the handlers' reports over HTTP. Which process reported is asked of the kernel, not of
+//! the report.
 
 use std::{
     convert::Infallible,
@@ -13,19 +14,26 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
 
-use super::ledger::{Ledger, Report, Tally};
+use super::{
+    ledger::{Ledger, Pid, Report, Tally},
+    owner,
+};
 
 /// A server on loopback that enters reports into a ledger. Ends when dropped.
 pub(super) struct Collector {
-    addr: SocketAddr,
     shared: Arc<Shared>,
     /// Holds the server, and is only ever dropped.
     _server: JoinSet<()>,
 }
 
 struct Shared {
+    addr: SocketAddr,
     ledger: Mutex<Ledger>,
     /// How many reports there were.
     reports: watch::Sender<u64>,
@@ -35,25 +43,34 @@ impl Collector {
     pub(super) async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let shared = Arc::new(Shared {
+            addr: listener.local_addr()?,
             ledger: Mutex::default(),
             reports: watch::Sender::new(0),
         });
-        let addr = listener.local_addr()?;
+        // Nothing could be counted where the kernel keeps it to itself: better known now.
+        let probe = TcpStream::connect(shared.addr).await?;
+        if shared
+            .process_of(probe.local_addr()?, &[std::process::id()])?
+            .is_none()
+        {
+            return Err(io::Error::other(
+                "the kernel does not tell whose connection is whose (sock_diag)",
+            ));
+        }
         let mut server = JoinSet::new();
         server.spawn(serve(listener, shared.clone()));
         Ok(Self {
-            addr,
             shared,
             _server: server,
         })
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
-        self.addr
+        self.shared.addr
     }
 
     pub(super) fn url(&self) -> String {
-        format!("http://{}/reports", self.addr)
+        format!("http://{}/reports", self.shared.addr)
     }
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -90,6 +107,11 @@ impl Shared {
         // Entering a report does not panic half-way.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The process among these that connected from an address.
+    fn process_of(&self, from: SocketAddr, among: &[Pid]) -> io::Result<Option<Pid>> {
+        owner::process_of(from, self.addr, among)
+    }
 }
 
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
@@ -101,10 +123,13 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         }
         tokio::select! {
             accepted = listener.accept() => {
-                let Ok((stream, _)) = accepted else { continue };
+                let Ok((stream, from)) = accepted else { continue };
                 let shared = shared.clone();
-                let service = service_fn(move |request| answer(request, shared.clone()));
                 connections.spawn(async move {
+                    let living = shared.ledger().living();
+                    // A process that the kernel does not tell has no say; the handler tries again.
+                    let process = shared.process_of(from, &living).ok().flatten();
+                    let service = service_fn(|request| answer(request, process, &shared));
                     let mut http = http1::Builder::new();
                     let http = http.timer(TokioTimer::new());
                     // A connection that breaks takes its report with it; the handler tries again.
@@ -118,16 +143,21 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn answer(
     request: Request<Incoming>,
-    shared: Arc<Shared>,
+    process: Option<Pid>,
+    shared: &Shared,
 ) -> Result<Response<Empty<Bytes>>, Infallible> {
-    let status = match receive(request).await {
-        Some(report) => {
+    let status = match (receive(request).await, process) {
+        (Some(report), Some(process)) => {
             let mut ledger = shared.ledger();
-            ledger.record(report, Instant::now());
+            let entered = ledger.record(report, process, Instant::now());
             shared.reports.send_replace(ledger.events());
-            StatusCode::NO_CONTENT
+            match entered {
+                true => StatusCode::NO_CONTENT,
+                false => StatusCode::FORBIDDEN,
+            }
         }
-        None => StatusCode::BAD_REQUEST,
+        (Some(_), None) => StatusCode::FORBIDDEN,
+        (None, _) => StatusCode::BAD_REQUEST,
     };
     let mut response = Response::new(Empty::new());
     *response.status_mut() = status;
@@ -153,23 +183,29 @@ mod tests {
 
     use super::*;
 
+    /// Sends it over a connection of its own.
+    async fn send(collector: &Collector, body: &'static str) -> StatusCode {
+        let client = legacy::Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+        let request = Request::post(collector.url()).body(body.into()).unwrap();
+        client.request(request).await.unwrap().status()
+    }
+
+    const A: &str = r#"{"event":"handle","id":"a","token":1}"#;
+    const B: &str = r#"{"event":"handle","id":"b","token":1}"#;
+
     #[tokio::test]
     async fn reports_over_http_end_in_the_ledger() {
         let collector = Collector::start().await.unwrap();
-        let client = legacy::Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-        let send = |body: &'static str| {
-            let request = Request::post(collector.url()).body(body.into()).unwrap();
-            let answer = client.request(request);
-            async move { answer.await.unwrap().status() }
-        };
-        let report = r#"{"event":"handle","id":"a","token":1}"#;
-        assert_eq!(send(report).await, StatusCode::NO_CONTENT);
-        assert_eq!(send("nonsense").await, StatusCode::BAD_REQUEST);
+        let this = std::process::id();
+        collector.ledger().started(this);
+        assert_eq!(send(&collector, A).await, StatusCode::NO_CONTENT);
+        assert_eq!(collector.ledger().held_by(this), 1);
+        assert_eq!(send(&collector, "nonsense").await, StatusCode::BAD_REQUEST);
         let mut told = Vec::new();
         let deadline = Duration::from_secs(10);
         let (tally, _) = tokio::join!(
             collector.until_exact(2, deadline, |tally| told.push(tally.held_once)),
-            send(r#"{"event":"handle","id":"b","token":1}"#),
+            send(&collector, B),
         );
         assert!(tally.is_exact(), "{tally:?}");
         assert_eq!(told, [1, 2]);
@@ -177,5 +213,12 @@ mod tests {
             .until_exact(3, Duration::from_millis(10), |_| {})
             .await;
         assert_eq!(late.not_held, 1);
+    }
+
+    #[tokio::test]
+    async fn a_report_of_a_stranger_is_refused() {
+        let collector = Collector::start().await.unwrap();
+        assert_eq!(send(&collector, A).await, StatusCode::FORBIDDEN);
+        assert_eq!(collector.ledger().tally(1).not_held, 1);
     }
 }

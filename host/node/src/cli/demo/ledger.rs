@@ -1,12 +1,12 @@
 //! Who holds what, judged by the handlers' own reports and nothing else.
 //!
-//! Pure: reports come in as they arrived, time with them. A resource is held by an owner from its
-//! report of `handle` until its report of `terminate`, or until its process was killed. An owner is
-//! told from another by its token: a second `handle` under the same token is the same owner that
-//! starts anew.
+//! Pure: reports come in as they arrived, time and process with them. A resource is held by an owner
+//! from its report of `handle` until its report of `terminate`, or until its process was killed. An
+//! owner is told from another by its process and its token: a second `handle` under the same token
+//! in the same process is the same owner that starts anew.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Instant,
 };
 
@@ -33,6 +33,8 @@ pub(super) enum Event {
 /// All that was reported, summed up.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
+    /// The processes that may report.
+    living: BTreeSet<Pid>,
     holders: HashMap<ResourceId, Vec<Holding>>,
     /// Reports so far.
     events: u64,
@@ -41,9 +43,18 @@ pub(super) struct Ledger {
     overlaps: u64,
 }
 
+/// The number of a process.
+pub(super) type Pid = u32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Owner {
+    process: Pid,
+    token: Token,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Holding {
-    token: Token,
+    owner: Owner,
     /// Number of the report that began it.
     event: u64,
 }
@@ -66,30 +77,71 @@ impl Tally {
 }
 
 impl Ledger {
-    /// Enters a report.
-    pub(super) fn record(&mut self, report: Report, at: Instant) {
+    /// A process was started: its reports count.
+    pub(super) fn started(&mut self, process: Pid) {
+        self.living.insert(process);
+    }
+
+    /// A process was killed: it holds nothing any more, and nothing that it said before, but comes
+    /// only now, counts. Returns what it held.
+    pub(super) fn killed(&mut self, process: Pid) -> HashSet<ResourceId> {
+        self.living.remove(&process);
+        let mut lost = HashSet::new();
+        for (id, holders) in &mut self.holders {
+            let before = holders.len();
+            holders.retain(|holding| holding.owner.process != process);
+            if holders.len() < before {
+                lost.insert(id.clone());
+            }
+        }
+        lost
+    }
+
+    /// The processes that may report.
+    pub(super) fn living(&self) -> Vec<Pid> {
+        self.living.iter().copied().collect()
+    }
+
+    /// Enters a report of a process; false when it is none of those that live.
+    pub(super) fn record(&mut self, report: Report, process: Pid, at: Instant) -> bool {
+        if !self.living.contains(&process) {
+            return false;
+        }
         self.events += 1;
         self.last_event = Some(at);
-        let holding = Holding {
+        let owner = Owner {
+            process,
             token: report.token,
+        };
+        let holding = Holding {
+            owner,
             event: self.events,
         };
         let holders = self.holders.entry(report.id).or_default();
         // Either way this owner's earlier holding has ended.
-        holders.retain(|other| other.token != report.token);
+        holders.retain(|other| other.owner != owner);
         if report.event == Event::Handle {
             if !holders.is_empty() {
                 self.overlaps += 1;
             }
             holders.push(holding);
         }
+        true
     }
 
-    /// The process that held these was killed: they are held no longer.
-    pub(super) fn killed<'a>(&mut self, ids: impl IntoIterator<Item = &'a ResourceId>) {
-        for id in ids {
-            self.holders.remove(id);
+    /// The process that holds a resource; none when there is none, or several.
+    pub(super) fn holder(&self, id: &ResourceId) -> Option<Pid> {
+        match self.holders.get(id)?.as_slice() {
+            [holding] => Some(holding.owner.process),
+            _ => None,
         }
+    }
+
+    /// How many resources a process holds.
+    pub(super) fn held_by(&self, process: Pid) -> u64 {
+        let holds = |h: &Holding| h.owner.process == process;
+        let held = self.holders.values().filter(|h| h.iter().any(holds));
+        held.count() as u64
     }
 
     /// How many of `total` resources are held now.
@@ -125,102 +177,4 @@ impl Ledger {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Enters `+a1`: a is handled under token 1; `-a1`: it is terminated.
-    fn ledger(reports: &[&str]) -> Ledger {
-        let mut ledger = Ledger::default();
-        add(&mut ledger, reports);
-        ledger
-    }
-
-    fn add(ledger: &mut Ledger, reports: &[&str]) {
-        for text in reports {
-            let event = if text.starts_with('+') {
-                Event::Handle
-            } else {
-                Event::Terminate
-            };
-            let report = Report {
-                event,
-                id: text[1..2].parse().unwrap(),
-                token: Token(text[2..].parse().unwrap()),
-            };
-            ledger.record(report, Instant::now());
-        }
-    }
-
-    fn tally(held_once: u64, held_twice: u64, not_held: u64, overlaps: u64) -> Tally {
-        Tally {
-            held_once,
-            held_twice,
-            not_held,
-            overlaps,
-        }
-    }
-
-    #[test]
-    fn a_resource_that_moves_in_order_is_held_once() {
-        let ledger = ledger(&["+a1", "+b1", "-a1", "+a2"]);
-        assert_eq!(ledger.tally(2), tally(2, 0, 0, 0));
-        assert!(ledger.tally(2).is_exact());
-    }
-
-    #[test]
-    fn an_overlap_is_seen_and_never_forgotten() {
-        let mut ledger = ledger(&["+a1", "+a2"]);
-        assert_eq!(ledger.tally(1), tally(0, 1, 0, 1));
-        add(&mut ledger, &["-a1"]);
-        assert_eq!(ledger.tally(1), tally(1, 0, 0, 1));
-        assert!(!ledger.tally(1).is_exact());
-    }
-
-    #[test]
-    fn an_owner_of_the_past_that_comes_back_is_an_overlap() {
-        let ledger = ledger(&["+a1", "-a1", "+a2", "+a1"]);
-        assert_eq!(ledger.tally(1), tally(0, 1, 0, 1));
-    }
-
-    #[test]
-    fn a_loss_is_seen() {
-        let mut ledger = ledger(&["+a1", "+b1", "+c1"]);
-        add(&mut ledger, &["-a1"]);
-        ledger.killed([&"b".parse().unwrap()]);
-        assert_eq!(ledger.tally(4), tally(1, 0, 3, 0));
-        assert!(!ledger.tally(4).is_exact());
-    }
-
-    #[test]
-    fn what_a_killed_process_held_may_be_handled_elsewhere() {
-        let mut ledger = ledger(&["+a1", "+b1"]);
-        ledger.killed([&"a".parse().unwrap()]);
-        let mark = ledger.events();
-        add(&mut ledger, &["+a2"]);
-        assert_eq!(ledger.tally(2), tally(2, 0, 0, 0));
-        assert_eq!(
-            ledger.begun_after(mark),
-            HashSet::from(["a".parse().unwrap()])
-        );
-    }
-
-    #[test]
-    fn what_was_not_killed_may_not() {
-        let mut ledger = ledger(&["+a1", "+b1"]);
-        ledger.killed([&"a".parse().unwrap()]);
-        add(&mut ledger, &["+b2"]);
-        assert_eq!(ledger.tally(2), tally(0, 1, 1, 1));
-    }
-
-    #[test]
-    fn an_owner_may_start_anew_under_its_token() {
-        let ledger = ledger(&["+a1", "+a1"]);
-        assert_eq!(ledger.tally(1), tally(1, 0, 0, 0));
-    }
-
-    #[test]
-    fn a_late_report_of_an_earlier_owner_ends_nothing() {
-        let ledger = ledger(&["+a1", "-a1", "+a2", "-a1"]);
-        assert_eq!(ledger.tally(1), tally(1, 0, 0, 0));
-    }
-}
+mod tests;

@@ -1,7 +1,6 @@
 //! The steps of the demo, from the first node to the return of the one that was killed.
 
 use std::{
-    collections::HashMap,
     path::Path,
     time::{Duration, Instant},
 };
@@ -10,16 +9,16 @@ use anyhow::Context as _;
 use futures_util::stream;
 use holdfast_model::{
     ModuleName, NodeId, ResourceId, Settings, Spec,
-    api::{BatchOutcome, BatchRequest, DeployQuery, Problem, ResourcesQuery},
+    api::{BatchOutcome, BatchRequest, DeployQuery, Problem},
 };
 
 use super::{
     super::human,
-    DemoArgs, Summary,
+    DemoArgs, Ready, ReadyNode, Summary,
     collector::Collector,
-    handler, interrupted,
+    handler,
     ledger::Tally,
-    nodes::Node,
+    nodes::{Node, Processes},
     story::{self, Step, Story},
 };
 use crate::client::{Call, Client};
@@ -30,6 +29,7 @@ pub(super) struct Demo<'a> {
     module: ModuleName,
     ids: Vec<ResourceId>,
     collector: Collector,
+    processes: &'a mut Processes,
     nodes: Vec<Node>,
     build: Duration,
     start: Duration,
@@ -40,18 +40,20 @@ impl<'a> Demo<'a> {
         args: &DemoArgs,
         folder: &Path,
         story: &'a Story,
+        processes: &'a mut Processes,
     ) -> anyhow::Result<Self> {
         let (component, build) = handler::build(folder, story).await?;
         let collector = Collector::start().await.context("receive reports")?;
 
         let step = story.step("Start", "waiting for the nodes to find each other");
-        let first = Node::start(folder, 1, None).await?;
+        let first = Node::start(folder, 1, None, processes, &collector).await?;
         let seed = first.listening.cluster;
         let mut nodes = vec![first];
         for number in 2..=args.nodes as usize {
-            nodes.push(Node::start(folder, number, Some(seed)).await?);
+            let node = Node::start(folder, number, Some(seed), processes, &collector).await?;
+            nodes.push(node);
         }
-        until_joined(&mut nodes).await?;
+        until_joined(&nodes, processes).await?;
         let what = format!(
             "{} nodes, each a process, joined to one cluster",
             args.nodes
@@ -63,6 +65,7 @@ impl<'a> Demo<'a> {
             module: "demo".parse().expect("the name is a label"),
             ids: ids(args.resources),
             collector,
+            processes,
             nodes,
             build,
             start,
@@ -154,20 +157,16 @@ impl<'a> Demo<'a> {
         }
         let tally = self.until_exact(&step).await?;
         let took = step.done(&held(tally), None)?;
-        self.story.say(&self.spread().await?)?;
+        self.story.say(&self.spread())?;
         Ok((tally, took))
     }
 
     /// Calls a resource through a node that does not own it.
     async fn invoke(&self) -> anyhow::Result<()> {
         let step = self.story.step("Invoke", "calling a resource");
-        let owners = self.owners().await?;
         let id = &self.ids[0];
-        let owner = owners.get(id).copied();
-        let other = self
-            .nodes
-            .iter()
-            .find(|node| Some(node.listening.node) != owner);
+        let holder = self.collector.ledger().holder(id);
+        let other = self.nodes.iter().find(|node| Some(node.pid) != holder);
         let asked = other.context("the demo has more nodes than one")?;
         let started = Instant::now();
         let answer = asked
@@ -195,32 +194,29 @@ impl<'a> Demo<'a> {
     /// Kills the last node, and waits until all its resources are held again.
     async fn kill(&mut self, summary: &mut Summary) -> anyhow::Result<Tally> {
         let step = self.story.step("Kill", "killing a node");
-        let owners = self.owners().await?;
-        let victim = self.nodes.last_mut().expect("the demo has nodes");
-        let (id, number) = (victim.listening.node, victim.number);
-        let lost: Vec<ResourceId> = owners
-            .into_iter()
-            .filter(|(_, owner)| *owner == id)
-            .map(|(resource, _)| resource)
-            .collect();
-        let mark = {
+        let victim = self.nodes.last().expect("the demo has nodes");
+        let (pid, number) = (victim.pid, victim.number);
+        let at = Instant::now();
+        let (lost, mark, killed) = {
+            // Nothing is entered meanwhile: what others report comes after the kill, and what the
+            // victim said before it counts no more.
             let mut ledger = self.collector.ledger();
-            ledger.killed(&lost);
-            ledger.events()
+            let killed = self.processes.kill(pid)?;
+            (ledger.killed(pid), ledger.events(), killed)
         };
-        let killed = Instant::now();
-        victim.kill().await?;
+        anyhow::ensure!(!lost.is_empty(), "node {number} held nothing to be lost");
+        killed.gone().await?;
         step.doing("waiting until its resources are held again");
-        let tally = self.until_exact_without(&step, number).await?;
+        let tally = self.until_exact(&step).await?;
         let (last, moved) = {
             let ledger = self.collector.ledger();
             let mut begun = ledger.begun_after(mark);
             for id in &lost {
                 begun.remove(id);
             }
-            (ledger.last_event().unwrap_or(killed), begun.len() as u64)
+            (ledger.last_event().unwrap_or(at), begun.len() as u64)
         };
-        let took = last.saturating_duration_since(killed);
+        let took = last.saturating_duration_since(at);
         summary.killed_resources = lost.len() as u64;
         summary.moved_by_kill = moved;
         summary.failover_ms = millis(took);
@@ -250,19 +246,15 @@ impl<'a> Demo<'a> {
         let started = Instant::now();
         let node = self.nodes.last_mut().expect("the demo has nodes");
         let number = node.number;
-        node.restart().await?;
-        until_joined(&mut self.nodes).await?;
+        node.restart(self.processes, &self.collector).await?;
+        until_joined(&self.nodes, self.processes).await?;
         step.doing("waiting until nothing moves any more");
-        self.until_quiet(started).await?;
+        let tally = self.until_settled().await?;
         let total = self.ids.len() as u64;
-        let (tally, moved, last) = {
+        let (moved, last) = {
             let ledger = self.collector.ledger();
             let moved = ledger.begun_after(mark).len() as u64;
-            (
-                ledger.tally(total),
-                moved,
-                ledger.last_event().unwrap_or(started),
-            )
+            (moved, ledger.last_event().unwrap_or(started))
         };
         let took = last.saturating_duration_since(started);
         summary.moved_by_rejoin = moved;
@@ -273,12 +265,12 @@ impl<'a> Demo<'a> {
             human::count(total),
         );
         step.done(&what, Some(took))?;
-        self.story.say(&self.spread().await?)?;
+        self.story.say(&self.spread())?;
         Ok(tally)
     }
 
-    /// Stays up until it is interrupted.
-    pub(super) async fn stay(&mut self) -> anyhow::Result<()> {
+    /// Says where the nodes are, which are left to themselves now.
+    pub(super) fn say_where(&self) -> anyhow::Result<()> {
         let url = format!("http://{}", self.nodes[0].listening.http);
         let mut text = format!(
             "\nIt stays up until Ctrl-C. In another terminal:\n  \
@@ -298,26 +290,27 @@ impl<'a> Demo<'a> {
                 listening.http, listening.pid
             ));
         }
-        self.story.say(&text)?;
-        interrupted().await;
-        Ok(())
+        self.story.say(&text)
     }
 
-    /// Ends all nodes and waits until they are gone, so that nothing writes to their folder.
-    pub(super) async fn end(&mut self) -> anyhow::Result<()> {
-        for node in &mut self.nodes {
-            node.kill().await?;
+    /// The same for programs.
+    pub(super) fn ready<'s>(&self, summary: &'s Summary) -> Ready<'s> {
+        let nodes = self.nodes.iter().map(|node| ReadyNode {
+            number: node.number,
+            node: node.listening.node,
+            http: format!("http://{}", node.listening.http),
+            pid: node.pid,
+        });
+        Ready {
+            event: "ready",
+            module: self.module.clone(),
+            nodes: nodes.collect(),
+            summary,
         }
-        Ok(())
     }
 
     /// Waits until all resources are held exactly once, or for too long.
     async fn until_exact(&mut self, step: &Step<'_>) -> anyhow::Result<Tally> {
-        self.until_exact_without(step, 0).await
-    }
-
-    /// The same, while node `dead` is known to be dead.
-    async fn until_exact_without(&mut self, step: &Step<'_>, dead: usize) -> anyhow::Result<Tally> {
         let total = self.ids.len() as u64;
         let tell = |tally: Tally| {
             step.doing(&format!(
@@ -327,71 +320,60 @@ impl<'a> Demo<'a> {
             ));
         };
         let tally = self.collector.until_exact(total, HELD_TIMEOUT, tell).await;
-        for node in self.nodes.iter_mut().filter(|node| node.number != dead) {
-            node.check()?;
-        }
+        self.processes.check()?;
         Ok(tally)
     }
 
-    /// Waits until every node owns something, nothing is to move and no report came for a while.
-    async fn until_quiet(&self, since: Instant) -> anyhow::Result<()> {
-        let deadline = Instant::now() + HELD_TIMEOUT;
+    /// Waits until every node holds something, nothing is to move and no report came for a while,
+    /// or until an overlap or a loss shows that it is in vain.
+    async fn until_settled(&mut self) -> anyhow::Result<Tally> {
+        let joined = Instant::now();
         let total = self.ids.len() as u64;
-        while Instant::now() < deadline {
-            tokio::time::sleep(POLL_INTERVAL).await;
-            let (tally, last) = {
-                let ledger = self.collector.ledger();
-                (ledger.tally(total), ledger.last_event())
-            };
-            if tally.overlaps > 0 {
-                break;
-            }
-            if !tally.is_exact() || last.unwrap_or(since).max(since).elapsed() < QUIET {
-                continue;
-            }
-            let slots = self.client().slots(&self.module).await?.slots;
-            if slots
-                .iter()
-                .all(|slot| slot.owner.is_some() && slot.next.is_none())
-            {
-                return Ok(());
-            }
-        }
-        // The count that follows tells what is wrong.
-        Ok(())
-    }
-
-    /// The owner of every resource, as the nodes see it.
-    async fn owners(&self) -> anyhow::Result<HashMap<ResourceId, NodeId>> {
-        let mut owners = HashMap::new();
-        let mut query = ResourcesQuery {
-            limit: Some(ResourcesQuery::LIMIT_MAX),
-            ..ResourcesQuery::default()
-        };
         loop {
-            let page = self.client().resources(&self.module, &query).await?;
-            let owned = page.resources.into_iter();
-            owners.extend(owned.filter_map(|info| Some((info.id, info.owner?.node))));
-            query.cursor = page.next_cursor;
-            if query.cursor.is_none() {
-                return Ok(owners);
+            tokio::time::sleep(POLL_INTERVAL).await;
+            self.processes.check()?;
+            let (tally, last, idle) = {
+                let ledger = self.collector.ledger();
+                let idle = self.nodes.iter().find(|node| ledger.held_by(node.pid) == 0);
+                (ledger.tally(total), ledger.last_event(), idle)
+            };
+            let quiet = last.unwrap_or(joined).max(joined).elapsed() >= QUIET;
+            let settled = tally.is_exact() && quiet && idle.is_none();
+            if tally.overlaps > 0 || settled && self.nothing_is_to_move().await? {
+                return Ok(tally);
+            }
+            if joined.elapsed() >= HELD_TIMEOUT {
+                let why = match idle {
+                    // The tally says what is wrong.
+                    _ if !tally.is_exact() => return Ok(tally),
+                    Some(node) => format!("node {} holds nothing", node.number),
+                    None => "resources still move".to_owned(),
+                };
+                let waited = human::duration(HELD_TIMEOUT);
+                anyhow::bail!("the cluster does not come to rest within {waited}: {why}");
             }
         }
     }
 
-    async fn spread(&self) -> anyhow::Result<String> {
-        let info = self.client().module(&self.module).await?;
+    async fn nothing_is_to_move(&self) -> anyhow::Result<bool> {
+        let slots = self.client().slots(&self.module).await?.slots;
+        let mut slots = slots.iter();
+        Ok(slots.all(|slot| slot.owner.is_some() && slot.next.is_none()))
+    }
+
+    /// How many resources each node holds.
+    fn spread(&self) -> String {
+        let ledger = self.collector.ledger();
         let shares: Vec<(String, u64)> = self
             .nodes
             .iter()
             .map(|node| {
-                let id = node.listening.node;
-                let share = info.nodes.iter().find(|share| share.node == id);
-                let name = format!("node {} ({})", node.number, human::node(id));
-                (name, share.map_or(0, |share| share.resources))
+                let id = human::node(node.listening.node);
+                let name = format!("node {} ({id})", node.number);
+                (name, ledger.held_by(node.pid))
             })
             .collect();
-        Ok(story::bars(&shares))
+        story::bars(&shares)
     }
 
     fn client(&self) -> &Client {
@@ -400,13 +382,11 @@ impl<'a> Demo<'a> {
 }
 
 /// Waits until all nodes are active members and the loss of one is survived.
-async fn until_joined(nodes: &mut [Node]) -> anyhow::Result<()> {
+async fn until_joined(nodes: &[Node], processes: &mut Processes) -> anyhow::Result<()> {
     let wanted = nodes.len() as u64;
     let deadline = Instant::now() + JOIN_TIMEOUT;
     loop {
-        for node in &mut *nodes {
-            node.check()?;
-        }
+        processes.check()?;
         // A node that has just started may have no leader yet: it is asked again.
         let seen = nodes[0].client.cluster().await;
         if let Ok(cluster) = &seen

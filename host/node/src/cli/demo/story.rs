@@ -30,7 +30,9 @@ impl Story {
     pub(super) fn say(&self, text: &str) -> anyhow::Result<()> {
         let line = format!("{text}\n");
         if self.to_stderr {
-            return Ok(io::stderr().write_all(line.as_bytes())?);
+            // What matters is on standard output; nobody need read along.
+            let _ = io::stderr().write_all(line.as_bytes());
+            return Ok(());
         }
         output::write(line.as_bytes())
     }

@@ -23,11 +23,7 @@ use rustix::net::{
 ///
 /// # Errors
 /// When the kernel does not answer such questions.
-pub(super) fn process_of(
-    local: SocketAddr,
-    remote: SocketAddr,
-    pids: &[u32],
-) -> io::Result<Option<u32>> {
+pub fn process_of(local: SocketAddr, remote: SocketAddr, pids: &[u32]) -> io::Result<Option<u32>> {
     let Some(inode) = inode_of(local, remote)? else {
         return Ok(None);
     };
