@@ -246,6 +246,15 @@ pub enum Error {
     Failed(String),
 }
 
+/// Whether a URL can be used for requests: for handlers that are given one in their spec and
+/// refuse a bad one in `handle`. Nothing is sent, and grants are not asked.
+///
+/// # Errors
+/// [`Error::Url`], which says what is wrong.
+pub fn check_url(url: &str) -> Result<(), Error> {
+    Url::parse(url).map(|_parts| ())
+}
+
 fn find<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     headers
         .iter()

@@ -2,7 +2,7 @@
 
 use holdfast_guest::{
     Classify as _, Ctx, Invocation, InvokeError, Request, Resource, ResourceHandler, Response,
-    Result, export,
+    Result, export, http,
 };
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,8 @@ impl ResourceHandler for Webhook {
     type Spec = Spec;
 
     fn handle(ctx: &Ctx, resource: Resource<Spec>) -> Result<Self> {
+        // It never gets better by itself: set aside until the spec is changed.
+        http::check_url(&resource.spec.url).fatal()?;
         ctx.info(format!("delivers to {}", resource.spec.url));
         Ok(Self {
             resource,
@@ -65,12 +67,13 @@ impl Invocation for Webhook {
 
 impl Webhook {
     /// Posts the event; the key lets a subscriber drop what it has seen before, the token lets it
-    /// refuse an owner that has been replaced.
+    /// refuse an owner that has been replaced. A subscriber that hangs is given up before the
+    /// host's own deadline, which would end the instance and lose its state.
     fn deliver(&self, ctx: &Ctx, event: Request) -> Result<u16, InvokeError> {
         let mut call = ctx
             .http()
             .post(&self.resource.spec.url)
-            .timeout(event.time_left())
+            .timeout(event.time_left() * 9 / 10)
             .header("fencing-token", self.resource.token.to_string())
             .header("idempotency-key", event.idempotency_key.unwrap_or(event.id));
         if let Some(content_type) = event.content_type {
@@ -79,7 +82,15 @@ impl Webhook {
         if let Some(secret) = &self.resource.spec.secret {
             call = call.header("authorization", format!("Bearer {secret}"));
         }
-        let answer = call.body(event.body).send().unavailable()?;
+        let answer = match call.body(event.body).send() {
+            // Only a change of spec or grants helps; whoever tries again is none the wiser.
+            Err(
+                error @ (http::Error::Url { .. }
+                | http::Error::Header { .. }
+                | http::Error::Denied { .. }),
+            ) => return Err(error.into()),
+            answer => answer.unavailable()?,
+        };
         if !answer.is_success() {
             let text = format!("the subscriber answered {}", answer.status);
             return Err(InvokeError::unavailable(text));

@@ -1,15 +1,20 @@
 use holdfast_guest::{
-    Ctx, Invocation as _, InvokeError, Request, Resource, ResourceHandler as _, Response, http,
+    Ctx, Error, Invocation as _, InvokeError, Request, Resource, ResourceHandler as _, Response,
+    http,
 };
 
 use super::{Spec, Webhook};
 
 fn webhook(ctx: &Ctx) -> Webhook {
+    subscribed(ctx, "http://subscriber.test/events").unwrap()
+}
+
+fn subscribed(ctx: &Ctx, url: &str) -> holdfast_guest::Result<Webhook> {
     let spec = Spec {
-        url: "http://subscriber.test/events".to_owned(),
+        url: url.to_owned(),
         secret: Some("s3cret".to_owned()),
     };
-    Webhook::handle(ctx, Resource::new("orders", spec)).unwrap()
+    Webhook::handle(ctx, Resource::new("orders", spec))
 }
 
 fn event(body: &str) -> Request {
@@ -76,10 +81,40 @@ fn a_failed_delivery_is_unavailable_and_counted() {
 }
 
 #[test]
-fn a_destination_that_is_not_granted_is_unavailable_and_says_what_to_do() {
+fn a_subscriber_that_hangs_is_given_up_before_the_host_gives_up_the_instance() {
+    let ctx = Ctx::test().with_http(Err(http::Error::TimedOut));
+    let mut webhook = webhook(&ctx);
+    let event = event("");
+    let left = event.time_left();
+
+    let answer = webhook.invoke(&ctx, event);
+    assert!(matches!(answer, Err(InvokeError::Unavailable(_))));
+    let timeout = ctx.sent()[0].timeout;
+    assert!(
+        timeout > left / 2 && timeout <= left * 9 / 10,
+        "{timeout:?}"
+    );
+}
+
+#[test]
+fn a_url_that_cannot_be_used_sets_the_subscription_aside() {
+    for url in ["", "subscriber.test", "ftp://subscriber.test"] {
+        match subscribed(&Ctx::test(), url) {
+            Err(Error::Fatal(text)) => assert!(text.contains("http://"), "{text}"),
+            other => panic!("{url}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_trying_again_does_not_help_is_a_failure_and_says_what_to_do() {
     let ctx = Ctx::test();
     match webhook(&ctx).invoke(&ctx, event("")) {
-        Err(InvokeError::Unavailable(text)) => assert!(text.contains("grants.http"), "{text}"),
+        Err(InvokeError::Failed(text)) => assert!(text.contains("grants.http"), "{text}"),
         other => panic!("{other:?}"),
     }
+    let name = "authorization".to_owned();
+    let ctx = Ctx::test().with_http(Err(http::Error::Header { name }));
+    let answer = webhook(&ctx).invoke(&ctx, event(""));
+    assert!(matches!(answer, Err(InvokeError::Failed(_))), "{answer:?}");
 }

@@ -89,6 +89,7 @@ mod tests {
             "http://a\r\nx: y",
         ] {
             assert!(matches!(Url::parse(url), Err(Error::Url { .. })), "{url}");
+            assert!(crate::http::check_url(url).is_err(), "{url}");
         }
     }
 }
