@@ -10,6 +10,8 @@ use holdfast_model::api::{NodeStatus, ResourceStatus};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::human;
+
 /// How results are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -125,14 +127,33 @@ impl Output {
             .collect()
     }
 
-    /// Pairs of names and values, one a line.
+    /// Pairs of names and values, one a line; on a terminal a long value goes on below itself.
     pub(super) fn pairs<'a>(self, pairs: impl IntoIterator<Item = (&'a str, String)>) -> String {
         let pairs: Vec<_> = pairs.into_iter().collect();
         let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let indent = width + 2;
         pairs
             .iter()
-            .map(|(name, value)| format!("{name:width$}  {value}\n"))
+            .map(|(name, value)| {
+                let value = self
+                    .wrapped(value, indent)
+                    .join(&format!("\n{:indent$}", ""));
+                format!("{name:width$}  {value}\n")
+            })
             .collect()
+    }
+
+    /// A text for people, in lines that fit the terminal.
+    pub(super) fn paragraph(self, text: &str) -> String {
+        self.wrapped(text, 0).join("\n")
+    }
+
+    /// Lines that fit the terminal beside an indent of so many columns; one where there is none.
+    fn wrapped(self, text: &str, indent: usize) -> Vec<String> {
+        match self.width {
+            Some(width) => human::wrap(text, usize::from(width).saturating_sub(indent)),
+            None => vec![text.to_owned()],
+        }
     }
 }
 
@@ -245,5 +266,21 @@ mod tests {
     fn pairs_are_aligned() {
         let pairs = [("a", "1".to_owned()), ("long", "2".to_owned())];
         assert_eq!(Output::plain().pairs(pairs), "a     1\nlong  2\n");
+    }
+
+    #[test]
+    fn long_values_go_on_below_themselves_on_a_terminal_only() {
+        let pairs = || [("a", "word ".repeat(40).trim().to_owned())];
+        let text = Output::plain().pairs(pairs());
+        assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+        assert!(
+            text.lines().skip(1).all(|line| line.starts_with("   w")),
+            "{text}"
+        );
+        let pipe = Output {
+            width: None,
+            ..Output::plain()
+        };
+        assert_eq!(pipe.pairs(pairs()).lines().count(), 1);
     }
 }

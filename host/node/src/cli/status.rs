@@ -43,7 +43,7 @@ fn describe(output: Output, Status { cluster, members }: &Status) -> String {
     text.push('\n');
     text.push_str(&nodes::table(output, members));
     for warning in warnings(cluster) {
-        text.push_str(&format!("\n{warning}\n"));
+        text.push_str(&format!("\n{}\n", output.paragraph(&warning)));
     }
     text
 }

@@ -71,18 +71,7 @@ impl Drop for Step<'_> {
 
 /// A line of 80 columns: name, what was done, time. What does not fit goes on in further lines.
 fn line(name: &str, what: &str, took: &str) -> String {
-    let mut lines: Vec<String> = vec![String::new()];
-    for word in what.split(' ') {
-        let last = lines.last_mut().expect("there is always a line");
-        if !last.is_empty() && last.chars().count() + 1 + word.chars().count() > WHAT_COLUMNS {
-            lines.push(word.to_owned());
-            continue;
-        }
-        if !last.is_empty() {
-            last.push(' ');
-        }
-        last.push_str(word);
-    }
+    let lines = human::wrap(what, WHAT_COLUMNS);
     let first = format!("{name:<10}{:<WHAT_COLUMNS$}  {took:>8}", lines[0]);
     let rest = lines[1..].iter().map(|line| format!("\n{:10}{line}", ""));
     std::iter::once(first).chain(rest).collect()
