@@ -5,6 +5,13 @@
 
 use std::process::ExitCode;
 
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+
 fn main() -> ExitCode {
+    // A node that is stopped (SIGSTOP) does not notice that its test was killed; the kernel does.
+    let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());
+    if parent.is_some() && parent == std::env::var(holdfast_tests::process::TEST).ok() {
+        set_parent_process_death_signal(Some(Signal::KILL)).expect("Linux knows it");
+    }
     holdfast::main()
 }

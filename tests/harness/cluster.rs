@@ -14,11 +14,11 @@ use std::{
 
 use holdfast_model::{NodeId, api::Listening};
 use rustix::process::Signal;
-use tempfile::TempDir;
 
 use crate::{
     Api, Collector,
     checker::Fact,
+    folder::Folder,
     permit::Permit,
     process::{Launch, Process, tail},
     roster::Roster,
@@ -35,7 +35,7 @@ pub struct Cluster {
     program: PathBuf,
     name: String,
     secret: String,
-    folder: TempDir,
+    folder: Folder,
     #[expect(dead_code, reason = "held as long as the cluster lives")]
     permit: Option<Permit>,
 }
@@ -78,7 +78,7 @@ pub struct Builder {
 enum Share {
     Shared,
     Alone,
-    Beside,
+    Beside(Roster),
 }
 
 impl Builder {
@@ -94,9 +94,10 @@ impl Builder {
         self
     }
 
-    /// Runs beside another cluster of the same test, under that one's permit.
-    pub fn beside(mut self, _other: &Cluster) -> Self {
-        self.share = Share::Beside;
+    /// Runs beside another cluster of the same test, under that one's permit. Either's observer
+    /// takes reports from both.
+    pub fn beside(mut self, other: &Cluster) -> Self {
+        self.share = Share::Beside(other.roster.clone());
         self
     }
 
@@ -110,24 +111,20 @@ impl Builder {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         // The guest first: building takes long, and its time must not count against a cluster.
         let _built = crate::component::probe();
-        let permit = match self.share {
-            Share::Shared => Some(Permit::shared()),
-            Share::Alone => Some(Permit::alone()),
-            Share::Beside => None,
+        let (permit, roster) = match self.share {
+            Share::Shared => (Some(Permit::shared()), Roster::default()),
+            Share::Alone => (Some(Permit::alone()), Roster::default()),
+            Share::Beside(roster) => (None, roster),
         };
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{}-{serial}", std::process::id());
-        let roster = Roster::default();
         let mut cluster = Cluster {
             nodes: Vec::new(),
             collector: Collector::start(roster.clone()),
             roster,
             program: self.program,
             secret: format!("secret-of-{name}-that-is-long-enough-for-anyone"),
-            folder: tempfile::Builder::new()
-                .prefix(&format!("holdfast-{name}-"))
-                .tempdir()
-                .expect("the temp folder is writable"),
+            folder: Folder::new(&name),
             name,
             permit,
         };
@@ -478,5 +475,6 @@ fn log_of(folder: &Path) -> PathBuf {
     folder.join("log")
 }
 
-/// Ends with its standard input, which the test holds: even a killed test leaves no node behind.
+/// Ends with its standard input, which the test holds: whatever binary this is, even a killed test
+/// leaves no node behind.
 const START: &[&str] = &["--format", "json", "start", "--exit-with-stdin"];

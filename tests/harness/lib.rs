@@ -15,6 +15,7 @@ pub mod api;
 pub mod checker;
 pub mod cluster;
 pub mod collector;
+mod folder;
 pub mod http;
 pub mod permit;
 pub mod probe;

@@ -57,6 +57,7 @@ impl Process {
         }
         let mut child = command
             .args(&launch.args)
+            .env(TEST, std::process::id().to_string())
             .envs(launch.env.iter().cloned())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -177,3 +178,7 @@ fn read(log: &Path) -> String {
 }
 
 const TAIL_LINES: usize = 60;
+
+/// Names the process id of the test to the binary under test, which ends with its parent if that
+/// is it. The parent is the thread that started it: so nodes are started by the thread of the test.
+pub const TEST: &str = "HOLDFAST_TEST_PROCESS";
