@@ -39,12 +39,12 @@ impl Api {
 
     /// Begins a deployment that answers once the version serves or has failed.
     pub fn deploy(&self, module: &str, component: Bytes, settings: &Value) -> Ask {
-        let path = format!("/v1/modules/{module}?wait=serving&timeout_ms=60000");
+        let path = format!("/v1/modules/{module}?wait=serving&timeout_ms=120000");
         self.ask("PUT", &path)
             .header("content-type", "application/wasm")
             .header("holdfast-settings", settings)
             .body(component)
-            .patience(LONG + LONG)
+            .patience(LONG * 3)
     }
 
     /// Begins an allocation that answers once it is safe.
@@ -54,8 +54,8 @@ impl Api {
 
     /// Begins an allocation that answers once the resource is held.
     pub fn allocate_held(&self, module: &str, id: &str, spec: &Value) -> Ask {
-        let path = format!("{}?wait=held&timeout_ms=30000", resource_path(module, id));
-        self.ask("PUT", &path).json(spec).patience(LONG)
+        let path = format!("{}?wait=held&timeout_ms=60000", resource_path(module, id));
+        self.ask("PUT", &path).json(spec).patience(LONG + LONG)
     }
 
     /// Allocates all of these, with an empty spec, in one batch.
@@ -64,15 +64,24 @@ impl Api {
     /// When one of them is refused.
     #[track_caller]
     pub fn allocate_all(&self, module: &str, ids: &[String]) {
+        self.allocate_all_as(module, ids, &json!({}));
+    }
+
+    /// Allocates all of these, with the same spec, in one batch.
+    ///
+    /// # Panics
+    /// When one of them is refused.
+    #[track_caller]
+    pub fn allocate_all_as(&self, module: &str, ids: &[String], spec: &Value) {
         let lines: String = ids
             .iter()
-            .map(|id| format!("{}\n", json!({"op": "allocate", "id": id})))
+            .map(|id| format!("{}\n", json!({"op": "allocate", "id": id, "spec": spec})))
             .collect();
         let answer = self
             .ask("POST", &format!("/v1/modules/{module}/resources:batch"))
             .header("content-type", "application/x-ndjson")
             .body(lines)
-            .patience(LONG)
+            .patience(LONG + LONG)
             .answer()
             .expect(200);
         let text = String::from_utf8_lossy(&answer.body);
@@ -86,8 +95,8 @@ impl Api {
 
     /// Begins a deallocation that answers once the instance is gone.
     pub fn deallocate(&self, module: &str, id: &str) -> Ask {
-        let path = format!("{}?wait=gone&timeout_ms=30000", resource_path(module, id));
-        self.ask("DELETE", &path).patience(LONG)
+        let path = format!("{}?wait=gone&timeout_ms=60000", resource_path(module, id));
+        self.ask("DELETE", &path).patience(LONG + LONG)
     }
 
     /// Begins a call of a resource.

@@ -27,7 +27,7 @@ use crate::{
     checker::{self, Event, Fact, Findings, Key},
     executor,
     roster::Roster,
-    wait::wait_until,
+    wait::{LONG, wait_until},
 };
 
 /// An observer of one cluster. Stops listening when dropped.
@@ -53,7 +53,8 @@ struct Report {
 #[serde(rename_all = "snake_case")]
 enum Kind {
     Handle,
-    Terminate,
+    Terminating,
+    Terminated,
 }
 
 impl Collector {
@@ -124,6 +125,23 @@ impl Collector {
             findings.holds_exactly(module, &expected).map(|()| findings)
         });
         findings
+    }
+
+    /// Waits until nothing has been noted for this long, and gives the findings of then: what was
+    /// going on is over.
+    ///
+    /// # Panics
+    /// When something goes on for minutes.
+    #[track_caller]
+    pub fn wait_quiet(&self, period: Duration) -> Findings {
+        wait_until("nothing is reported any more", LONG + LONG, || {
+            let last = self.notes.events.lock().last().map(|event| event.at);
+            let quiet = self.now().saturating_sub(last.unwrap_or_default());
+            (quiet >= period)
+                .then_some(())
+                .ok_or_else(|| format!("the last report is {quiet:?} old"))
+        });
+        self.findings()
     }
 }
 
@@ -202,7 +220,8 @@ impl Report {
                 token: self.token,
                 attempt: self.attempt,
             },
-            Kind::Terminate => Fact::Terminated {
+            Kind::Terminating => Fact::Terminating { key, pid },
+            Kind::Terminated => Fact::Terminated {
                 key,
                 pid,
                 token: self.token,

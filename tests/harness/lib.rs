@@ -12,6 +12,7 @@
 //! Absent: any use of a node's internals. The product is one binary and its HTTP API.
 
 pub mod api;
+pub mod callers;
 pub mod checker;
 pub mod cluster;
 pub mod collector;
@@ -25,6 +26,7 @@ pub mod source;
 pub mod wait;
 
 pub use api::Api;
+pub use callers::Callers;
 pub use checker::{Findings, Key};
 pub use cluster::Cluster;
 pub use collector::Collector;

@@ -10,14 +10,15 @@ pub struct Probe;
 
 impl Probe {
     /// Settings with which it reports to this collector. Small limits, so that misbehaviour shows
-    /// soon.
+    /// soon, but ample times: hooks must not be cut off because a machine is slow.
     #[must_use]
     pub fn settings(collector: &Collector) -> Value {
         json!({
             "limits": {
                 "memory_bytes_max": 16 << 20,
-                "handle_timeout_ms": 10_000,
-                "terminate_timeout_ms": 5_000,
+                "handle_timeout_ms": 60_000,
+                "terminate_timeout_ms": 60_000,
+                "call_timeout_ms": 60_000,
                 "queue_calls_max": 8,
                 "body_bytes_max": 64 << 10,
             },
@@ -44,6 +45,13 @@ impl Probe {
         let answer = api.deploy(module, component::probe(), settings).answer();
         assert!(matches!(answer.status, 200 | 201), "deploy: {answer}");
         answer
+    }
+
+    /// The spec of a resource whose `terminate` takes a moment: so long that a new owner who does
+    /// not wait for its end is seen.
+    #[must_use]
+    pub fn slow_to_terminate() -> Value {
+        json!({"terminate_ms": 200})
     }
 
     /// A call that tells the holder's token and how many calls it has answered.

@@ -16,14 +16,17 @@ use serde_json::{Value, json};
 
 const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
 
-/// How soon a well-behaved resource answers while others misbehave, on a loaded machine of two
-/// cores.
-const QUICK: Duration = Duration::from_secs(1);
+/// How long a misbehaving call or hook goes on.
+const WILD: Duration = Duration::from_secs(20);
+
+/// How soon a well-behaved resource answers meanwhile, on a loaded machine of two cores: well
+/// before the misbehaviour is over.
+const QUICK: Duration = Duration::from_secs(10);
 
 /// One node, so that the good and the bad share a process: modules `good` and `bad`, each with
 /// a resource `fine`.
 fn one_node() -> Cluster {
-    let cluster = Cluster::builder(BIN).start();
+    let cluster = Cluster::builder(BIN).alone().start();
     for module in ["good", "bad"] {
         Probe::deploy(&cluster.api(0), module, cluster.collector());
         let fine = cluster.api(0).allocate_held(module, "fine", &json!({}));
@@ -51,18 +54,14 @@ fn wait_status(api: &Api, id: &str, expected: ResourceStatus) {
     });
 }
 
-/// No instance of the well-behaved was ever lost.
-fn assert_fine_undisturbed(cluster: &Cluster) {
+/// No instance was ever lost but of these of module `bad`.
+fn assert_others_undisturbed(cluster: &Cluster, wild: &[&str]) {
     let findings = cluster.collector().findings();
-    findings.assert_sound();
+    let wild: Vec<Key> = wild.iter().map(|id| Key::new("bad", id)).collect();
+    findings.assert_undisturbed_but_for(&wild);
     for module in ["good", "bad"] {
-        let key = Key::new(module, "fine");
-        let lost = findings
-            .restarts
-            .iter()
-            .any(|(restarted, _)| *restarted == key);
-        assert!(!lost, "{key} was made anew");
-        assert!(findings.holders.contains_key(&key), "{key} is not held");
+        let fine = findings.holder(module, "fine");
+        assert!(fine.is_some(), "{module}/fine is not held");
     }
 }
 
@@ -77,7 +76,8 @@ fn misbehave(call: &str, status: u16) -> Cluster {
     thread::scope(|scope| {
         let caller = scope.spawn(|| {
             let ask = api.invoke("bad", "wild", call.to_owned());
-            let answer = ask.header("holdfast-timeout-ms", 2_000).send();
+            let ask = ask.header("holdfast-timeout-ms", WILD.as_millis());
+            let answer = ask.patience(LONG).send();
             done.store(true, Ordering::Relaxed);
             answer
         });
@@ -91,7 +91,7 @@ fn misbehave(call: &str, status: u16) -> Cluster {
     wait_until("the wild one recovers", SOON, || {
         api.invoke("bad", "wild", Probe::echo()).answer().is(200)
     });
-    assert_fine_undisturbed(&cluster);
+    assert_others_undisturbed(&cluster, &["wild"]);
     cluster
 }
 
@@ -129,14 +129,16 @@ fn many_endless_loops_hold_nobody_up() {
     thread::scope(|scope| {
         for id in &wild {
             let ask = api.invoke("bad", id, Probe::spin());
-            scope.spawn(|| ask.header("holdfast-timeout-ms", 2_000).send());
+            let ask = ask.header("holdfast-timeout-ms", WILD.as_millis());
+            scope.spawn(|| ask.patience(LONG).send());
         }
         never("others are disturbed", Duration::from_secs(3), || {
             fine(&api)
         });
         api.ready().expect("the node itself is not held up");
     });
-    assert_fine_undisturbed(&cluster);
+    let wild: Vec<&str> = wild.iter().map(String::as_str).collect();
+    assert_others_undisturbed(&cluster, &wild);
 }
 
 #[test]
@@ -158,7 +160,7 @@ fn a_failing_handle_is_tried_again_with_growing_pauses() {
     let cluster = one_node();
     let api = cluster.api(0);
     let begun = cluster.collector().now();
-    let failing = api.allocate("bad", "late", &json!({"fail_handle": 4}));
+    let failing = api.allocate("bad", "late", &json!({"fail_handle": 7}));
     let _ = failing.answer().expect(201);
     wait_status(&api, "late", ResourceStatus::Failed);
     let info = api.resource("bad", "late");
@@ -178,14 +180,14 @@ fn a_failing_handle_is_tried_again_with_growing_pauses() {
     let [(attempt, at)] = held.as_slice() else {
         panic!("held once: {held:?}");
     };
-    assert_eq!(*attempt, 5);
-    // Four pauses; were they all as short as the first, it would be much less.
+    assert_eq!(*attempt, 8);
+    // Seven pauses; were they all as short as the first, it would be much less.
     assert!(
-        *at - begun > Duration::from_millis(500),
+        *at - begun > Duration::from_millis(3_000),
         "{:?}",
         *at - begun
     );
-    assert_fine_undisturbed(&cluster);
+    assert_others_undisturbed(&cluster, &[]);
 }
 
 #[test]
@@ -202,7 +204,7 @@ fn a_resource_that_waits_for_its_next_attempt_turns_calls_away() {
         504 => {}
         _ => panic!("{answer}"),
     }
-    assert!(answer.took < Duration::from_secs(4), "{:?}", answer.took);
+    assert!(answer.took < SOON, "{:?}", answer.took);
 }
 
 #[test]
@@ -220,7 +222,7 @@ fn a_panicking_handle_is_told_with_its_words() {
         let attempt = api.resource("bad", "broken").attempt;
         (attempt >= 3).then_some(()).ok_or(attempt)
     });
-    assert_fine_undisturbed(&cluster);
+    assert_others_undisturbed(&cluster, &[]);
 }
 
 #[test]
@@ -243,20 +245,23 @@ fn a_fatal_error_sets_its_resource_aside_until_it_is_changed() {
     let call = api.invoke("bad", "doomed", Probe::echo());
     let answer = call.header("holdfast-timeout-ms", 1_000).answer();
     assert_eq!(answer.status, 503, "{answer}");
-    assert!(answer.took < QUICK * 3, "{:?}", answer.took);
+    assert!(answer.took < SOON, "{:?}", answer.took);
     let counted = api.cluster().expect("the node answers").resources;
     assert_eq!((counted.held, counted.quarantined), (2, 1));
 
     let changed = api.allocate_held("bad", "doomed", &json!({})).answer();
     let _ = changed.expect(200);
     wait_status(&api, "doomed", ResourceStatus::Held);
-    assert_fine_undisturbed(&cluster);
+    assert_others_undisturbed(&cluster, &[]);
 }
 
 #[test]
 fn an_endless_terminate_is_cut_off() {
     let cluster = one_node();
     let api = cluster.api(0);
+    let mut settings = Probe::settings(cluster.collector());
+    settings["limits"]["terminate_timeout_ms"] = json!(WILD.as_millis());
+    Probe::deploy_with(&api, "bad", &settings);
     let spec = json!({"spin_in_terminate": true});
     let _ = api
         .allocate_held("bad", "clinging", &spec)
@@ -267,11 +272,9 @@ fn an_endless_terminate_is_cut_off() {
         never("others are disturbed", Duration::from_secs(3), || {
             fine(&api)
         });
-        let answer = gone.join().expect("the caller does not panic").expect(204);
-        // 5 s are the `terminate_timeout_ms` of `Probe::settings`.
-        assert!(answer.took < Duration::from_secs(10), "{:?}", answer.took);
+        let _ = gone.join().expect("the caller does not panic").expect(204);
     });
-    assert_fine_undisturbed(&cluster);
+    assert_others_undisturbed(&cluster, &[]);
 }
 
 #[test]
@@ -285,7 +288,7 @@ fn a_handler_reaches_only_what_it_was_granted() {
     wait_status(&api, "mute", ResourceStatus::Failed);
     let error = api.resource("bad", "mute").last_error;
     let message = error.expect("the refusal is told").message;
-    println!("an ungranted destination: {message}");
+    assert!(message.contains("denied"), "{message}");
     let observed = cluster.collector().events();
     assert!(observed.is_empty(), "it reached what it was not granted");
 }

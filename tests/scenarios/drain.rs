@@ -7,7 +7,8 @@ use holdfast_model::{
     api::{NodeStatus, ResourceStatus},
 };
 use holdfast_tests::{
-    Cluster, LONG, Probe, SOON,
+    Callers, Cluster, LONG, Probe, SOON,
+    callers::Due,
     checker::{Event, Fact},
     never,
     probe::ids,
@@ -20,7 +21,8 @@ fn holding(count: usize) -> (Cluster, Vec<String>) {
     let cluster = Cluster::builder(BIN).nodes(3).start();
     Probe::deploy(&cluster.api(0), "probe", cluster.collector());
     let ids = ids("r", count);
-    cluster.api(0).allocate_all("probe", &ids);
+    let slow = Probe::slow_to_terminate();
+    cluster.api(0).allocate_all_as("probe", &ids, &slow);
     cluster.collector().wait_held("probe", &ids, LONG);
     (cluster, ids)
 }
@@ -48,13 +50,18 @@ fn wait_status(cluster: &Cluster, seen_by: usize, node: NodeId, expected: NodeSt
 fn a_drain_moves_everything_without_overlap_and_can_be_taken_back() {
     let (cluster, ids) = holding(300);
     let (node, pid) = (cluster.listening(1).node, cluster.pid(1));
+    let mut callers = Callers::default();
+    for through in 0..3 {
+        callers.add(&cluster.api(through), &ids, Due::Success);
+    }
+    callers.wait_answered(30);
     let begun = cluster.collector().now();
 
     let path = format!("/v1/cluster/nodes/{node}/drain");
     let query = "?wait=empty&timeout_ms=60000";
     let ask = cluster.api(0).ask("POST", &format!("{path}{query}"));
-    let answer = ask.patience(LONG + SOON).answer().expect(200);
-    assert_eq!(answer.json::<serde_json::Value>()["status"], "draining");
+    let _ = ask.patience(LONG + SOON).answer().expect(200);
+    wait_status(&cluster, 0, node, NodeStatus::Draining);
     let findings = cluster.collector().wait_held("probe", &ids, LONG);
     findings.assert_undisturbed();
     assert_eq!(findings.spread("probe").get(&pid), None);
@@ -76,6 +83,8 @@ fn a_drain_moves_everything_without_overlap_and_can_be_taken_back() {
     });
     let findings = cluster.collector().wait_held("probe", &ids, LONG);
     findings.assert_undisturbed();
+    callers.wait_answered(30);
+    callers.stop();
 }
 
 #[test]
@@ -94,6 +103,11 @@ fn sigterm_hands_everything_over_before_the_process_ends_well() {
         let leaver = if leads { leader } else { (leader + 1) % 3 };
         let pid = cluster.pid(leaver);
         let share = cluster.collector().findings().spread("probe")[&pid];
+        let mut callers = Callers::default();
+        for through in (0..3).filter(|node| *node != leaver) {
+            callers.add(&cluster.api(through), &ids, Due::Success);
+        }
+        callers.wait_answered(30);
         let begun = cluster.collector().now();
         let status = cluster.stop(leaver);
         assert_eq!(status.code(), Some(0), "exit of node {leaver}");
@@ -104,6 +118,8 @@ fn sigterm_hands_everything_over_before_the_process_ends_well() {
         findings.assert_undisturbed();
         let gaps = findings.gaps_since(begun).expect("something moved");
         println!("SIGTERM (leader: {leads}) took {took:?}: {gaps}");
+        callers.wait_answered(30);
+        callers.stop();
     }
 }
 
@@ -152,7 +168,7 @@ fn an_unreachable_node_keeps_its_resources_and_comes_back() {
     let call = api.invoke("probe", &its[0], Probe::echo());
     let answer = call.header("holdfast-timeout-ms", 2_000).answer();
     assert!(matches!(answer.status, 503 | 504), "{answer}");
-    assert!(answer.took < Duration::from_secs(4), "{:?}", answer.took);
+    assert!(answer.took < SOON, "{:?}", answer.took);
     if answer.status == 503 {
         answer.retry_after();
     }
@@ -160,7 +176,7 @@ fn an_unreachable_node_keeps_its_resources_and_comes_back() {
     cluster.resume(follower);
     wait_status(&cluster, other, node, NodeStatus::Active);
     let findings = cluster.collector().wait_held("probe", &ids, LONG);
-    findings.assert_sound();
+    findings.assert_undisturbed();
     wait_until("calls of its resources are answered", SOON, || {
         api.invoke("probe", &its[0], Probe::echo()).answer().is(200)
     });

@@ -21,12 +21,13 @@ fn probing(nodes: usize) -> Cluster {
 /// `handle` and `terminate(reason)` of everything, in order.
 fn life(cluster: &Cluster) -> Vec<String> {
     let word = |event: Event| match event.fact {
-        Fact::Handled { .. } => "handle".to_owned(),
-        Fact::Terminated { reason, .. } => format!("terminate({reason})"),
-        other => format!("{other:?}"),
+        Fact::Handled { .. } => Some("handle".to_owned()),
+        Fact::Terminating { .. } => None,
+        Fact::Terminated { reason, .. } => Some(format!("terminate({reason})")),
+        other => Some(format!("{other:?}")),
     };
     let events = cluster.collector().events().into_iter();
-    events.map(word).collect()
+    events.filter_map(word).collect()
 }
 
 #[test]

@@ -1,10 +1,19 @@
 //! Every resource is held exactly once, every module is even by itself, and a join moves little.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use holdfast_tests::{Cluster, Findings, LONG, Probe, cluster::Join, probe::ids, wait_until};
+use holdfast_tests::{
+    Callers, Cluster, Findings, Key, LONG, Probe, callers::Due, cluster::Join, probe::ids,
+    wait_until,
+};
 
 const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+
+/// How long nothing is reported when nothing moves any more.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// How many each running node holds, least first; nodes without any count as zero.
 fn shares(cluster: &Cluster, findings: &Findings, module: &str) -> Vec<usize> {
@@ -20,10 +29,20 @@ fn shares(cluster: &Cluster, findings: &Findings, module: &str) -> Vec<usize> {
 fn hold(cluster: &Cluster, module: &str, count: usize) -> (Vec<String>, Findings) {
     let ids = ids("r", count);
     let last = *cluster.running().last().expect("a node runs");
-    cluster.api(last).allocate_all(module, &ids);
-    let findings = cluster.collector().wait_held(module, &ids, LONG + LONG);
-    findings.assert_undisturbed();
+    let slow = Probe::slow_to_terminate();
+    cluster.api(last).allocate_all_as(module, &ids, &slow);
+    let findings = held_where_it_began(cluster, module, &ids);
     (ids, findings)
+}
+
+/// Waits until exactly these are held and all is still; nothing was moved or begun anew on the way.
+fn held_where_it_began(cluster: &Cluster, module: &str, ids: &[String]) -> Findings {
+    cluster.collector().wait_held(module, ids, LONG + LONG);
+    cluster.collector().wait_quiet(QUIET);
+    let findings = cluster.collector().wait_held(module, ids, LONG);
+    findings.assert_undisturbed();
+    assert!(findings.gaps.is_empty(), "moved: {:?}", findings.gaps);
+    findings
 }
 
 /// No share is more than 1% away from an even one.
@@ -82,8 +101,7 @@ fn resources_allocated_one_by_one_are_even_too() {
         let answer = api.allocate("probe", id, &serde_json::json!({})).answer();
         let _ = answer.expect(201);
     }
-    let findings = cluster.collector().wait_held("probe", &ids, LONG);
-    findings.assert_undisturbed();
+    let findings = held_where_it_began(&cluster, "probe", &ids);
     assert_eq!(shares(&cluster, &findings, "probe"), [2, 2]);
 }
 
@@ -97,6 +115,11 @@ fn a_join_moves_no_more_than_its_fair_share_and_nothing_overlaps() {
         ids.iter().filter_map(holder).collect()
     };
 
+    let mut callers = Callers::default();
+    for through in 0..2 {
+        callers.add(&cluster.api(through), &ids, Due::Success);
+    }
+    callers.wait_answered(30);
     let joiner = cluster.add(Join::default());
     let newcomer = cluster.pid(joiner);
     let fair = ids.len().div_ceil(3);
@@ -114,19 +137,8 @@ fn a_join_moves_no_more_than_its_fair_share_and_nothing_overlaps() {
         }
         Err(format!("it holds {share} of {fair}"))
     });
-    let api = cluster.api(joiner);
-    wait_until("nothing moves any more", LONG, || {
-        let slots: serde_json::Value = api
-            .get("/v1/cluster/slots?module=probe")
-            .answer()
-            .expect(200)
-            .json();
-        let slots = slots["slots"].as_array().expect("slots is a list");
-        match slots.iter().filter(|slot| !slot["next"].is_null()).count() {
-            0 => Ok(()),
-            moving => Err(format!("{moving} slots move")),
-        }
-    });
+    cluster.collector().wait_quiet(QUIET);
+    callers.stop();
     let after = cluster.collector().wait_held("probe", &ids, LONG);
     after.assert_undisturbed();
     assert_within_one_percent(&shares(&cluster, &after, "probe"), ids.len());
@@ -147,6 +159,38 @@ fn a_join_moves_no_more_than_its_fair_share_and_nothing_overlaps() {
         moved.len()
     );
     assert_eq!(after.gaps.len(), moved.len(), "nothing moved twice");
-    let gaps = after.gaps_since(std::time::Duration::ZERO);
+    let gaps = after.gaps_since(Duration::ZERO);
     println!("{} moved; {}", moved.len(), gaps.expect("something moved"));
+}
+
+#[test]
+fn a_planted_overlap_and_a_planted_loss_are_seen_by_the_observer() {
+    // Two clusters that know nothing of each other hold a resource of the same name.
+    let mut first = Cluster::builder(BIN).start();
+    let second = Cluster::builder(BIN).beside(&first).start();
+    let (all, common) = (ids("r", 5), ids("r", 1));
+    for (cluster, held) in [(&first, &all), (&second, &common)] {
+        Probe::deploy(&cluster.api(0), "probe", first.collector());
+        cluster.api(0).allocate_all("probe", held);
+        wait_until("its resources are held", LONG, || {
+            let spread = first.collector().findings().spread("probe");
+            let share = spread.get(&cluster.pid(0)).copied();
+            let is_all = share.filter(|share| *share == held.len());
+            is_all.ok_or(format!("{share:?}"))
+        });
+    }
+    let findings = first.collector().findings();
+    let [overlap] = findings.overlaps.as_slice() else {
+        panic!("one resource has two holders: {findings:#?}");
+    };
+    assert_eq!(overlap.key, Key::new("probe", "r0"));
+    let pids = (overlap.first.pid, overlap.second.pid);
+    assert_eq!(pids, (first.pid(0), second.pid(0)));
+
+    // Nobody takes over what the first held alone.
+    first.kill9(0);
+    let expected: Vec<Key> = all.iter().map(|id| Key::new("probe", id)).collect();
+    let findings = first.collector().wait_quiet(QUIET);
+    let lost = findings.lost(&expected);
+    assert_eq!(lost, expected[1..].iter().collect::<Vec<_>>());
 }

@@ -30,6 +30,10 @@ fn handled(pid: u32, token: u64) -> Fact {
     }
 }
 
+fn terminating(pid: u32) -> Fact {
+    Fact::Terminating { key: r(), pid }
+}
+
 fn terminated(pid: u32, reason: &str) -> Fact {
     Fact::Terminated {
         key: r(),
@@ -41,13 +45,37 @@ fn terminated(pid: u32, reason: &str) -> Fact {
 
 #[test]
 fn a_clean_move_is_sound_and_its_gap_is_measured() {
-    let findings = story([handled(A, 1), terminated(A, "moved"), handled(B, 2)]);
+    let findings = story([
+        handled(A, 1),
+        terminating(A),
+        terminated(A, "moved"),
+        handled(B, 2),
+    ]);
     findings.assert_undisturbed();
     assert_eq!(findings.holder("m", "r").unwrap().pid, B);
     let ms = Duration::from_millis;
     let gaps = findings.gaps_since(Duration::ZERO).unwrap();
-    assert_eq!((gaps.count, gaps.median, gaps.worst), (1, ms(1), ms(1)));
-    assert_eq!(findings.gaps_since(ms(4)), None);
+    assert_eq!((gaps.count, gaps.median, gaps.worst), (1, ms(2), ms(2)));
+    assert_eq!(findings.gaps_since(ms(5)), None);
+}
+
+#[test]
+fn a_new_owner_that_does_not_wait_for_the_end_of_terminate_is_found() {
+    let elsewhere = story([handled(A, 1), terminating(A), handled(B, 2)]);
+    assert_eq!(elsewhere.overlaps.len(), 1);
+    let in_its_process = story([handled(A, 1), terminating(A), handled(A, 2)]);
+    assert_eq!(in_its_process.restarts, [(r(), A)]);
+}
+
+#[test]
+fn what_is_ending_is_not_held_as_it_should_be() {
+    let expected = BTreeSet::from([r()]);
+    story([handled(A, 1)])
+        .holds_exactly("m", &expected)
+        .unwrap();
+    let ending = story([handled(A, 1), terminating(A)]);
+    let reason = ending.holds_exactly("m", &expected).unwrap_err();
+    assert!(reason.ends_with("1 are ending"), "{reason}");
 }
 
 #[test]
@@ -63,7 +91,7 @@ fn a_planted_overlap_is_found() {
 #[test]
 #[should_panic(expected = "overlaps")]
 fn a_planted_overlap_fails_a_test() {
-    story([handled(A, 1), handled(B, 2)]).assert_sound();
+    story([handled(A, 1), handled(B, 2)]).assert_undisturbed();
 }
 
 #[test]
@@ -118,8 +146,22 @@ fn an_old_owner_that_terminates_late_is_found() {
 #[test]
 fn a_lost_instance_shows_as_a_restart() {
     let findings = story([handled(A, 1), handled(A, 1)]);
-    findings.assert_sound();
+    findings.assert_undisturbed_but_for(&[r()]);
     assert_eq!(findings.restarts, [(r(), A)]);
+}
+
+#[test]
+#[should_panic(expected = "two in one process")]
+fn two_instances_in_one_process_fail_a_test() {
+    story([handled(A, 1), handled(A, 2)]).assert_undisturbed();
+}
+
+#[test]
+#[should_panic(expected = "did not hold")]
+fn two_instances_that_both_terminate_fail_a_test_that_expects_a_restart() {
+    let facts = [handled(A, 1), handled(A, 2), terminated(A, "moved")];
+    let findings = story(facts.into_iter().chain([terminated(A, "moved")]));
+    findings.assert_undisturbed_but_for(&[r()]);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Reports every `handle` and `terminate` to an observer, and misbehaves on request.
 //!
-//! A report is the last thing before `handle` succeeds and the first thing in `terminate`: an
-//! observer that gets the reports of a whole cluster sees who held a resource, and when. An owner
-//! whose report is not accepted does not hold the resource. Without `report_url` in the module's
-//! config nothing is reported.
+//! A report is the last thing before `handle` succeeds, the first thing in `terminate`, and the
+//! last thing there: an observer that gets the reports of a whole cluster sees who held a resource,
+//! and when. An owner whose report is not accepted does not hold the resource. Without
+//! `report_url` in the module's config nothing is reported.
 
-use std::{hint, time::Duration};
+use std::{hint, thread, time::Duration};
 
 use holdfast_guest::{
     Context as _, Ctx, Error, Invocation, InvokeError, Request, Resource, ResourceHandler,
@@ -25,6 +25,8 @@ pub struct Spec {
     pub fatal: bool,
     /// `handle` panics.
     pub panic_in_handle: bool,
+    /// `terminate` takes this long, in milliseconds.
+    pub terminate_ms: u64,
     /// `terminate` never ends.
     pub spin_in_terminate: bool,
 }
@@ -124,10 +126,13 @@ impl ResourceHandler for Probe {
     }
 
     fn terminate(self, ctx: &Ctx, reason: TerminateReason) -> Result<()> {
-        report(ctx, &self.resource, "terminate", Some(reason.as_str()))?;
-        if self.resource.spec.spin_in_terminate {
+        let spec = &self.resource.spec;
+        report(ctx, &self.resource, "terminating", Some(reason.as_str()))?;
+        if spec.spin_in_terminate {
             spin();
         }
+        thread::sleep(Duration::from_millis(spec.terminate_ms));
+        report(ctx, &self.resource, "terminated", Some(reason.as_str()))?;
         Ok(())
     }
 }
@@ -145,7 +150,7 @@ impl Invocation for Probe {
             Operation::Panic => panic!("told to panic"),
             Operation::Spin => spin(),
             Operation::Alloc => return Response::json(&Allocated { bytes: allocate() }),
-            Operation::SleepMs { ms } => std::thread::sleep(Duration::from_millis(ms)),
+            Operation::SleepMs { ms } => thread::sleep(Duration::from_millis(ms)),
             Operation::Error { kind } => return Err(kind.error()),
             Operation::Fetch(fetch) => return Ok(Response::text(fetch.outcome(ctx))),
         }
@@ -201,7 +206,7 @@ fn report(
     let answer = ctx
         .http()
         .post(url)
-        .timeout(Duration::from_secs(5))
+        .timeout(REPORT_TIMEOUT)
         .json(&Report {
             event,
             module: &resource.module,
@@ -241,6 +246,9 @@ fn allocate() -> usize {
 }
 
 const ALLOC_STEP_BYTES: usize = 1 << 20;
+
+/// Ample: on a slow machine an owner must not seem to fail because its observer is late.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
 
 export!(Probe with invocation);
 

@@ -17,8 +17,9 @@ fn observed() -> Ctx {
 }
 
 #[test]
-fn handle_and_terminate_are_reported() {
+fn handle_and_both_ends_of_terminate_are_reported() {
     let ctx = observed()
+        .with_http(Ok(http::Response::new(200)))
         .with_http(Ok(http::Response::new(200)))
         .with_http(Ok(http::Response::new(204)));
     let probe = probe(&ctx, Spec::default()).unwrap();
@@ -30,9 +31,12 @@ fn handle_and_terminate_are_reported() {
         .map(|request| from_slice(&request.body).unwrap())
         .collect();
     let report = |event: &str| json!({"event": event, "module": "test", "id": "a", "token": 1, "attempt": 1, "node": "n1"});
-    let mut terminated = report("terminate");
-    terminated["reason"] = json!("moved");
-    assert_eq!(reports, [report("handle"), terminated]);
+    let [terminating, terminated] = ["terminating", "terminated"].map(|event| {
+        let mut report = report(event);
+        report["reason"] = json!("moved");
+        report
+    });
+    assert_eq!(reports, [report("handle"), terminating, terminated]);
 }
 
 #[test]
