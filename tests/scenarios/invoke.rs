@@ -26,9 +26,12 @@ fn one() -> Vec<String> {
 fn through_any_node_the_answer_is_the_owners() {
     let ids = ids("r", 9);
     let cluster = holding(3, &ids);
+    let findings = cluster.collector().findings();
     for id in &ids {
-        let owner = cluster.api(0).resource("probe", id).owner;
-        let owner = owner.expect("it is held").node.to_string();
+        let holder = findings.holder("probe", id).expect("it is held").pid;
+        let owner = (0..3).find(|node| cluster.pid(*node) == holder);
+        let owner = cluster.listening(owner.expect("it is one of them")).node;
+        let owner = owner.to_string();
         let mut token = None;
         for node in 0..3 {
             let answer = cluster.api(node).invoke("probe", id, Probe::echo());
@@ -120,7 +123,9 @@ fn a_trap_is_told_with_the_functions_name_and_what_the_panic_said() {
         });
         let answer = api.invoke("probe", "one", Probe::panic()).answer();
         let problem = answer.problem(500, "trap");
-        problem.names(&["invoke", "told to panic"]);
+        let function = problem.members["function"].as_str().unwrap_or_default();
+        assert!(function.ends_with("invoke"), "{function:?} in {answer}");
+        assert!(problem.detail.contains("told to panic"), "{answer}");
     }
 }
 
@@ -128,16 +133,16 @@ fn a_trap_is_told_with_the_functions_name_and_what_the_panic_said() {
 fn a_call_ends_at_its_deadline() {
     let cluster = holding(2, &one());
     for node in 0..2 {
-        for call in [Probe::spin(), Probe::sleep_ms(10_000)] {
+        for call in [Probe::spin(), Probe::sleep_ms(60_000)] {
             let api = cluster.api(node);
             wait_until("the resource answers", SOON, || {
                 api.invoke("probe", "one", Probe::echo()).answer().is(200)
             });
             let ask = api.invoke("probe", "one", call);
-            let answer = ask.header("holdfast-timeout-ms", 500).answer();
+            let answer = ask.header("holdfast-timeout-ms", 3_000).answer();
             answer.problem(504, "timeout");
             let took = answer.took;
-            let allowed = Duration::from_millis(500)..Duration::from_secs(3);
+            let allowed = Duration::from_secs(3)..Duration::from_secs(20);
             assert!(allowed.contains(&took), "{took:?}");
         }
     }
@@ -160,7 +165,7 @@ fn a_full_queue_turns_further_calls_away() {
     let waiting_max = 8; // of `Probe::settings`
     let call = |node: usize, body: String| -> thread::JoinHandle<Answer> {
         let ask = cluster.api(node).invoke("probe", "one", body);
-        thread::spawn(move || ask.answer())
+        thread::spawn(move || ask.patience(LONG).answer())
     };
     let queue = |in_flight: u32, waiting: u32| {
         let what = format!("{in_flight} call runs and {waiting} wait");
@@ -172,7 +177,7 @@ fn a_full_queue_turns_further_calls_away() {
                 .ok_or_else(|| format!("{} run, {} wait", info.in_flight, info.waiting))
         });
     };
-    let running = call(0, Probe::sleep_ms(4_000));
+    let running = call(0, Probe::sleep_ms(20_000));
     queue(1, 0);
     let waiting: Vec<_> = (0..waiting_max)
         .map(|i| call(i % 2, Probe::echo()))
@@ -185,7 +190,6 @@ fn a_full_queue_turns_further_calls_away() {
             .answer();
         answer.problem(429, "queue-full");
         answer.retry_after();
-        assert!(answer.took < Duration::from_secs(2), "{:?}", answer.took);
     }
     for call in std::iter::once(running).chain(waiting) {
         let _ = call.join().expect("the caller does not panic").expect(200);
@@ -276,7 +280,14 @@ fn what_is_no_id_is_refused_with_the_reason() {
             "{line}"
         );
     }
-    cluster.collector().wait_held("probe", &[], SOON);
+    // Had any of them been taken, it would be held beside this one.
+    let valid = api.allocate_held("probe", "valid", &json!({})).answer();
+    let _ = valid.expect(201);
+    let valid = vec!["valid".to_owned()];
+    cluster.collector().wait_held("probe", &valid, SOON);
+    let list = api.get("/v1/modules/probe/resources").answer();
+    let list: Value = list.expect(200).json();
+    assert_eq!(list["resources"].as_array().expect("a list").len(), 1);
 }
 
 #[test]

@@ -2,20 +2,20 @@
 
 use std::{fs, net::TcpListener, time::Duration};
 
-use holdfast_tests::{Cluster, LONG, Process, SOON, cluster::Join, never, wait_until};
+use holdfast_tests::{
+    Cluster, LONG, Probe, Process, SOON, checker::Fact, cluster::Join, never, probe::ids,
+    wait_until,
+};
 
 const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
-
-/// How soon after a seed is there a node joins by it.
-const JOIN_MAX: Duration = Duration::from_secs(5);
 
 fn active(cluster: &Cluster, seen_by: usize) -> Result<u64, String> {
     Ok(cluster.api(seen_by).cluster()?.nodes.active)
 }
 
-fn wait_active(cluster: &Cluster, expected: u64, deadline: Duration) -> Duration {
+fn wait_active(cluster: &Cluster, expected: u64) -> Duration {
     let what = format!("{expected} nodes are active");
-    let (_, took) = wait_until(&what, deadline, || {
+    let (_, took) = wait_until(&what, LONG, || {
         let active = active(cluster, 0)?;
         let are = (active == expected).then_some(());
         are.ok_or_else(|| format!("{active} are"))
@@ -37,7 +37,7 @@ fn a_node_joins_by_any_seed_the_dead_ones_first() {
         seeds: vec![nowhere(), nowhere(), alive],
         ..Join::default()
     });
-    let took = wait_active(&cluster, 3, JOIN_MAX);
+    let took = wait_active(&cluster, 3);
     println!("joined by the third of three seeds after {took:?}");
     wait_until("the new node is ready", SOON, || {
         cluster.api(joiner).ready()
@@ -67,26 +67,46 @@ fn a_node_joins_as_soon_as_its_seed_is_there() {
 
     cluster.restart(0);
     wait_until("the seed is ready", SOON, || cluster.api(0).ready());
-    let took = wait_active(&cluster, 2, JOIN_MAX);
+    let took = wait_active(&cluster, 2);
     println!("joined {took:?} after its seed was ready");
 }
 
 #[test]
 fn without_gossip_nobody_joins() {
     let mut cluster = Cluster::builder(BIN).start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let ids = ids("r", 20);
+    cluster.api(0).allocate_all("probe", &ids);
+    cluster.collector().wait_held("probe", &ids, LONG);
     let deaf = cluster.add(Join {
         env: vec![("HOLDFAST_TEST_NO_GOSSIP".to_owned(), "1".to_owned())],
         ..Join::default()
     });
-    never("a node joins without gossip", JOIN_MAX * 2, || {
-        if active(&cluster, 0)? > 1 || cluster.api(deaf).ready().is_ok() {
-            return Err("it joined".to_owned());
-        }
-        Ok(())
-    });
+    let without = cluster.pid(deaf);
+    never(
+        "a node joins without gossip",
+        Duration::from_secs(10),
+        || {
+            if active(&cluster, 0)? > 1 || cluster.api(deaf).ready().is_ok() {
+                return Err("it joined".to_owned());
+            }
+            Ok(())
+        },
+    );
     // The same joiner with gossip: it is the gossip that was missing.
-    cluster.add(Join::default());
-    wait_active(&cluster, 2, SOON);
+    let hears = cluster.add(Join::default());
+    wait_active(&cluster, 2);
+    let with = cluster.pid(hears);
+    wait_until("the joiner with gossip holds its share", LONG, || {
+        let share = cluster.collector().findings().spread("probe").remove(&with);
+        let is_it = share.filter(|share| *share == ids.len() / 2);
+        is_it.ok_or_else(|| format!("it holds {share:?}"))
+    });
+    let events = cluster.collector().events();
+    let mut handled = events
+        .iter()
+        .filter(|event| matches!(event.fact, Fact::Handled { pid, .. } if pid == without));
+    assert_eq!(handled.next(), None, "the deaf node holds something");
 }
 
 /// Waits until the node has said this, in its log or at its end.
@@ -110,7 +130,7 @@ fn a_node_of_another_cluster_name_is_refused_by_name() {
         },
     );
     wait_said(&mut stranger, &["another-name", cluster.name()]);
-    assert_eq!(active(&cluster, 0), Ok(1));
+    wait_active(&cluster, 1);
 }
 
 #[test]
@@ -124,7 +144,7 @@ fn a_node_with_another_secret_is_refused_by_name() {
         },
     );
     wait_said(&mut stranger, &["secret"]);
-    assert_eq!(active(&cluster, 0), Ok(1));
+    wait_active(&cluster, 1);
     for secret in [cluster.secret(), "another-secret-that-is"] {
         let leaked = [stranger.log(), cluster.log(0)]
             .iter()
@@ -143,7 +163,7 @@ fn a_node_of_another_cluster_id_is_refused_by_name() {
 
     // A node of the second cluster is pointed at the first, with its name and its secret.
     let moved = other.add(Join::default());
-    wait_active(&other, 2, SOON);
+    wait_active(&other, 2);
     assert_eq!(other.stop(moved).code(), Some(0));
     let folder = cluster.folder().join("moved");
     fs::create_dir_all(&folder).unwrap();
@@ -151,7 +171,7 @@ fn a_node_of_another_cluster_id_is_refused_by_name() {
     let mut process = cluster.try_join("moved", &Join::default());
     let [first, second] = ids.map(|id| id.to_string());
     wait_said(&mut process, &[&first, &second]);
-    assert_eq!(active(&cluster, 0), Ok(2));
+    wait_active(&cluster, 2);
 }
 
 #[test]
@@ -178,7 +198,7 @@ fn a_second_founder_of_the_same_name_is_told_so() {
     let status = second.ended(SOON).expect("a second founder ends");
     assert!(!status.success());
     wait_said(&mut second, &["bootstrap"]);
-    assert_eq!(active(&cluster, 0), Ok(2));
+    wait_active(&cluster, 2);
 }
 
 #[test]
@@ -262,7 +282,7 @@ fn a_node_that_comes_back_keeps_its_identity_and_gets_a_new_incarnation() {
     let before = cluster.listening(1).clone();
     cluster.kill9(1);
     cluster.restart(1);
-    wait_active(&cluster, 2, LONG);
+    wait_active(&cluster, 2);
     let after = cluster.listening(1);
     assert_eq!(before.node, after.node);
     assert!(before.incarnation < after.incarnation);
