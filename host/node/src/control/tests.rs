@@ -154,11 +154,13 @@ impl Cluster {
     }
 }
 
+/// Elections wait longer than the disk of a loaded machine takes: most tests need a leader that
+/// stays.
 fn options(dir: &Path, me: NodeId) -> Options {
     Options {
-        heartbeat: Duration::from_millis(50),
-        election_min: Duration::from_millis(200),
-        election_max: Duration::from_millis(400),
+        heartbeat: Duration::from_millis(100),
+        election_min: Duration::from_secs(1),
+        election_max: Duration::from_secs(2),
         ..Options::new(dir.to_owned(), me)
     }
 }

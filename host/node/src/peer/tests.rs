@@ -131,7 +131,7 @@ impl Setup {
             secret: "a secret of the tests".parse().unwrap(),
             bind: "127.0.0.1:0".parse().unwrap(),
             options: Options {
-                handshake_time: Duration::from_millis(500),
+                handshake_time: Duration::from_secs(10),
                 ..Options::default()
             },
             data: None,

@@ -179,7 +179,10 @@ async fn what_is_no_peer_is_named_and_what_is_silent_times_out() {
     let error = a.peers.hello(addr).await.unwrap_err();
     assert!(matches!(error, HelloError::NotHoldfast { .. }), "{error:?}");
     let _open = web.await.unwrap();
-    let error = a.peers.hello(addr).await.unwrap_err();
+    let mut impatient = Setup::new();
+    impatient.options.handshake_time = Duration::from_millis(100);
+    let impatient = impatient.start().await;
+    let error = impatient.peers.hello(addr).await.unwrap_err();
     assert!(matches!(error, HelloError::TimedOut { .. }), "{error:?}");
 }
 
