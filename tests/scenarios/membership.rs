@@ -66,7 +66,7 @@ fn a_node_joins_as_soon_as_its_seed_is_there() {
     let _ = cluster.api(joiner).get("/healthz").answer().expect(200);
 
     cluster.restart(0);
-    wait_until("the seed is ready", SOON, || cluster.api(0).ready());
+    wait_until("the seed is ready", LONG, || cluster.api(0).ready());
     let took = wait_active(&cluster, 2);
     println!("joined {took:?} after its seed was ready");
 }
@@ -112,7 +112,7 @@ fn without_gossip_nobody_joins() {
 /// Waits until the node has said this, in its log or at its end.
 fn wait_said(process: &mut Process, parts: &[&str]) {
     let what = format!("the node says {parts:?}");
-    wait_until(&what, SOON, || {
+    wait_until(&what, LONG, || {
         let log = process.log().to_lowercase();
         let said = parts.iter().all(|part| log.contains(&part.to_lowercase()));
         said.then_some(()).ok_or(log)
@@ -195,7 +195,7 @@ fn a_second_founder_of_the_same_name_is_told_so() {
         ],
         &[("HOLDFAST_SECRET", cluster.secret())],
     );
-    let status = second.ended(SOON).expect("a second founder ends");
+    let status = second.ended(LONG).expect("a second founder ends");
     assert!(!status.success());
     wait_said(&mut second, &["bootstrap"]);
     wait_active(&cluster, 2);
@@ -246,7 +246,7 @@ fn a_node_refuses_to_start_when_it_could_only_do_harm() {
         }
         all.extend(*args);
         let mut process = cluster.try_start(&format!("refused-{i}"), &all, &[]);
-        let status = process.ended(SOON);
+        let status = process.ended(LONG);
         let log = process.log();
         let status = status.unwrap_or_else(|| panic!("{what} runs; its log:\n{log}"));
         assert!(!status.success(), "{what} ended well");
@@ -270,7 +270,7 @@ fn a_data_directory_serves_one_process_at_a_time() {
         "--listen=127.0.0.1:0",
     ];
     let mut second = cluster.try_start("second", &args, &[("HOLDFAST_SECRET", cluster.secret())]);
-    let status = second.ended(SOON).expect("the second process ends");
+    let status = second.ended(LONG).expect("the second process ends");
     assert!(!status.success());
     wait_said(&mut second, &[data]);
     cluster.api(0).ready().expect("the first goes on");

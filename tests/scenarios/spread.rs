@@ -37,7 +37,7 @@ fn hold(cluster: &Cluster, module: &str, count: usize) -> (Vec<String>, Findings
 
 /// Waits until exactly these are held and all is still; nothing was moved or begun anew on the way.
 fn held_where_it_began(cluster: &Cluster, module: &str, ids: &[String]) -> Findings {
-    cluster.collector().wait_held(module, ids, LONG + LONG);
+    cluster.collector().wait_held(module, ids, LONG * 4);
     cluster.collector().wait_quiet(QUIET);
     let findings = cluster.collector().wait_held(module, ids, LONG);
     findings.assert_undisturbed();
