@@ -140,13 +140,16 @@ const COMPONENT_BYTES_MAX: usize = 32 << 20;
 
 /// The answer to an upload of this header and body, in which the body ends or breaks off.
 fn upload(cluster: &Cluster, length: &str, body: &[u8]) -> String {
-    let mut stream = TcpStream::connect(cluster.listening(0).http).unwrap();
-    stream.set_read_timeout(Some(LONG)).unwrap();
+    let stream = TcpStream::connect(cluster.listening(0).http);
+    let mut stream = stream.expect("the node listens");
+    let limited = stream.set_read_timeout(Some(LONG));
+    limited.expect("a minute is a timeout");
     let head = format!(
         "PUT /v1/modules/big HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
          content-type: application/wasm\r\n{length}\r\n\r\n"
     );
-    stream.write_all(head.as_bytes()).unwrap();
+    let sent = stream.write_all(head.as_bytes());
+    sent.expect("the head is small");
     // The node may refuse what comes before it has all of it, and reset the connection after its
     // answer.
     let _ = stream.write_all(body);

@@ -41,6 +41,13 @@ fn the_same_spec_changes_nothing_and_another_one_restarts_once() {
 
     let _ = put(json!({"fail_handle": 0, "fatal": false})).expect(200);
     let _ = put(json!({"fatal": false, "fail_handle": 0})).expect(200);
+    // The old instance is held until the new one replaces it, so it may have answered for that.
+    let one = ["one".to_owned()];
+    holdfast_tests::wait_until("it was replaced", SOON, || {
+        let life = life(&cluster);
+        (life.len() >= 3).then_some(()).ok_or(format!("{life:?}"))
+    });
+    cluster.collector().wait_held("probe", &one, SOON);
     assert_eq!(life(&cluster), ["handle", "terminate(upgraded)", "handle"]);
     cluster.collector().findings().assert_undisturbed();
 }
