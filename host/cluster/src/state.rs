@@ -147,6 +147,9 @@ pub struct ModuleAbout {
     pub rollout: Option<Rollout>,
     /// The last version that failed everywhere, and why.
     pub failed: Option<FailedRollout>,
+    /// How many versions were deployed: the number of the last one. No number is given twice, for
+    /// nodes know a version by it.
+    pub deployments: u64,
     /// It is being removed: no allocations, and it vanishes with its last slot.
     pub removing: bool,
 }
@@ -154,7 +157,7 @@ pub struct ModuleAbout {
 /// A version of a module: its component and the settings it runs with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
-    /// Counts the module's deployments from 1.
+    /// Counts the module's deployments from 1; none is used twice.
     pub number: u64,
     /// The component.
     pub digest: Digest,

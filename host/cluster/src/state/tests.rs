@@ -586,6 +586,14 @@ fn deploying_what_serves_takes_a_rollout_back() {
         }
     );
     assert_eq!(replica.state.modules()[&m()].about.rollout, None);
+    // Nodes that tried the second version must not take this one for it.
+    assert_eq!(
+        replica.deploy(b"third"),
+        Outcome::Deployed {
+            number: 3,
+            new: true
+        }
+    );
 }
 
 #[test]

@@ -34,6 +34,7 @@ impl Change<'_> {
                 version: version(1),
                 rollout: None,
                 failed: None,
+                deployments: 1,
                 removing: false,
             };
             let module = Module {
@@ -67,18 +68,8 @@ impl Change<'_> {
                 new: false,
             });
         }
-        let former = [
-            Some(&about.version),
-            about.rollout.as_ref().map(|rollout| &rollout.version),
-            about.failed.as_ref().map(|failed| &failed.version),
-        ];
-        let number = former
-            .into_iter()
-            .flatten()
-            .map(|v| v.number)
-            .max()
-            .unwrap_or(0)
-            + 1;
+        about.deployments += 1;
+        let number = about.deployments;
         if module.resources.is_empty() {
             (about.version, about.rollout, about.failed) = (version(number), None, None);
         } else {
