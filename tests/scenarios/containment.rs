@@ -142,6 +142,44 @@ fn many_endless_loops_hold_nobody_up() {
 }
 
 #[test]
+fn an_endless_loop_on_another_node_holds_up_no_call_on_the_way_there() {
+    let cluster = Cluster::builder(BIN).nodes(2).start();
+    let api = cluster.api(0);
+    // Without a grant it runs in the direct lane, where a loop has its thread for itself.
+    let settings = json!({"limits": {"call_timeout_ms": 5_000}});
+    Probe::deploy_with(&api, "bad", &settings);
+    let mut theirs = Vec::new();
+    for id in holdfast_tests::probe::ids("r", 12) {
+        let held = api.allocate_held("bad", &id, &json!({})).answer();
+        let _ = held.expect(201);
+        let owner = api.resource("bad", &id).owner.expect("it is held").node;
+        if cluster.number_of(owner) == 1 {
+            theirs.push(id);
+        }
+    }
+    let [wild, others @ ..] = theirs.as_slice() else {
+        panic!("node 1 has none of them");
+    };
+    assert!(!others.is_empty());
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            let ask = api.invoke("bad", wild, Probe::spin());
+            ask.header("holdfast-timeout-ms", 3_000).answer()
+        });
+        wait_until("it runs", SOON, || {
+            let info = cluster.api(1).resource("bad", wild);
+            (info.in_flight == 1).then_some(()).ok_or("it does not")
+        });
+        for id in others.iter().cycle().take(20) {
+            let answer = api.invoke("bad", id, Probe::echo()).answer().expect(200);
+            assert!(answer.took < QUICK, "{id} after {:?}", answer.took);
+        }
+        let answer = caller.join().expect("the caller does not panic");
+        answer.problem(504, "timeout");
+    });
+}
+
+#[test]
 fn memory_beyond_the_limit_is_refused_to_its_own_resource_only() {
     let cluster = misbehave(&Probe::alloc(), 200);
     let api = cluster.api(0);

@@ -148,7 +148,8 @@ pub type Answer = Result<Bytes, String>;
 /// Answers the requests of peers.
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request. Runs on the task that reads the connection, so it must not block; the
-    /// future it may return is polled once there and gets a task of its own if it is not ready.
+    /// future it may return is polled once there and gets a task of its own if it is not ready,
+    /// or asked for one.
     /// It is dropped when the caller gives up or the connection ends.
     fn handle(&self, peer: &PeerInfo, kind: Kind, payload: Bytes) -> Reply;
 }
@@ -157,8 +158,11 @@ pub trait Handler: Send + Sync + 'static {
 pub enum Reply {
     /// Here it is.
     Ready(Answer),
-    /// It will come.
+    /// It will come. The future must not block either.
     Pending(Pin<Box<dyn Future<Output = Answer> + Send>>),
+    /// It will come, and may block its thread meanwhile: it is a task of its own from the start, so
+    /// that the other requests of the connection, and its answers, go on.
+    Task(Pin<Box<dyn Future<Output = Answer> + Send>>),
 }
 
 /// What happened to a peer. For each peer [`Event::Connected`] and [`Event::Lost`] alternate; the

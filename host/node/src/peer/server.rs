@@ -94,18 +94,22 @@ impl Server<'_> {
                 .force(&frame::header(Type::Busy, call, Kind(0), 0), &Bytes::new());
             return Ok(());
         }
-        let mut future = match self.handler.handle(self.peer, kind, payload) {
+        let future = match self.handler.handle(self.peer, kind, payload) {
             Reply::Ready(answer) => {
                 self.answer(call, answer);
                 return Ok(());
             }
-            Reply::Pending(future) => future,
+            Reply::Pending(mut future) => {
+                // Most are ready at once, or after their first step: those need no task.
+                let first = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx)));
+                if let Poll::Ready(answer) = first.await {
+                    self.answer(call, answer);
+                    return Ok(());
+                }
+                future
+            }
+            Reply::Task(future) => future,
         };
-        // Most are ready at once, or after their first step: those need no task.
-        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
-            self.answer(call, answer);
-            return Ok(());
-        }
         let answered = Answering {
             call,
             outbox: self.outbox.clone(),

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -67,6 +67,8 @@ struct Echo {
     /// Futures of `NEVER` that were begun and dropped.
     begun: AtomicUsize,
     dropped: Arc<AtomicUsize>,
+    /// Lets the tasks of `BLOCK` go on.
+    released: Arc<AtomicBool>,
 }
 
 const ECHO: Kind = Kind(1);
@@ -77,6 +79,7 @@ const PANIC: Kind = Kind(5);
 const PANIC_LATER: Kind = Kind(6);
 const GROW: Kind = Kind(7);
 const THREAD: Kind = Kind(8);
+const BLOCK: Kind = Kind(9);
 const WAIT: Duration = Duration::from_secs(20);
 
 impl Handler for Echo {
@@ -106,6 +109,15 @@ impl Handler for Echo {
                 tokio::task::yield_now().await;
                 panic!("asked to")
             })),
+            BLOCK => {
+                let released = self.released.clone();
+                Reply::Task(Box::pin(async move {
+                    while !released.load(SeqCst) {
+                        std::thread::yield_now();
+                    }
+                    Ok(payload)
+                }))
+            }
             GROW => Reply::Ready(Ok(Bytes::from(vec![0; payload.len() * 100]))),
             kind => Reply::Ready(Err(format!("unknown kind {}", kind.0))),
         }

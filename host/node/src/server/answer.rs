@@ -44,7 +44,8 @@ impl Handler for Answers {
         let parts = parts.clone();
         if kind == dispatch::CALL {
             let called = dispatch::answer_call(&parts.dispatch, payload);
-            return Reply::Pending(Box::pin(async move { Ok(called.await) }));
+            // The guest may compute for as long as it likes.
+            return Reply::Task(Box::pin(async move { Ok(called.await) }));
         }
         Reply::Pending(Box::pin(async move {
             match kind {

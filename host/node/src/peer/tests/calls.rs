@@ -53,6 +53,30 @@ async fn ten_thousand_calls_at_once_each_get_their_own_answer() {
     assert_eq!(answered.len(), 10_000);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_request_that_blocks_its_thread_holds_up_no_other_of_its_connection() {
+    let mut setup = Setup::new();
+    setup.options.data_connections = std::num::NonZeroUsize::MIN;
+    let (a, b) = (setup.start().await, Setup::new().start().await);
+    a.knows(&b);
+    let (peers, node) = (a.peers.clone(), b.setup.node);
+    let blocked = tokio::spawn(async move {
+        peers
+            .call(node, Lane::Data, BLOCK, "slow".into(), WAIT)
+            .await
+    });
+    while b.handler.handled.load(SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    for kind in [ECHO, LATER, ECHO] {
+        let answer = a.ask(&b, Lane::Data, kind, "quick".into()).await;
+        assert_eq!(answer, Ok("quick".into()));
+    }
+    assert!(!blocked.is_finished());
+    b.handler.released.store(true, SeqCst);
+    assert_eq!(blocked.await.unwrap(), Ok("slow".into()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn big_payloads_pass_up_to_the_longest_frame() {
     let (a, b) = pair().await;
