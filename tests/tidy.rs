@@ -50,7 +50,7 @@ const CRATES: &[Row] = &[
     row(
         "host/node",
         &["holdfast-model", "holdfast-cluster", "holdfast-runtime"],
-        &[],
+        &["holdfast-test-components"],
     ),
     row("guest-sdk", &[], &[]),
     row("examples/*", &["holdfast-guest"], &[]),

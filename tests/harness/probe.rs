@@ -18,7 +18,7 @@ impl Probe {
                 "memory_bytes_max": 16 << 20,
                 "handle_timeout_ms": 60_000,
                 "terminate_timeout_ms": 60_000,
-                "call_timeout_ms": 60_000,
+                "call_timeout_ms": 30_000,
                 "queue_calls_max": 8,
                 "body_bytes_max": 64 << 10,
             },

@@ -149,6 +149,26 @@ fn a_call_ends_at_its_deadline() {
 }
 
 #[test]
+fn a_caller_without_patience_costs_a_resource_nothing() {
+    let cluster = holding(2, &one());
+    for node in 0..2 {
+        let api = cluster.api(node);
+        let ask = api.invoke("probe", "one", Probe::sleep_ms(1_000));
+        let answer = ask.header("holdfast-timeout-ms", 200).answer();
+        answer.problem(504, "timeout");
+        // In the queue behind that call the time runs out too, and nothing is done.
+        let ask = api.invoke("probe", "one", Probe::echo());
+        let answer = ask.header("holdfast-timeout-ms", 100).answer();
+        answer.problem(503, "unavailable");
+        answer.retry_after();
+        let answer = api.invoke("probe", "one", Probe::echo()).answer();
+        let answer: Value = answer.expect(200).json();
+        assert_eq!(answer["calls"], 2 * node + 2, "the instance is still there");
+    }
+    assert_eq!(cluster.api(0).resource("probe", "one").restarts, 0);
+}
+
+#[test]
 fn a_timeout_that_is_none_is_refused() {
     let cluster = holding(1, &one());
     for wrong in ["soon", "-1", "1.5", ""] {

@@ -112,7 +112,9 @@ pub struct Limits {
     /// Time for one `terminate`, after which the instance is dropped. Default 10,000. Too low:
     /// handlers cannot finish their work. Too high: a hanging one delays every move.
     pub terminate_timeout_ms: u64,
-    /// Time for one call when the caller names no shorter one. Default 30,000.
+    /// Time for one call, and how long its caller waits unless it names a shorter time. Default
+    /// 30,000. A call that a caller no longer waits for goes on. Too low: slow calls end with 504,
+    /// and their instance with them. Too high: a hanging call holds up the queue of its resource.
     pub call_timeout_ms: u64,
     /// Calls that may wait for one resource. Default 128. Too low: bursts get 429. Too high: a
     /// slow resource piles up requests that are late anyway.

@@ -201,23 +201,9 @@ impl Dispatch {
             return Some(Called::Answered(Err(error)));
         }
         let queue_calls_max = serving.settings.limits.queue_calls_max;
-        let lane = match serving.lane {
-            Some(lane) => lane,
-            // Not compiled here yet, so nothing runs yet and waiting is all there is to do.
-            None => holdfast_model::Lane::Fiber,
-        };
         drop(serving);
-        Some(
-            entry
-                .call(
-                    &self.0.shared.host,
-                    lane,
-                    queue_calls_max,
-                    request,
-                    deadline,
-                )
-                .await,
-        )
+        let host = &self.0.shared.host;
+        Some(entry.call(host, queue_calls_max, request, deadline).await)
     }
 
     /// Makes sure that a resource exists, in a state that is current.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use holdfast_model::{
-    Lane, ModuleName, ResourceId, Spec, Token,
+    Lane, Limits, ModuleName, ResourceId, Spec, Token,
     call::{self, Refusal},
 };
 use wasmtime::{
@@ -84,7 +84,9 @@ impl Instance {
         result.await?.map_err(handler_failure)
     }
 
-    /// Calls `invoke`. It has `request.timeout`, at most `limits.call_timeout_ms`.
+    /// Calls `invoke`. It has `limits.call_timeout_ms`. That its caller may wait for less, for
+    /// `request.timeout`, is told to the handler and no more: an impatient caller must not cost
+    /// the resource its instance.
     ///
     /// In the direct lane the future is ready at its first poll.
     ///
@@ -94,11 +96,10 @@ impl Instance {
         let invoke = self.invoke.ok_or(Failure::NotInvocable)?;
         let limits = &self.grounds().limits;
         let max = limits.body_bytes_max;
-        let time = request
-            .timeout
-            .min(Duration::from_millis(limits.call_timeout_ms));
+        let time = Duration::from_millis(limits.call_timeout_ms);
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-        let deadline = since_epoch.unwrap_or_default().saturating_add(time);
+        let awaited = request.timeout.min(time);
+        let deadline = since_epoch.unwrap_or_default().saturating_add(awaited);
         let request = bindings::Request {
             id: &request.id,
             created_at: request.created_at_ms,
@@ -135,6 +136,18 @@ impl Instance {
     #[must_use]
     pub fn resource(&self) -> &ManagedResource {
         &self.store.data().resource
+    }
+
+    /// How its calls run.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.grounds().lane
+    }
+
+    /// The limits that it was made with.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.grounds().limits
     }
 
     fn grounds(&self) -> &Grounds {

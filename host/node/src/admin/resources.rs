@@ -84,6 +84,11 @@ async fn await_held(
     deadline: Instant,
 ) -> Result<()> {
     let key = || format!("{module}/{id}");
+    // What an instance of an earlier spec does is no answer.
+    let revision = admin
+        .control
+        .read(|state| Some(state.resource(module, id)?.revision))
+        .ok_or_else(|| call::Error::UnknownResource(key()))?;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -93,6 +98,7 @@ async fn await_held(
         let question = AwaitHeld {
             module: module.clone(),
             id: id.clone(),
+            revision,
             // Short enough to notice that the resource went elsewhere.
             timeout: left.min(Duration::from_secs(1)),
         };

@@ -42,15 +42,15 @@ pub(super) struct Engine {
     /// Loads, releases and rollouts under way.
     tasks: JoinSet<Done>,
     rollouts: BTreeMap<ModuleName, Arc<Version>>,
-    /// Rollouts that this node tries or has tried, by module and version.
-    tried: BTreeSet<(ModuleName, u64)>,
+    /// The rollout of each module that this node tries or has tried last.
+    tried: BTreeMap<ModuleName, Arc<Version>>,
 }
 
 enum Done {
     Released,
     Loaded(ModuleName),
     /// A rollout was tried, and whether that came to an end.
-    Tried((ModuleName, u64), bool),
+    Tried(ModuleName, Arc<Version>, bool),
     Tidied,
 }
 
@@ -68,7 +68,7 @@ impl Engine {
             releasing: false,
             tasks: JoinSet::new(),
             rollouts: BTreeMap::new(),
-            tried: BTreeSet::new(),
+            tried: BTreeMap::new(),
         }
     }
 
@@ -224,7 +224,7 @@ impl Engine {
         let table = self.table(&key.0, &run.version);
         let entry = {
             let entries = table.entries.pin();
-            let fresh = || Entry::new(key.0.clone(), id.clone(), Arc::clone(&table.starts));
+            let fresh = || Entry::new(key.0.clone(), id.clone(), Arc::clone(&table.turns));
             Arc::clone(entries.get_or_insert_with(id.clone(), fresh))
         };
         self.hosted
@@ -365,9 +365,9 @@ impl Engine {
                     }
                 }
             }
-            Ok(Done::Tried(rollout, settled)) => {
-                if !settled {
-                    self.tried.remove(&rollout);
+            Ok(Done::Tried(name, version, settled)) => {
+                if !settled && self.tried.get(&name) == Some(&version) {
+                    self.tried.remove(&name);
                 }
             }
             Ok(Done::Tidied) => {}

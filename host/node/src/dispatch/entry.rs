@@ -2,12 +2,18 @@
 //!
 //! What should be (`Want`) is set from outside; a driver, running only while there is something to
 //! do, brings about what is. The instance sits behind the resource's own lock: whoever holds it
-//! runs the one call of the moment, so that a call costs no task and no channel. Only the driver
-//! and a call that finds its instance dead empty the lock.
+//! runs the one call of the moment, so that a call costs no task and no channel.
+//!
+//! Invariants: `Mind::runs` says what is in the cell, and both change together, by whoever holds
+//! the cell; the cell is taken before the mind. Only the driver fills the cell. An instance of a
+//! former life is never called again, no hook included.
 //!
 //! Absent: ownership. That this node may run the resource was decided before `Want` says so.
 
 mod call;
+mod drive;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{
     Arc,
@@ -19,13 +25,13 @@ use holdfast_model::{
     ModuleName, ResourceId, Spec, Token,
     api::{FailureKind, LastError, ResourceStatus},
 };
-use holdfast_runtime::{Failure, Instance, ManagedResource, TerminateReason};
+use holdfast_runtime::{Failure, Instance, TerminateReason};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, Semaphore, mpsc},
     time::Instant,
 };
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::warn;
 
 pub(in crate::dispatch) use self::call::Called;
 use super::backoff;
@@ -38,16 +44,33 @@ pub(super) struct Host {
     pub(super) ended: mpsc::Sender<(ModuleName, ResourceId)>,
 }
 
+/// Bounds how many instances of a module start or stop at once on a node. For each module, so that
+/// one whose handlers hang does not keep others from starting; and apart, so that hanging starts
+/// do not keep instances from ending.
+pub(super) struct Turns {
+    starts: Semaphore,
+    stops: Semaphore,
+}
+
 /// A resource that this node runs, starts or ends.
 pub(super) struct Entry {
     module: ModuleName,
     id: ResourceId,
-    /// Bounds how many instances of the module start or stop at once.
-    starts: Arc<Semaphore>,
-    cell: tokio::sync::Mutex<Option<Instance>>,
+    turns: Arc<Turns>,
+    cell: Arc<Cell>,
+    /// Counted up by each drop, under the mind's lock: what began in a former life is over.
+    life: AtomicU32,
     waiting: AtomicU32,
     mind: Mutex<Mind>,
     changed: Notify,
+}
+
+type Cell = tokio::sync::Mutex<Option<Held>>;
+
+/// An instance, and the life in which its start began.
+struct Held {
+    instance: Instance,
+    life: u32,
 }
 
 /// What a resource is to be run with.
@@ -56,22 +79,13 @@ pub(super) struct Run {
     pub(super) token: Token,
     pub(super) revision: u64,
     pub(super) spec: Spec,
+    /// The version that serves.
     pub(super) version: Arc<Version>,
-}
-
-impl Run {
-    fn kind(&self) -> Kind {
-        Kind {
-            token: self.token,
-            revision: self.revision,
-            number: self.version.number,
-        }
-    }
 }
 
 /// What an instance was made for. A newer token too makes it another: in between, the resource may
 /// have been another node's.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kind {
     token: Token,
     revision: u64,
@@ -80,7 +94,11 @@ struct Kind {
 
 #[derive(Clone)]
 enum Want {
-    Run(Run),
+    Run {
+        run: Run,
+        /// A version that is tried instead of the one that serves.
+        trial: Option<Arc<Version>>,
+    },
     End(TerminateReason),
     /// End at once, without any hook.
     Drop,
@@ -92,7 +110,7 @@ struct Mind {
     runs: Option<Kind>,
     status: ResourceStatus,
     driving: bool,
-    /// Failures in a row.
+    /// Failures in a row of what is wanted now.
     failures: u32,
     restarts: u32,
     retry_at: Option<Instant>,
@@ -114,7 +132,7 @@ pub(crate) struct Report {
 }
 
 impl Entry {
-    pub(super) fn new(module: ModuleName, id: ResourceId, starts: Arc<Semaphore>) -> Arc<Self> {
+    pub(super) fn new(module: ModuleName, id: ResourceId, turns: Arc<Turns>) -> Arc<Self> {
         let mind = Mind {
             want: Want::End(TerminateReason::Removed),
             runs: None,
@@ -129,8 +147,9 @@ impl Entry {
         Arc::new(Self {
             module,
             id,
-            starts,
-            cell: tokio::sync::Mutex::new(None),
+            turns,
+            cell: Arc::default(),
+            life: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             mind: Mutex::new(mind),
             changed: Notify::new(),
@@ -141,47 +160,78 @@ impl Entry {
         &self.id
     }
 
-    /// The resource is to run so.
+    /// The resource is to run so. Ends the trial of another version, unless nothing else changed.
     pub(super) fn run(self: &Arc<Self>, host: &Arc<Host>, run: Run) {
         let mut mind = self.mind.lock();
-        let same = match &mind.want {
-            Want::Run(known) => known.kind() == run.kind(),
-            Want::End(_) | Want::Drop => false,
-        };
-        if !same {
-            // Another spec or version deserves a fresh start.
-            (mind.failures, mind.retry_at) = (0, None);
-            if mind.runs.is_none() {
-                mind.status = ResourceStatus::Starting;
-            }
+        if let Want::Run { run: known, .. } = &mind.want
+            && known.kind(&known.version) == run.kind(&run.version)
+        {
+            return;
         }
-        mind.want = Want::Run(run);
-        self.wake(host, &mut mind);
+        self.want(host, &mut mind, Want::Run { run, trial: None });
     }
 
-    /// The resource is to end, with its `terminate` hook.
+    /// The resource is to end, with its `terminate` hook. One that is to end without it does so.
     pub(super) fn end(self: &Arc<Self>, host: &Arc<Host>, reason: TerminateReason) {
         let mut mind = self.mind.lock();
-        mind.want = Want::End(reason);
+        if matches!(mind.want, Want::Drop) {
+            return;
+        }
         mind.status = match reason {
             TerminateReason::Moved => ResourceStatus::Moving,
             _ => ResourceStatus::Stopping,
         };
-        self.wake(host, &mut mind);
+        self.want(host, &mut mind, Want::End(reason));
     }
 
-    /// The resource is to end at once, without any hook.
+    /// The resource is to end at once, without any hook. Calls that wait are turned away, and a
+    /// call or hook that waits for something is given up in the middle.
+    /// It runs here again only under a newer token, hence as another instance.
     pub(super) fn drop_now(self: &Arc<Self>, host: &Arc<Host>) {
         let mut mind = self.mind.lock();
-        mind.want = Want::Drop;
+        self.life.fetch_add(1, Ordering::AcqRel);
         mind.status = ResourceStatus::Stopping;
-        self.wake(host, &mut mind);
+        self.want(host, &mut mind, Want::Drop);
+    }
+
+    /// The resource is to run with this version instead of the one that serves. False when it is
+    /// not to run here, or runs with that one or a later one already.
+    pub(super) fn begin_trial(
+        self: &Arc<Self>,
+        host: &Arc<Host>,
+        candidate: &Arc<Version>,
+    ) -> bool {
+        let mut mind = self.mind.lock();
+        let run = match &mind.want {
+            Want::Run { run, trial }
+                if trial.as_ref().unwrap_or(&run.version).number < candidate.number =>
+            {
+                run.clone()
+            }
+            _ => return false,
+        };
+        let trial = Some(Arc::clone(candidate));
+        self.want(host, &mut mind, Want::Run { run, trial });
+        true
+    }
+
+    /// The resource is to run with the version that serves, if it is on trial with this one.
+    pub(super) fn end_trial(self: &Arc<Self>, host: &Arc<Host>, number: u64) {
+        let mut mind = self.mind.lock();
+        let run = match &mind.want {
+            Want::Run {
+                run,
+                trial: Some(trial),
+            } if trial.number == number => run.clone(),
+            _ => return,
+        };
+        self.want(host, &mut mind, Want::Run { run, trial: None });
     }
 
     /// Whether nothing runs, and nothing is to.
     pub(super) fn has_ended(&self) -> bool {
         let mind = self.mind.lock();
-        mind.runs.is_none() && !mind.driving && !matches!(mind.want, Want::Run(_))
+        mind.runs.is_none() && !mind.driving && mind.want.kind().is_none()
     }
 
     pub(super) fn report(&self) -> Report {
@@ -202,67 +252,80 @@ impl Entry {
         self.mind.lock().status
     }
 
-    /// Waits until the resource is held, set aside, or ends; gives its status then.
-    pub(super) async fn settled(&self) -> ResourceStatus {
-        loop {
-            let changed = self.changed.notified();
-            let status = self.status();
-            if !matches!(status, ResourceStatus::Starting | ResourceStatus::Failed) {
-                return status;
-            }
-            changed.await;
-        }
-    }
-
-    /// The resource is to run with one version instead of another, if it is to run here, and with
-    /// that other one, at all: only the engine says whether it is. False when it is not.
-    pub(super) fn switch(
-        self: &Arc<Self>,
-        host: &Arc<Host>,
-        from: &Version,
-        to: &Arc<Version>,
-    ) -> bool {
-        let mut mind = self.mind.lock();
-        let run = match &mut mind.want {
-            Want::Run(run) if run.version.number == from.number => run,
-            _ => return false,
-        };
-        run.version = Arc::clone(to);
-        (mind.failures, mind.retry_at) = (0, None);
-        if mind.runs.is_none() {
-            mind.status = ResourceStatus::Starting;
-        }
-        self.wake(host, &mut mind);
-        true
+    /// Waits until the resource is held with this revision of its spec or a later one, set aside
+    /// with it, or ends; gives its status then.
+    pub(super) async fn settled(&self, revision: u64) -> ResourceStatus {
+        self.until(|| {
+            let mind = self.mind.lock();
+            let Some(wanted) = mind.want.kind() else {
+                return Some(mind.status);
+            };
+            let settled = match mind.status {
+                ResourceStatus::Held => mind.runs.is_some_and(|kind| kind.revision >= revision),
+                ResourceStatus::Quarantined => wanted.revision >= revision,
+                _ => false,
+            };
+            settled.then_some(mind.status)
+        })
+        .await
     }
 
     /// Waits for the outcome of the first attempt to run this version; none when it is not to be
     /// run any more.
     pub(super) async fn tried(&self, number: u64) -> Option<Result<(), String>> {
+        self.until(|| {
+            let mind = self.mind.lock();
+            let Some(wanted) = mind.want.kind().filter(|kind| kind.number == number) else {
+                return Some(None);
+            };
+            if mind.runs == Some(wanted) {
+                return Some(Some(Ok(())));
+            }
+            (mind.failures > 0).then(|| {
+                let error = mind.last_error.as_ref().map(|error| error.message.clone());
+                Some(Err(error.unwrap_or_default()))
+            })
+        })
+        .await
+    }
+
+    /// Waits until `look` finds something; it looks after every change.
+    async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
         loop {
+            // Listens before it looks, so that no change goes unseen.
             let changed = self.changed.notified();
-            {
-                let mind = self.mind.lock();
-                let wanted = match &mind.want {
-                    Want::Run(run) => run.version.number == number,
-                    Want::End(_) | Want::Drop => false,
-                };
-                if !wanted {
-                    return None;
-                }
-                if mind.runs.is_some_and(|kind| kind.number == number) {
-                    return Some(Ok(()));
-                }
-                if mind.failures > 0 {
-                    let error = mind.last_error.as_ref().map(|error| error.message.clone());
-                    return Some(Err(error.unwrap_or_default()));
-                }
+            if let Some(found) = look() {
+                return found;
             }
             changed.await;
         }
     }
 
-    /// The instance ended by itself, during a call.
+    /// Whether the resource was dropped since that life.
+    fn is_over(&self, life: u32) -> bool {
+        self.life.load(Ordering::Acquire) != life
+    }
+
+    /// Waits until the resource is dropped.
+    async fn over(&self, life: u32) {
+        self.until(|| self.is_over(life).then_some(())).await;
+    }
+
+    /// Sets what should be, and has it brought about. What differs from before starts afresh.
+    fn want(self: &Arc<Self>, host: &Arc<Host>, mind: &mut Mind, want: Want) {
+        let before = mind.want.kind();
+        mind.want = want;
+        let wanted = mind.want.kind();
+        if wanted.is_some() && wanted != before {
+            (mind.failures, mind.retry_at) = (0, None);
+            if mind.runs.is_none() {
+                mind.status = ResourceStatus::Starting;
+            }
+        }
+        self.wake(host, mind);
+    }
+
+    /// The instance ended by itself, during a call. The caller holds the cell.
     fn died(self: &Arc<Self>, host: &Arc<Host>, failure: Option<&Failure>) {
         let mut mind = self.mind.lock();
         if let Some(failure) = failure {
@@ -275,186 +338,68 @@ impl Entry {
         {
             mind.failures = 0;
         }
-        mind.runs = None;
-        mind.held_since = None;
         mind.restarts += 1;
-        self.failed(&mut mind, false);
+        if let Some(kind) = mind.emptied() {
+            mind.failed(kind, false);
+        }
         self.wake(host, &mut mind);
-    }
-
-    fn failed(&self, mind: &mut Mind, fatal: bool) {
-        mind.failures += 1;
-        if !matches!(mind.want, Want::Run(_)) {
-            return;
-        }
-        if fatal {
-            mind.status = ResourceStatus::Quarantined;
-            mind.retry_at = None;
-        } else {
-            mind.status = ResourceStatus::Failed;
-            mind.retry_at = Some(Instant::now() + backoff::pause(mind.failures));
-        }
-    }
-
-    /// Tells those who wait, and sees that a driver runs.
-    fn wake(self: &Arc<Self>, host: &Arc<Host>, mind: &mut Mind) {
-        self.changed.notify_waiters();
-        if !mind.driving {
-            mind.driving = true;
-            let span = info_span!("resource", module = %self.module, resource.id = %self.id);
-            // The driver ends by itself once what is equals what should be.
-            tokio::spawn(Arc::clone(self).drive(Arc::clone(host)).instrument(span));
-        }
-    }
-
-    async fn drive(self: Arc<Self>, host: Arc<Host>) {
-        loop {
-            // Listens before it looks, so that no change of the want goes unseen.
-            let changed = self.changed.notified();
-            match self.next_step() {
-                None => break,
-                Some(Step::Start(run)) => self.start(&host, run).await,
-                Some(Step::Stop(reason)) => self.stop(reason).await,
-                Some(Step::Wait(until)) => {
-                    let _ = tokio::time::timeout_at(until, changed).await;
-                }
-            }
-        }
-        let ended = !matches!(self.mind.lock().want, Want::Run(_));
-        if ended {
-            // The engine is gone only when the node stops, and then nobody counts any more.
-            let _ = host
-                .ended
-                .send((self.module.clone(), self.id.clone()))
-                .await;
-        }
-    }
-
-    /// What to do next; none when nothing is left, and then this driver is none any more.
-    fn next_step(&self) -> Option<Step> {
-        let mut mind = self.mind.lock();
-        let step = match (&mind.want, mind.runs) {
-            (Want::Drop, Some(_)) => Some(Step::Stop(None)),
-            (Want::End(reason), Some(_)) => Some(Step::Stop(Some(*reason))),
-            (Want::End(_) | Want::Drop, None) => None,
-            (Want::Run(run), Some(kind)) => {
-                (run.kind() != kind).then_some(Step::Stop(Some(TerminateReason::Upgraded)))
-            }
-            (Want::Run(_), None) if mind.status == ResourceStatus::Quarantined => None,
-            (Want::Run(run), None) => match mind.retry_at {
-                Some(at) if at > Instant::now() => Some(Step::Wait(at)),
-                _ => Some(Step::Start(run.clone())),
-            },
-        };
-        mind.driving = step.is_some();
-        step
-    }
-
-    async fn start(self: &Arc<Self>, host: &Arc<Host>, run: Run) {
-        let permit = self.starts.acquire().await;
-        let attempt = {
-            let mut mind = self.mind.lock();
-            mind.status = ResourceStatus::Starting;
-            mind.failures + 1
-        };
-        let started = self.instantiate(host, &run, attempt).await;
-        drop(permit);
-        match started {
-            Ok(instance) => {
-                let mut cell = self.cell.lock().await;
-                let mut mind = self.mind.lock();
-                mind.runs = Some(run.kind());
-                mind.held_since = Some((Instant::now(), now_ms()));
-                mind.retry_at = None;
-                if matches!(mind.want, Want::Run(_)) {
-                    mind.status = ResourceStatus::Held;
-                }
-                *cell = Some(instance);
-                debug!(token = %run.token, "held");
-            }
-            Err((error, fatal)) => {
-                warn!(
-                    attempt,
-                    fatal,
-                    error = error.message,
-                    "the resource could not be started"
-                );
-                let mut mind = self.mind.lock();
-                mind.last_error = Some(error);
-                // Meant for what is wanted no more: the next step starts afresh.
-                let current = match &mind.want {
-                    Want::Run(want) => want.kind() == run.kind(),
-                    Want::End(_) | Want::Drop => true,
-                };
-                if current {
-                    self.failed(&mut mind, fatal);
-                }
-            }
-        }
-        self.changed.notify_waiters();
-    }
-
-    async fn instantiate(
-        &self,
-        host: &Host,
-        run: &Run,
-        attempt: u32,
-    ) -> Result<Instance, (LastError, bool)> {
-        let module = host
-            .modules
-            .get(&self.module, &run.version)
-            .await
-            .map_err(|error| {
-                let message = crate::modules::chain(&error);
-                (
-                    LastError {
-                        message,
-                        at_ms: now_ms(),
-                        kind: FailureKind::Instance,
-                    },
-                    false,
-                )
-            })?;
-        let resource = ManagedResource {
-            id: self.id.clone(),
-            spec: run.spec.clone(),
-            token: run.token,
-            attempt,
-        };
-        let failed =
-            |failure: Failure| (last_error(&failure), matches!(failure, Failure::Fatal(_)));
-        let mut instance = module.instantiate(resource).await.map_err(failed)?;
-        instance.handle().await.map_err(failed)?;
-        Ok(instance)
-    }
-
-    async fn stop(&self, reason: Option<TerminateReason>) {
-        // Behind every call that was admitted before.
-        let mut cell = self.cell.lock().await;
-        let instance = cell.take();
-        drop(cell);
-        if let (Some(mut instance), Some(reason)) = (instance, reason) {
-            let _permit = self.starts.acquire().await;
-            if let Err(failure) = instance.terminate(reason).await {
-                warn!(?reason, error = %failure, "terminate failed");
-                self.mind.lock().last_error = Some(last_error(&failure));
-            }
-        }
-        let mut mind = self.mind.lock();
-        mind.runs = None;
-        mind.held_since = None;
-        if matches!(mind.want, Want::Run(_)) {
-            mind.status = ResourceStatus::Starting;
-        }
-        drop(mind);
-        self.changed.notify_waiters();
     }
 }
 
-enum Step {
-    Start(Run),
-    Stop(Option<TerminateReason>),
-    Wait(Instant),
+impl Run {
+    /// What an instance of this version is made for.
+    fn kind(&self, version: &Version) -> Kind {
+        Kind {
+            token: self.token,
+            revision: self.revision,
+            number: version.number,
+        }
+    }
+}
+
+impl Want {
+    /// What is to run, if anything is.
+    fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Run { run, trial } => Some(run.kind(trial.as_ref().unwrap_or(&run.version))),
+            Self::End(_) | Self::Drop => None,
+        }
+    }
+}
+
+impl Mind {
+    /// The cell was emptied; says what was in it.
+    fn emptied(&mut self) -> Option<Kind> {
+        self.held_since = None;
+        if self.want.kind().is_some() {
+            self.status = ResourceStatus::Starting;
+        }
+        self.runs.take()
+    }
+
+    /// An instance of this kind failed. That counts for nothing if another is wanted meanwhile.
+    fn failed(&mut self, kind: Kind, fatal: bool) {
+        if self.want.kind() != Some(kind) {
+            return;
+        }
+        self.failures += 1;
+        if fatal {
+            self.status = ResourceStatus::Quarantined;
+            self.retry_at = None;
+        } else {
+            self.status = ResourceStatus::Failed;
+            self.retry_at = Some(Instant::now() + backoff::pause(self.failures));
+        }
+    }
+}
+
+impl Turns {
+    pub(super) fn new(at_once_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            starts: Semaphore::new(at_once_max),
+            stops: Semaphore::new(at_once_max),
+        })
+    }
 }
 
 fn last_error(failure: &Failure) -> LastError {

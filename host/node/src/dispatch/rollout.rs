@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_cluster::state::{Command, Version};
+use holdfast_cluster::state::{Command, Outcome, State, Version};
 use holdfast_model::{ModuleName, NodeId};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Shared, entry::Entry};
 use crate::control::Control;
@@ -22,24 +22,25 @@ pub(super) async fn attempt(
     me: NodeId,
     module: &ModuleName,
     candidate: &Arc<Version>,
-    serving: &Arc<Version>,
     entries: Vec<Arc<Entry>>,
 ) -> bool {
     let number = candidate.number;
     let mut verdict = None;
+    let mut held = None;
     for entry in entries {
-        if !entry.switch(&shared.host, serving, candidate) {
+        if !entry.begin_trial(&shared.host, candidate) {
             continue;
         }
         match entry.tried(number).await {
             None => {}
             Some(Ok(())) => {
                 verdict = Some(Ok(()));
+                held = Some(entry);
                 break;
             }
             Some(Err(failed)) => {
                 warn!(%module, number, error = failed, "the new version could not hold a resource");
-                entry.switch(&shared.host, candidate, serving);
+                entry.end_trial(&shared.host, number);
                 verdict = Some(Err(failed));
             }
         }
@@ -52,20 +53,54 @@ pub(super) async fn attempt(
         node: me,
         error: verdict.err(),
     };
+    let fate = decide(control, module, number, command).await;
+    // The engine brings the entries to a version that serves; a trial that led to none is undone.
+    if let (Fate::Superseded, Some(entry)) = (fate, held) {
+        entry.end_trial(&shared.host, number);
+    }
+    true
+}
+
+/// What became of a version that was rolled out.
+enum Fate {
+    /// It serves, or a later one does, or it is given up after what this node said.
+    Decided,
+    /// It never served, and will not.
+    Superseded,
+}
+
+/// Gives the verdict until it is heard, or of no more use.
+async fn decide(control: &Control, module: &ModuleName, number: u64, verdict: Command) -> Fate {
     loop {
-        match control
-            .propose(command.clone(), (Instant::now() + PROPOSAL).into_std())
-            .await
-        {
-            Ok(_) => return true,
-            Err(error) => warn!(%module, number, %error, "the verdict was not heard; trying again"),
+        let deadline = (Instant::now() + PROPOSAL).into_std();
+        match control.propose(verdict.clone(), deadline).await {
+            Ok(Outcome::Done) => return Fate::Decided,
+            Ok(outcome) => debug!(%module, number, ?outcome, "the rollout was over before"),
+            Err(error) => {
+                warn!(%module, number, %error, "the verdict was not heard; trying again");
+            }
         }
-        let rollout = |state: &holdfast_cluster::state::State| {
-            let rollout = state.modules().get(module)?.about.rollout.as_ref()?;
-            Some(rollout.version.number)
+        // Another node may have been heard first, or another version deployed: what counts is the
+        // state, and none that is older than the refusal.
+        let deadline = (Instant::now() + PROPOSAL).into_std();
+        if control.read_index(deadline).await.is_err() {
+            continue;
+        }
+        let fate = |state: &State| {
+            let Some(found) = state.modules().get(module) else {
+                return Some(Fate::Superseded);
+            };
+            let rollout = found.about.rollout.as_ref();
+            if rollout.is_some_and(|rollout| rollout.version.number == number) {
+                return None;
+            }
+            if found.about.version.number >= number {
+                return Some(Fate::Decided);
+            }
+            Some(Fate::Superseded)
         };
-        if control.read(rollout) != Some(number) {
-            return true;
+        if let Some(fate) = control.read(fate) {
+            return fate;
         }
     }
 }

@@ -38,11 +38,13 @@ impl Question for CountsOf {
     type Answer = Counts;
 }
 
-/// Asks an owner to answer once a resource is held, set aside or gone.
+/// Asks an owner to answer once a resource is held with this revision of its spec or a later one,
+/// set aside or gone.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AwaitHeld {
     pub(crate) module: ModuleName,
     pub(crate) id: ResourceId,
+    pub(crate) revision: u64,
     pub(crate) timeout: Duration,
 }
 
@@ -75,11 +77,11 @@ impl Dispatch {
         counts
     }
 
-    /// Waits until a resource of this node is held, set aside or gone.
+    /// Waits until a resource of this node is held as asked, set aside or gone.
     pub(crate) async fn await_held(&self, question: AwaitHeld) -> Option<ResourceStatus> {
         let table = self.0.shared.tables.get(question.module.as_str())?;
         let entry = table.entries.pin().get(&question.id).map(Arc::clone)?;
-        tokio::time::timeout(question.timeout, entry.settled())
+        tokio::time::timeout(question.timeout, entry.settled(question.revision))
             .await
             .ok()
     }

@@ -8,10 +8,9 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
-use holdfast_model::{Lane, ModuleName, NodeId, ResourceId, Settings, Slot};
-use tokio::sync::Semaphore;
+use holdfast_model::{ModuleName, NodeId, ResourceId, Settings, Slot};
 
-use super::entry::Entry;
+use super::entry::{Entry, Turns};
 
 type Map<K, V> = papaya::HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -28,18 +27,14 @@ pub(super) struct Table {
     pub(super) name: ModuleName,
     pub(super) entries: Map<ResourceId, Arc<Entry>>,
     pub(super) serving: ArcSwap<Serving>,
-    /// Bounds how many instances start or stop at once. For each module, so that a module whose
-    /// handlers hang does not keep others from starting.
-    pub(super) starts: Arc<Semaphore>,
+    pub(super) turns: Arc<Turns>,
     routes: Box<[AtomicU16]>,
 }
 
 /// What calls need to know of the version that serves.
 pub(super) struct Serving {
     pub(super) settings: Arc<Settings>,
-    /// Unknown until the module is compiled here.
-    pub(super) lane: Option<Lane>,
-    /// Whether it exports `invocation`; as unknown.
+    /// Whether it exports `invocation`. Unknown until the module is compiled here.
     pub(super) invocable: Option<bool>,
 }
 
@@ -55,7 +50,7 @@ impl Tables {
                 name: name.clone(),
                 entries: Map::default(),
                 serving: ArcSwap::from_pointee(serving()),
-                starts: Arc::new(Semaphore::new(STARTS_MAX)),
+                turns: Turns::new(TURNS_MAX),
                 routes: (0..Slot::COUNT).map(|_| AtomicU16::new(NOBODY)).collect(),
             })
         };
@@ -107,6 +102,6 @@ impl Tables {
 
 const NOBODY: u16 = 0;
 
-/// How many instances of a module may start or stop at once on this node. Too few: handlers that
+/// How many instances of a module may start at once on this node, and how many stop. Too few: handlers that
 /// wait for others (HTTP) start one after the other. Too many: what they wait for is hit by all.
-const STARTS_MAX: usize = 64;
+const TURNS_MAX: usize = 64;

@@ -64,13 +64,17 @@ async fn a_panic_tells_where_and_what_and_kills_its_instance_only() {
 async fn a_loop_ends_at_its_deadline() {
     let runtime = runtime();
     for chosen in [Lane::Direct, Lane::Fiber] {
-        let mut instance = held(&runtime, &lane(chosen)).await;
+        let limit = Duration::from_millis(300);
+        let mut settings = lane(chosen);
+        settings.limits.call_timeout_ms = 300;
+        let mut instance = held(&runtime, &settings).await;
         let mut spin = request(r#"{"op":"spin"}"#);
-        spin.timeout = Duration::from_millis(300);
+        // What the caller has patience for costs no instance.
+        spin.timeout = Duration::from_millis(10);
         let begin = Instant::now();
         let failure = instance.invoke(&spin).await.unwrap_err();
-        assert_eq!(failure, Failure::TimedOut(spin.timeout));
-        assert!(begin.elapsed() >= spin.timeout);
+        assert_eq!(failure, Failure::TimedOut(limit));
+        assert!(begin.elapsed() >= limit);
         assert!(instance.is_dead());
     }
 }
@@ -84,7 +88,9 @@ fn a_loop_does_not_hold_the_only_worker() {
             .build()
             .unwrap();
         let turns = tokio.block_on(async {
-            let mut instance = held(&runtime(), &lane(chosen)).await;
+            let mut settings = lane(chosen);
+            settings.limits.call_timeout_ms = 3000;
+            let mut instance = held(&runtime(), &settings).await;
             let turns = Arc::new(AtomicU32::new(0));
             let taken = turns.clone();
             let other = tokio::spawn(async move {
@@ -95,8 +101,7 @@ fn a_loop_does_not_hold_the_only_worker() {
             });
             let counted = turns.clone();
             let call = tokio::spawn(async move {
-                let mut spin = request(r#"{"op":"spin"}"#);
-                spin.timeout = Duration::from_secs(3);
+                let spin = request(r#"{"op":"spin"}"#);
                 let before = counted.load(Ordering::Relaxed);
                 let result = instance.invoke(&spin).await;
                 (result, counted.load(Ordering::Relaxed) - before)
@@ -297,16 +302,17 @@ async fn waiting_in_the_direct_lane_traps_with_the_remedy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_in_the_fiber_lane_holds_nobody() {
-    let mut instance = held(&runtime(), &lane(Lane::Fiber)).await;
+    let mut settings = lane(Lane::Fiber);
+    settings.limits.call_timeout_ms = 1000;
+    let mut instance = held(&runtime(), &settings).await;
     let begin = Instant::now();
     let sleep = request(r#"{"op":"sleep_ms","ms":50}"#);
     instance.invoke(&sleep).await.unwrap();
     assert!(begin.elapsed() >= Duration::from_millis(50));
 
-    let mut long = request(r#"{"op":"sleep_ms","ms":60000}"#);
-    long.timeout = Duration::from_millis(100);
+    let long = request(r#"{"op":"sleep_ms","ms":60000}"#);
     let failure = instance.invoke(&long).await.unwrap_err();
-    assert_eq!(failure, Failure::TimedOut(long.timeout));
+    assert_eq!(failure, Failure::TimedOut(Duration::from_secs(1)));
     assert!(instance.is_dead());
 }
 

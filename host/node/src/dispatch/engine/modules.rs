@@ -29,7 +29,7 @@ impl Engine {
         else {
             self.versions.remove(name);
             self.rollouts.remove(name);
-            self.tried.retain(|(module, _)| module != name);
+            self.tried.remove(name);
             self.shared.tables.close(name);
             self.forget_unused();
             return;
@@ -37,7 +37,8 @@ impl Engine {
         let version = Arc::new(version);
         let table = self.table(name, &version);
         let known = self.versions.insert(name.clone(), Arc::clone(&version));
-        if known.is_none_or(|known| known.number != version.number) {
+        // All of it: a module that was removed and deployed again counts from 1 again.
+        if known.is_none_or(|known| known != version) {
             table.serving.store(Arc::new(self.serving(name, &version)));
             self.load(name, Arc::clone(&version));
             self.forget_unused();
@@ -64,29 +65,23 @@ impl Engine {
     /// try it on.
     pub(super) fn try_rollouts(&mut self) {
         for (name, candidate) in self.rollouts.clone() {
-            if self.tried.contains(&(name.clone(), candidate.number)) {
+            if self.tried.get(&name) == Some(&candidate) {
                 continue;
             }
-            let found = self
-                .shared
-                .tables
-                .get(name.as_str())
-                .zip(self.versions.get(&name).cloned());
-            let Some((table, serving)) = found else {
+            let Some(table) = self.shared.tables.get(name.as_str()) else {
                 continue;
             };
             let entries = Self::sample(&table);
             if entries.is_empty() {
                 continue;
             }
-            self.tried.insert((name.clone(), candidate.number));
+            self.tried.insert(name.clone(), Arc::clone(&candidate));
             let (shared, control) = (Arc::clone(&self.shared), self.control.clone());
             let me = self.me.node;
             self.tasks.spawn(async move {
-                let attempt =
-                    rollout::attempt(&shared, &control, me, &name, &candidate, &serving, entries);
+                let attempt = rollout::attempt(&shared, &control, me, &name, &candidate, entries);
                 let settled = attempt.await;
-                Done::Tried((name, candidate.number), settled)
+                Done::Tried(name, candidate, settled)
             });
         }
     }
@@ -101,11 +96,9 @@ impl Engine {
 
     pub(super) fn serving(&self, name: &ModuleName, version: &Version) -> Serving {
         let module = self.shared.host.modules.ready(name, version);
-        let lane = module.as_ref().map(|module| module.lane());
         let invocable = module.map(|module| module.exports().invocation);
         Serving {
             settings: Arc::clone(&version.settings),
-            lane,
             invocable,
         }
     }

@@ -1,4 +1,8 @@
 //! Calls of one resource: its lock, its queue, and the wait for its instance.
+//!
+//! A call waits on its caller's task and is gone when that is. Once the guest has it, it comes to
+//! its end whatever becomes of the caller, within the module's own limit: callers of little
+//! patience cost a resource nothing.
 
 use std::{
     sync::{
@@ -13,9 +17,9 @@ use holdfast_model::{
     api::ResourceStatus,
     call::{self, Request, Response},
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 
-use super::{Entry, Host};
+use super::{Entry, Held, Host};
 
 /// How a call went.
 pub(in crate::dispatch) enum Called {
@@ -24,85 +28,115 @@ pub(in crate::dispatch) enum Called {
     NotHere,
 }
 
+type Cell = OwnedMutexGuard<Option<Held>>;
+
 impl Entry {
     /// Answers a request: at once when the resource is idle, else after those before it.
     pub(in crate::dispatch) async fn call(
         self: &Arc<Self>,
         host: &Arc<Host>,
-        lane: Lane,
-        queue_calls_max: u32,
-        request: Request,
-        deadline: Instant,
-    ) -> Called {
-        if lane == Lane::Direct {
-            return self
-                .call_here(host, queue_calls_max, request, deadline, || true)
-                .await;
-        }
-        // A caller that goes away must not end the instance with its half-done call, so the call
-        // is a task of its own.
-        let (answer, answered) = oneshot::channel();
-        let (entry, host) = (Arc::clone(self), Arc::clone(host));
-        tokio::spawn(async move {
-            let wanted = || !answer.is_closed();
-            let called = entry
-                .call_here(&host, queue_calls_max, request, deadline, wanted)
-                .await;
-            // Nobody listens any more: the effect stands, the answer is for nobody.
-            let _ = answer.send(called);
-        });
-        answered
-            .await
-            .unwrap_or(Called::Answered(Err(call::Error::Interrupted)))
-    }
-
-    async fn call_here(
-        self: &Arc<Self>,
-        host: &Arc<Host>,
         queue_calls_max: u32,
         mut request: Request,
         deadline: Instant,
-        wanted: impl Fn() -> bool,
     ) -> Called {
-        loop {
-            let mut cell = match self.cell.try_lock() {
-                Ok(cell) => cell,
-                Err(_) => {
-                    let Some(_queued) = self.queue(queue_calls_max) else {
-                        let waiting = self.waiting.load(Ordering::Relaxed);
-                        return Called::Answered(Err(call::Error::QueueFull { waiting }));
-                    };
-                    match tokio::time::timeout_at(deadline, self.cell.lock()).await {
-                        Ok(cell) => cell,
-                        Err(_) => return Called::Answered(Err(late())),
-                    }
-                }
-            };
-            if let Some(instance) = cell.as_mut() {
-                request.timeout = deadline.saturating_duration_since(Instant::now());
-                if request.timeout.is_zero() || !wanted() {
-                    return Called::Answered(Err(late()));
-                }
-                let result = instance.invoke(&request).await;
-                if instance.is_dead() {
-                    *cell = None;
-                    drop(cell);
-                    self.died(host, result.as_ref().err());
-                }
-                return Called::Answered(result.map_err(|e| e.into_call_error(&self.module)));
-            }
-            drop(cell);
-            if let Err(called) = self.await_instance(queue_calls_max, deadline).await {
-                return called;
-            }
+        let cell = match self.admit(queue_calls_max, deadline).await {
+            Ok(cell) => cell,
+            Err(called) => return called,
+        };
+        let Some(Held { instance, .. }) = &*cell else {
+            return Called::NotHere;
+        };
+        let asked = request.timeout;
+        request.timeout = deadline.saturating_duration_since(Instant::now());
+        if request.timeout.is_zero() {
+            return Called::Answered(Err(late()));
+        }
+        let longest = Duration::from_millis(instance.limits().call_timeout_ms);
+        if instance.lane() == Lane::Direct && request.timeout + LATENESS >= longest {
+            // It cannot be dropped midway, and its caller waits for as long as it may take: it
+            // needs no task.
+            return self.answer(host, cell, &request).await;
+        }
+        let (entry, host) = (Arc::clone(self), Arc::clone(host));
+        let call = tokio::spawn(async move { entry.answer(&host, cell, &request).await });
+        match tokio::time::timeout_at(deadline, call).await {
+            Ok(Ok(called)) => called,
+            Ok(Err(_)) => Called::Answered(Err(call::Error::Interrupted)),
+            Err(_) => Called::Answered(Err(call::Error::TimedOut(asked))),
         }
     }
 
+    /// Has the guest answer.
+    async fn answer(
+        self: &Arc<Self>,
+        host: &Arc<Host>,
+        mut cell: Cell,
+        request: &Request,
+    ) -> Called {
+        let Some(Held { instance, life }) = &mut *cell else {
+            return Called::NotHere;
+        };
+        let life = *life;
+        let result = tokio::select! {
+            biased;
+            result = instance.invoke(request) => result,
+            () = self.over(life) => {
+                self.empty(&mut cell);
+                return Called::Answered(Err(call::Error::Interrupted));
+            }
+        };
+        if instance.is_dead() {
+            *cell = None;
+            self.died(host, result.as_ref().err());
+        }
+        Called::Answered(result.map_err(|error| error.into_call_error(&self.module)))
+    }
+
+    /// Waits for the call's turn, and gives it the instance.
+    async fn admit(
+        self: &Arc<Self>,
+        queue_calls_max: u32,
+        deadline: Instant,
+    ) -> Result<Cell, Called> {
+        loop {
+            let mut cell = match Arc::clone(&self.cell).try_lock_owned() {
+                Ok(cell) => cell,
+                Err(_) => {
+                    let _queued = self.queue(queue_calls_max)?;
+                    let turn = Arc::clone(&self.cell).lock_owned();
+                    let turn = tokio::time::timeout_at(deadline, turn).await;
+                    turn.map_err(|_| Called::Answered(Err(late())))?
+                }
+            };
+            match &*cell {
+                Some(held) if !self.is_over(held.life) => return Ok(cell),
+                Some(_) => self.empty(&mut cell),
+                None => {}
+            }
+            drop(cell);
+            self.await_instance(queue_calls_max, deadline).await?;
+        }
+    }
+
+    /// Lets go of an instance of a former life.
+    fn empty(&self, cell: &mut Cell) {
+        self.mind.lock().emptied();
+        **cell = None;
+    }
+
     /// Waits for an instance, as long as one is likely to come before the deadline.
-    async fn await_instance(&self, queue_calls_max: u32, deadline: Instant) -> Result<(), Called> {
+    pub(super) async fn await_instance(
+        &self,
+        queue_calls_max: u32,
+        deadline: Instant,
+    ) -> Result<(), Called> {
+        // Listens before it looks, so that no start goes unseen.
         let changed = self.changed.notified();
         let (status, retry_at, error) = {
             let mind = self.mind.lock();
+            if mind.runs.is_some() {
+                return Ok(());
+            }
             (mind.status, mind.retry_at, mind.last_error.clone())
         };
         let now = Instant::now();
@@ -130,10 +164,7 @@ impl Entry {
             }
             _ => return Err(Called::NotHere),
         }
-        let Some(_queued) = self.queue(queue_calls_max) else {
-            let waiting = self.waiting.load(Ordering::Relaxed);
-            return Err(Called::Answered(Err(call::Error::QueueFull { waiting })));
-        };
+        let _queued = self.queue(queue_calls_max)?;
         match tokio::time::timeout_at(deadline, changed).await {
             Ok(()) => Ok(()),
             Err(_) => Err(unavailable("being started", PATIENCE)),
@@ -141,10 +172,13 @@ impl Entry {
     }
 
     /// A place in the queue, if there is one.
-    fn queue(&self, calls_max: u32) -> Option<Queued<'_>> {
-        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+    fn queue(&self, calls_max: u32) -> Result<Queued<'_>, Called> {
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
         let queued = Queued(&self.waiting);
-        (before < calls_max).then_some(queued)
+        if waiting < calls_max {
+            return Ok(queued);
+        }
+        Err(Called::Answered(Err(call::Error::QueueFull { waiting })))
     }
 }
 
@@ -169,3 +203,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What callers of a resource that was set aside are told.
 const QUARANTINE_RETRY: Duration = Duration::from_secs(60);
+
+/// How long after its deadline a call may be answered, so that the usual one, whose caller names no
+/// deadline and finds the resource idle, runs without a task of its own. A guest is interrupted no
+/// more precisely than at the next tick.
+const LATENESS: Duration = Duration::from_millis(20);

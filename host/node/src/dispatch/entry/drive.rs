@@ -1,0 +1,232 @@
+//! The driver of a resource: starts, ends and replaces its instance until what is equals what
+//! should be.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use holdfast_model::api::{FailureKind, LastError, ResourceStatus};
+use holdfast_runtime::{Failure, Instance, ManagedResource, TerminateReason};
+use tokio::time::Instant;
+use tracing::{Instrument, debug, info_span, warn};
+
+use super::{Entry, Held, Host, Kind, Mind, Run, Want, last_error};
+use crate::clock::now_ms;
+
+enum Step {
+    Start(Start),
+    /// With the hook, if there is a reason to tell it.
+    Stop(Option<TerminateReason>),
+    Wait(Instant),
+}
+
+/// An instance to be made, decided upon in this life. The run's version is the one to use.
+struct Start {
+    run: Run,
+    kind: Kind,
+    life: u32,
+}
+
+impl Entry {
+    /// Tells those who wait, and sees that a driver runs.
+    pub(super) fn wake(self: &Arc<Self>, host: &Arc<Host>, mind: &mut Mind) {
+        self.changed.notify_waiters();
+        if !mind.driving {
+            mind.driving = true;
+            let span = info_span!("resource", module = %self.module, resource.id = %self.id);
+            // The driver ends by itself once what is equals what should be.
+            tokio::spawn(Arc::clone(self).drive(Arc::clone(host)).instrument(span));
+        }
+    }
+
+    async fn drive(self: Arc<Self>, host: Arc<Host>) {
+        let _replaced = ReplacedAfterPanic(&self, &host);
+        loop {
+            // Listens before it looks, so that no change of the want goes unseen.
+            let changed = self.changed.notified();
+            match self.next_step() {
+                None => break,
+                Some(Step::Start(start)) => self.start(&host, start).await,
+                Some(Step::Stop(reason)) => self.stop(reason).await,
+                Some(Step::Wait(until)) => {
+                    let _ = tokio::time::timeout_at(until, changed).await;
+                }
+            }
+        }
+        let ended = self.mind.lock().want.kind().is_none();
+        if ended {
+            // The engine is gone only when the node stops, and then nobody counts any more.
+            let _ = host
+                .ended
+                .send((self.module.clone(), self.id.clone()))
+                .await;
+        }
+    }
+
+    /// What to do next; none when nothing is left, and then this driver is none any more.
+    fn next_step(&self) -> Option<Step> {
+        let mut mind = self.mind.lock();
+        let wanted = mind.want.kind();
+        let step = match (&mind.want, mind.runs) {
+            (Want::Drop, Some(_)) => Some(Step::Stop(None)),
+            (Want::End(reason), Some(_)) => Some(Step::Stop(Some(*reason))),
+            (Want::End(_) | Want::Drop, None) => None,
+            (Want::Run { .. }, Some(kind)) => {
+                (wanted != Some(kind)).then_some(Step::Stop(Some(TerminateReason::Upgraded)))
+            }
+            (Want::Run { .. }, None) if mind.status == ResourceStatus::Quarantined => None,
+            (Want::Run { run, trial }, None) => match mind.retry_at {
+                Some(at) if at > Instant::now() => Some(Step::Wait(at)),
+                _ => {
+                    let version = trial.as_ref().unwrap_or(&run.version);
+                    let (kind, version) = (run.kind(version), Arc::clone(version));
+                    let run = Run {
+                        version,
+                        ..run.clone()
+                    };
+                    let life = self.life.load(Ordering::Acquire);
+                    Some(Step::Start(Start { run, kind, life }))
+                }
+            },
+        };
+        mind.driving = step.is_some();
+        step
+    }
+
+    async fn start(self: &Arc<Self>, host: &Arc<Host>, start: Start) {
+        let Start { run, kind, life } = start;
+        let unwanted = || {
+            let wanted = self.mind.lock().want.kind() == Some(kind) && !self.is_over(life);
+            (!wanted).then_some(())
+        };
+        // Much may change in a long queue.
+        let turn = tokio::select! {
+            biased;
+            () = self.until(unwanted) => return,
+            turn = self.turns.starts.acquire() => turn,
+        };
+        if unwanted().is_some() {
+            return;
+        }
+        let attempt = {
+            let mut mind = self.mind.lock();
+            mind.status = ResourceStatus::Starting;
+            mind.failures + 1
+        };
+        let started = tokio::select! {
+            biased;
+            () = self.over(life) => return,
+            started = self.instantiate(host, &run, attempt) => started,
+        };
+        drop(turn);
+        match started {
+            Ok(instance) => {
+                let mut cell = self.cell.lock().await;
+                let mut mind = self.mind.lock();
+                if self.is_over(life) {
+                    return;
+                }
+                mind.runs = Some(kind);
+                mind.held_since = Some((Instant::now(), now_ms()));
+                mind.retry_at = None;
+                if mind.want.kind().is_some() {
+                    mind.status = ResourceStatus::Held;
+                }
+                *cell = Some(Held { instance, life });
+                debug!(token = %run.token, "held");
+            }
+            Err((error, fatal)) => {
+                warn!(
+                    attempt,
+                    fatal,
+                    error = error.message,
+                    "the resource could not be started"
+                );
+                let mut mind = self.mind.lock();
+                mind.last_error = Some(error);
+                mind.failed(kind, fatal);
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    async fn instantiate(
+        &self,
+        host: &Host,
+        run: &Run,
+        attempt: u32,
+    ) -> Result<Instance, (LastError, bool)> {
+        let module = host
+            .modules
+            .get(&self.module, &run.version)
+            .await
+            .map_err(|error| (instance_error(crate::modules::chain(&error)), false))?;
+        let resource = ManagedResource {
+            id: self.id.clone(),
+            spec: run.spec.clone(),
+            token: run.token,
+            attempt,
+        };
+        let failed =
+            |failure: Failure| (last_error(&failure), matches!(failure, Failure::Fatal(_)));
+        let mut instance = module.instantiate(resource).await.map_err(failed)?;
+        instance.handle().await.map_err(failed)?;
+        Ok(instance)
+    }
+
+    async fn stop(&self, reason: Option<TerminateReason>) {
+        let held = {
+            // Behind every call that was admitted before.
+            let mut cell = self.cell.lock().await;
+            self.mind.lock().emptied();
+            cell.take()
+        };
+        if let (Some(Held { instance, life }), Some(reason)) = (held, reason) {
+            tokio::select! {
+                biased;
+                () = self.over(life) => {}
+                () = self.terminate(instance, reason) => {}
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    async fn terminate(&self, mut instance: Instance, reason: TerminateReason) {
+        // Turns spare what the hooks talk to. Hooks that hang must not add up: none waits for its
+        // turn longer than it may take itself.
+        let patience = Duration::from_millis(instance.limits().terminate_timeout_ms);
+        let _turn = tokio::time::timeout(patience, self.turns.stops.acquire()).await;
+        if let Err(failure) = instance.terminate(reason).await {
+            warn!(?reason, error = %failure, "terminate failed");
+            self.mind.lock().last_error = Some(last_error(&failure));
+        }
+    }
+}
+
+/// Sees to it that a resource whose driver panicked is driven on, after a pause.
+struct ReplacedAfterPanic<'a>(&'a Arc<Entry>, &'a Arc<Host>);
+
+impl Drop for ReplacedAfterPanic<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let Self(entry, host) = self;
+        let mut mind = entry.mind.lock();
+        mind.driving = false;
+        mind.last_error = Some(instance_error("the host failed; see its log".to_owned()));
+        if let (None, Some(kind)) = (mind.runs, mind.want.kind()) {
+            mind.failed(kind, false);
+        }
+        entry.wake(host, &mut mind);
+    }
+}
+
+fn instance_error(message: String) -> LastError {
+    LastError {
+        message,
+        at_ms: now_ms(),
+        kind: FailureKind::Instance,
+    }
+}
