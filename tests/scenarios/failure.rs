@@ -225,3 +225,31 @@ fn a_call_with_an_idempotency_key_is_repeated_at_the_next_owner() {
     assert_eq!(answer["calls"], 1, "the first call of a new instance");
     assert_all_there(&cluster, &ids);
 }
+
+#[test]
+fn a_call_with_a_key_that_no_next_owner_takes_may_have_had_its_effect_all_the_same() {
+    let mut cluster = Cluster::builder(BIN).nodes(2).start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let ids = ids("r", 8);
+    cluster.api(0).allocate_all("probe", &ids);
+    cluster.collector().wait_held("probe", &ids, LONG);
+    let api = cluster.api(1);
+    let on_the_voter = |id: &&String| {
+        let owner = api.resource("probe", id).owner.expect("it is held").node;
+        cluster.number_of(owner) == 0
+    };
+    let id = ids.iter().find(on_the_voter).expect("it has its share");
+    // Of two nodes one votes: without it nobody gives the resource a new owner.
+    let ask = api.invoke("probe", id, Probe::sleep_ms(4_000));
+    let ask = ask.header("idempotency-key", "order-17");
+    let ask = ask.header("holdfast-timeout-ms", 3_000);
+    let caller = thread::spawn(move || ask.answer());
+    wait_until("the call runs", SOON, || {
+        let info = api.resource("probe", id);
+        (info.in_flight == 1).then_some(()).ok_or("it does not")
+    });
+    cluster.kill9(0);
+    let answer = caller.join().expect("the caller does not panic");
+    answer.problem(503, "interrupted");
+    answer.retry_after();
+}

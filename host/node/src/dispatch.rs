@@ -88,6 +88,9 @@ enum Attempt {
     Answered(NodeId, Result<Response, call::Error>),
     /// It had no effect; the view is about to change, or has.
     Elsewhere(&'static str),
+    /// Its owner was lost meanwhile. It may have had its effect, and may be repeated all the same:
+    /// it has an idempotency key.
+    Lost,
 }
 
 impl Dispatch {
@@ -134,6 +137,25 @@ impl Dispatch {
         id: &ResourceId,
         request: Request,
     ) -> Result<Answer, call::Error> {
+        let mut lost = false;
+        match self.bring(module, id, request, &mut lost).await {
+            // True of the last attempt only.
+            Err(call::Error::Unavailable { .. } | call::Error::QueueFull { .. }) if lost => {
+                Err(call::Error::Interrupted)
+            }
+            result => result,
+        }
+    }
+
+    /// Brings a call to its resource, again and again while it may be; notes whether an owner was
+    /// lost that may have worked on it.
+    async fn bring(
+        &self,
+        module: &ModuleName,
+        id: &ResourceId,
+        request: Request,
+        lost: &mut bool,
+    ) -> Result<Answer, call::Error> {
         let deadline = Instant::now() + request.timeout;
         let slot = id.slot();
         let mut known = false;
@@ -148,6 +170,10 @@ impl Dispatch {
                     return result.map(|response| Answer { response, node });
                 }
                 Attempt::Elsewhere(why) => why,
+                Attempt::Lost => {
+                    *lost = true;
+                    "its owner was lost during the call"
+                }
             };
             if !known {
                 self.exists(module, id, deadline).await?;

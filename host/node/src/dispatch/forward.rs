@@ -65,7 +65,8 @@ pub(super) async fn call(
     };
     let frame = encode(&forwarded);
     let failed = |error| Attempt::Answered(owner, Err(error));
-    match peers.call(owner, Lane::Data, CALL, frame, timeout).await {
+    let patience = timeout + ANSWER_TIME;
+    match peers.call(owner, Lane::Data, CALL, frame, patience).await {
         Ok(answer) => match postcard::from_bytes(&answer) {
             Ok(Answered::Result(result)) => Attempt::Answered(owner, result),
             Ok(Answered::NotHere) => Attempt::Elsewhere("the resource is on the move"),
@@ -79,9 +80,7 @@ pub(super) async fn call(
         }
         Err(CallError::TimedOut { sent: true }) => failed(call::Error::TimedOut(request.timeout)),
         // The same key means the same request: whoever is asked next can tell.
-        Err(CallError::Lost) if request.idempotency_key.is_some() => {
-            Attempt::Elsewhere("its owner was lost during the call")
-        }
+        Err(CallError::Lost) if request.idempotency_key.is_some() => Attempt::Lost,
         Err(CallError::Lost | CallError::Remote(_)) => failed(call::Error::Interrupted),
     }
 }
@@ -127,6 +126,9 @@ fn encode<T: Serialize>(value: &T) -> Bytes {
         .expect("plain data, which postcard can always write")
         .into()
 }
+
+/// How long after the deadline the owner's answer may come: it knows best how far the call got.
+const ANSWER_TIME: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Longest time that a peer's call may take here, whatever it says.
 const FORWARDED_MAX: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
