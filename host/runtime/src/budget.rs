@@ -5,7 +5,11 @@
 //! call yields, in the direct lane another thread takes over the worker's tasks.
 
 use std::{
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -15,11 +19,30 @@ use wasmtime::{StoreContextMut, UpdateDeadline};
 
 use crate::state::State;
 
+/// Ends the calls of the instances that heed it, each at its next epoch tick. For good: it cannot be
+/// taken back. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Ends them.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether they are to end.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// The time of the call that runs now.
 pub(crate) struct Budget {
     lane: Lane,
     deadline: Instant,
     ticks: u32,
+    stop: Stop,
 }
 
 impl Budget {
@@ -28,7 +51,12 @@ impl Budget {
             lane,
             deadline: Instant::now(),
             ticks: 0,
+            stop: Stop::default(),
         }
+    }
+
+    pub(crate) fn heed(&mut self, stop: Stop) {
+        self.stop = stop;
     }
 
     /// Begins a call that ends at `deadline` at the latest.
@@ -38,7 +66,7 @@ impl Budget {
     }
 
     fn tick(&mut self) -> Tick {
-        if Instant::now() >= self.deadline {
+        if self.stop.is_set() || Instant::now() >= self.deadline {
             return Tick::Over;
         }
         self.ticks = self.ticks.saturating_add(1);

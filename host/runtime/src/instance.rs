@@ -19,7 +19,7 @@ use wasmtime::{
 
 use crate::{
     bindings::{self, HandlerError, InvocationError, TerminateReason},
-    budget::on_tick,
+    budget::{Stop, on_tick},
     failure::{CONTENT_TYPE_BYTES_MAX, Failure, cut},
     inspect::{Export, Found, LoadError},
     module::{self, Grounds},
@@ -136,6 +136,12 @@ impl Instance {
     #[must_use]
     pub fn resource(&self) -> &ManagedResource {
         &self.store.data().resource
+    }
+
+    /// From now on its calls end when this is set. A call that is waiting, which only the fiber
+    /// lane can, ends by dropping its future.
+    pub fn heed(&mut self, stop: Stop) {
+        self.store.data_mut().budget.heed(stop);
     }
 
     /// How its calls run.

@@ -25,6 +25,7 @@ mod module;
 mod state;
 
 pub use bindings::TerminateReason;
+pub use budget::Stop;
 pub use engine::{NewError, Options, Runtime};
 pub use failure::Failure;
 pub use inspect::LoadError;

@@ -25,7 +25,7 @@ use holdfast_model::{
     ModuleName, ResourceId, Spec, Token,
     api::{FailureKind, LastError, ResourceStatus},
 };
-use holdfast_runtime::{Failure, Instance, TerminateReason};
+use holdfast_runtime::{Failure, Instance, Stop, TerminateReason};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, Semaphore, mpsc},
@@ -58,8 +58,6 @@ pub(super) struct Entry {
     id: ResourceId,
     turns: Arc<Turns>,
     cell: Arc<Cell>,
-    /// Counted up by each drop, under the mind's lock: what began in a former life is over.
-    life: AtomicU32,
     waiting: AtomicU32,
     mind: Mutex<Mind>,
     changed: Notify,
@@ -70,7 +68,7 @@ type Cell = tokio::sync::Mutex<Option<Held>>;
 /// An instance, and the life in which its start began.
 struct Held {
     instance: Instance,
-    life: u32,
+    life: Stop,
 }
 
 /// What a resource is to be run with.
@@ -106,6 +104,8 @@ enum Want {
 
 struct Mind {
     want: Want,
+    /// Set, and followed by another, when the resource is dropped: what began before is over.
+    life: Stop,
     /// What the instance in the cell was made for.
     runs: Option<Kind>,
     status: ResourceStatus,
@@ -135,6 +135,7 @@ impl Entry {
     pub(super) fn new(module: ModuleName, id: ResourceId, turns: Arc<Turns>) -> Arc<Self> {
         let mind = Mind {
             want: Want::End(TerminateReason::Removed),
+            life: Stop::default(),
             runs: None,
             status: ResourceStatus::Starting,
             driving: false,
@@ -149,7 +150,6 @@ impl Entry {
             id,
             turns,
             cell: Arc::default(),
-            life: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             mind: Mutex::new(mind),
             changed: Notify::new(),
@@ -184,12 +184,12 @@ impl Entry {
         self.want(host, &mut mind, Want::End(reason));
     }
 
-    /// The resource is to end at once, without any hook. Calls that wait are turned away, and a
-    /// call or hook that waits for something is given up in the middle.
+    /// The resource is to end at once, without any hook. Calls that wait are turned away, and what
+    /// the guest does is given up in the middle, at the next epoch tick if it computes.
     /// It runs here again only under a newer token, hence as another instance.
     pub(super) fn drop_now(self: &Arc<Self>, host: &Arc<Host>) {
         let mut mind = self.mind.lock();
-        self.life.fetch_add(1, Ordering::AcqRel);
+        std::mem::take(&mut mind.life).set();
         mind.status = ResourceStatus::Stopping;
         self.want(host, &mut mind, Want::Drop);
     }
@@ -301,14 +301,9 @@ impl Entry {
         }
     }
 
-    /// Whether the resource was dropped since that life.
-    fn is_over(&self, life: u32) -> bool {
-        self.life.load(Ordering::Acquire) != life
-    }
-
     /// Waits until the resource is dropped.
-    async fn over(&self, life: u32) {
-        self.until(|| self.is_over(life).then_some(())).await;
+    async fn over(&self, life: &Stop) {
+        self.until(|| life.is_set().then_some(())).await;
     }
 
     /// Sets what should be, and has it brought about. What differs from before starts afresh.

@@ -76,20 +76,25 @@ impl Entry {
         let Some(Held { instance, life }) = &mut *cell else {
             return Called::NotHere;
         };
-        let life = *life;
         let result = tokio::select! {
             biased;
-            result = instance.invoke(request) => result,
-            () = self.over(life) => {
-                self.empty(&mut cell);
-                return Called::Answered(Err(call::Error::Interrupted));
-            }
+            result = instance.invoke(request) => Some(result),
+            () = self.over(life) => None,
         };
-        if instance.is_dead() {
-            *cell = None;
-            self.died(host, result.as_ref().err());
+        let (dead, over) = (instance.is_dead(), life.is_set());
+        match result {
+            Some(result) if !(dead && over) => {
+                if dead {
+                    *cell = None;
+                    self.died(host, result.as_ref().err());
+                }
+                Called::Answered(result.map_err(|error| error.into_call_error(&self.module)))
+            }
+            _ => {
+                self.empty(&mut cell);
+                Called::Answered(Err(call::Error::Interrupted))
+            }
         }
-        Called::Answered(result.map_err(|error| error.into_call_error(&self.module)))
     }
 
     /// Waits for the call's turn, and gives it the instance.
@@ -109,7 +114,7 @@ impl Entry {
                 }
             };
             match &*cell {
-                Some(held) if !self.is_over(held.life) => return Ok(cell),
+                Some(held) if !held.life.is_set() => return Ok(cell),
                 Some(_) => self.empty(&mut cell),
                 None => {}
             }

@@ -1,13 +1,10 @@
 //! The driver of a resource: starts, ends and replaces its instance until what is equals what
 //! should be.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use holdfast_model::api::{FailureKind, LastError, ResourceStatus};
-use holdfast_runtime::{Failure, Instance, ManagedResource, TerminateReason};
+use holdfast_runtime::{Failure, Instance, ManagedResource, Stop, TerminateReason};
 use tokio::time::Instant;
 use tracing::{Instrument, debug, info_span, warn};
 
@@ -25,7 +22,7 @@ enum Step {
 struct Start {
     run: Run,
     kind: Kind,
-    life: u32,
+    life: Stop,
 }
 
 impl Entry {
@@ -85,7 +82,7 @@ impl Entry {
                         version,
                         ..run.clone()
                     };
-                    let life = self.life.load(Ordering::Acquire);
+                    let life = mind.life.clone();
                     Some(Step::Start(Start { run, kind, life }))
                 }
             },
@@ -97,7 +94,7 @@ impl Entry {
     async fn start(self: &Arc<Self>, host: &Arc<Host>, start: Start) {
         let Start { run, kind, life } = start;
         let unwanted = || {
-            let wanted = self.mind.lock().want.kind() == Some(kind) && !self.is_over(life);
+            let wanted = self.mind.lock().want.kind() == Some(kind) && !life.is_set();
             (!wanted).then_some(())
         };
         // Much may change in a long queue.
@@ -116,15 +113,18 @@ impl Entry {
         };
         let started = tokio::select! {
             biased;
-            () = self.over(life) => return,
-            started = self.instantiate(host, &run, attempt) => started,
+            () = self.over(&life) => return,
+            started = self.instantiate(host, &run, attempt, &life) => started,
         };
         drop(turn);
+        if life.is_set() {
+            return;
+        }
         match started {
             Ok(instance) => {
                 let mut cell = self.cell.lock().await;
                 let mut mind = self.mind.lock();
-                if self.is_over(life) {
+                if life.is_set() {
                     return;
                 }
                 mind.runs = Some(kind);
@@ -156,6 +156,7 @@ impl Entry {
         host: &Host,
         run: &Run,
         attempt: u32,
+        life: &Stop,
     ) -> Result<Instance, (LastError, bool)> {
         let module = host
             .modules
@@ -171,6 +172,7 @@ impl Entry {
         let failed =
             |failure: Failure| (last_error(&failure), matches!(failure, Failure::Fatal(_)));
         let mut instance = module.instantiate(resource).await.map_err(failed)?;
+        instance.heed(life.clone());
         instance.handle().await.map_err(failed)?;
         Ok(instance)
     }
@@ -185,7 +187,7 @@ impl Entry {
         if let (Some(Held { instance, life }), Some(reason)) = (held, reason) {
             tokio::select! {
                 biased;
-                () = self.over(life) => {}
+                () = self.over(&life) => {}
                 () = self.terminate(instance, reason) => {}
             }
         }

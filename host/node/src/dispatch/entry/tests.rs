@@ -169,15 +169,17 @@ async fn what_was_dropped_is_not_terminated_when_it_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hook_that_waits_is_given_up_when_the_resource_is_dropped() {
-    let mut node = Node::start(Lane::Fiber).await;
-    let entry = node.held(r#"{"spin_in_terminate": true}"#).await;
-    entry.end(&node.host, TerminateReason::Moved);
-    while entry.report().version.is_some() {
-        tokio::task::yield_now().await;
+async fn a_hook_midway_is_given_up_when_the_resource_is_dropped() {
+    for lane in [Lane::Direct, Lane::Fiber] {
+        let mut node = Node::start(lane).await;
+        let entry = node.held(r#"{"spin_in_terminate": true}"#).await;
+        entry.end(&node.host, TerminateReason::Moved);
+        while entry.report().version.is_some() {
+            tokio::task::yield_now().await;
+        }
+        entry.drop_now(&node.host);
+        node.ended().await;
     }
-    entry.drop_now(&node.host);
-    node.ended().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,19 +207,31 @@ async fn calls_that_wait_are_turned_away_when_the_resource_is_dropped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_midway_is_given_up_when_the_resource_is_dropped() {
-    let mut node = Node::start(Lane::Fiber).await;
-    let entry = node.held("{}").await;
-    let (called, ()) = tokio::join!(
-        node.call(&entry, r#"{"op":"sleep_ms","ms":50000}"#, SOON),
-        async {
+    let sleep = r#"{"op":"sleep_ms","ms":3600000}"#;
+    let spin = r#"{"op":"spin"}"#;
+    for (lane, body) in [
+        (Lane::Fiber, sleep),
+        (Lane::Fiber, spin),
+        (Lane::Direct, spin),
+    ] {
+        let mut node = Node::start(lane).await;
+        let mut settings = Settings::clone(&node.settings);
+        settings.limits.call_timeout_ms = HOUR_MS;
+        node.settings = Arc::new(settings);
+        let entry = node.held("{}").await;
+        let (called, ()) = tokio::join!(node.call(&entry, body, SOON), async {
             while entry.report().in_flight == 0 {
                 tokio::task::yield_now().await;
             }
             entry.drop_now(&node.host);
-        }
-    );
-    assert_eq!(called, Some(Err(call::Error::Interrupted)));
-    node.ended().await;
+        });
+        assert_eq!(
+            called,
+            Some(Err(call::Error::Interrupted)),
+            "{lane:?} {body}"
+        );
+        node.ended().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
