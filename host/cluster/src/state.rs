@@ -247,6 +247,15 @@ impl State {
         (found.standing == Standing::Active).then_some(owner)
     }
 
+    /// Whether an incarnation may own slots, or keeps what it has until that has moved.
+    #[must_use]
+    pub fn is_member(&self, run: Owner) -> bool {
+        self.nodes.get(&run.node).is_some_and(|node| {
+            let stands = matches!(node.standing, Standing::Active | Standing::Draining);
+            stands && node.incarnation == run.incarnation
+        })
+    }
+
     /// Plans first owners for the slots of these ids that do not exist yet, the whole batch
     /// counted in. `live` says which nodes can be reached.
     #[must_use]

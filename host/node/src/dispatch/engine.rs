@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use super::{
     Shared,
-    entry::{Entry, Run},
+    entry::{Entry, Host, Run},
 };
 use crate::control::Control;
 
@@ -99,13 +99,38 @@ impl Engine {
         self.end_all(&mut ended).await
     }
 
-    /// Ends what still runs, and waits for it as long as its hooks may take.
+    /// Ends what still runs, and waits for it as long as its hooks may take; then drops what is
+    /// left. Gives how many are left even so.
     async fn end_all(&mut self, ended: &mut mpsc::Receiver<(ModuleName, ResourceId)>) -> usize {
+        let owns = self.control.read(|state| state.is_member(self.me));
+        self.for_each_entry(|host, entry| match owns {
+            true => entry.end(host, TerminateReason::Stopping),
+            // Another node may run it already: no hook may run beside that.
+            false => entry.drop_now(host),
+        });
+        let left = self.await_ended(ended, STOP_GRACE).await;
+        if left == 0 {
+            return 0;
+        }
+        warn!(resources = left, "dropped, their time is up");
+        self.for_each_entry(|host, entry| entry.drop_now(host));
+        self.await_ended(ended, DROP_GRACE).await
+    }
+
+    fn for_each_entry(&self, act: impl Fn(&Arc<Host>, &Arc<Entry>)) {
         for table in self.shared.tables.all() {
             for entry in table.entries.pin().values() {
-                entry.end(&self.shared.host, TerminateReason::Stopping);
+                act(&self.shared.host, entry);
             }
         }
+    }
+
+    /// Waits until no entry is left, or time is up. Gives how many are left.
+    async fn await_ended(
+        &mut self,
+        ended: &mut mpsc::Receiver<(ModuleName, ResourceId)>,
+        grace: Duration,
+    ) -> usize {
         let left = |engine: &Self| {
             let tables = engine.shared.tables.all();
             tables
@@ -113,7 +138,7 @@ impl Engine {
                 .map(|table| table.entries.len())
                 .sum::<usize>()
         };
-        let deadline = Instant::now() + STOP_GRACE;
+        let deadline = Instant::now() + grace;
         while left(self) > 0 {
             match tokio::time::timeout_at(deadline, ended.recv()).await {
                 Ok(Some((module, id))) => {
@@ -382,3 +407,6 @@ const RELEASE_RETRY: Duration = Duration::from_millis(500);
 
 /// How long a stopping node waits for its resources to terminate.
 const STOP_GRACE: Duration = Duration::from_secs(15);
+
+/// How long it waits for those that it drops then.
+const DROP_GRACE: Duration = Duration::from_secs(5);

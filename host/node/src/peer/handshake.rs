@@ -102,7 +102,10 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
         return Err(Failure::Refused(Refusal::WrongSecret));
     }
     match decode(verdict)? {
-        Verdict::Welcome { identity, ends } => Ok(Accepted { identity, ends }),
+        Verdict::Welcome { identity, ends } => Ok(Accepted {
+            identity: *identity,
+            ends,
+        }),
         Verdict::Refused(refusal) => Err(Failure::Refused(refusal)),
     }
 }
@@ -161,7 +164,7 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     let judged = judge(&claim.identity);
     let verdict = encode(&match &judged {
         Ok(()) => Verdict::Welcome {
-            identity: me.clone(),
+            identity: Box::new(me.clone()),
             ends,
         },
         Err(refusal) => Verdict::Refused(refusal.clone()),
@@ -192,7 +195,7 @@ struct Claim {
 
 #[derive(Serialize, Deserialize)]
 enum Verdict {
-    Welcome { identity: Identity, ends: Ends },
+    Welcome { identity: Box<Identity>, ends: Ends },
     Refused(Refusal),
 }
 
