@@ -9,11 +9,13 @@
 //!   slot. Raft orders its commands; what it says is what is.
 //! - [`ring`] and [`placement`] plan who should own a slot. They only plan.
 //! - [`handover`] is what one node does as the view changes: start, stop, release.
+//! - [`lease`] is the right to run: granted for seconds, over by itself.
 //! - [`evidence`] turns proofs of death into the commands that free a dead node's slots.
 //! - [`voters`] keeps the set of voters odd, live and small.
 
 pub mod evidence;
 pub mod handover;
+pub mod lease;
 pub mod membership;
 pub mod placement;
 pub mod ring;

@@ -1,0 +1,268 @@
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::state::{About, Changes, Command, Decision, Position};
+
+const TERMS: Terms = Terms {
+    ttl: Duration::from_millis(3_000),
+    guard: Duration::from_millis(500),
+    contact: Duration::from_millis(600),
+};
+
+fn ms(ms: u64) -> Now {
+    Duration::from_millis(ms)
+}
+
+fn run(node: u128, incarnation: u64) -> Owner {
+    Owner {
+        node: NodeId(Uuid::from_u128(node)),
+        incarnation: Incarnation(incarnation),
+    }
+}
+
+fn decide(state: &mut State, decision: Decision) {
+    let at = Position { index: 1, term: 1 };
+    let command = Command::Decide { term: 1, decision };
+    let outcome = state.apply(at, command, &mut Changes::new());
+    outcome.accepted().expect("the decision is accepted");
+}
+
+fn join(state: &mut State, Owner { node, incarnation }: Owner) {
+    let addr = "127.0.0.1:1".parse().unwrap();
+    let about = About {
+        addr,
+        http: addr,
+        weight: 1,
+        zone: None,
+        boot_id: "boot".into(),
+        version: "0".into(),
+    };
+    let join = Decision::Join {
+        node,
+        incarnation,
+        about,
+        at_ms: 1,
+    };
+    decide(state, join);
+}
+
+/// A leader elected at 0 that has just been confirmed, and a state with one member.
+fn leader(now: Now) -> (Grantor, State) {
+    let (mut grantor, mut state) = (Grantor::new(TERMS, Duration::ZERO), State::default());
+    grantor.confirmed(now);
+    join(&mut state, run(1, 1));
+    (grantor, state)
+}
+
+fn grant(index: u64) -> Answer {
+    Answer::Granted(Grant {
+        terms: TERMS,
+        index,
+    })
+}
+
+#[test]
+fn the_usual_terms_are_safe_and_bad_ones_are_refused() {
+    TERMS.check().unwrap();
+    let long_election = Terms {
+        contact: ms(1_000),
+        ..TERMS
+    };
+    let refused = long_election.check().unwrap_err();
+    assert!(matches!(refused, Unsafe::Guard { .. }));
+    assert!(refused.to_string().contains("raise the guard"));
+    let short = Terms {
+        ttl: ms(2_000),
+        ..TERMS
+    };
+    assert!(matches!(short.check(), Err(Unsafe::Ttl { .. })));
+}
+
+#[test]
+fn a_lease_counts_from_before_it_was_asked_for() {
+    let mut holder = Holder::default();
+    assert_eq!(holder.standing(ms(0), 9), Standing::Waiting);
+    holder.answered(ms(100), ms(900), grant(5));
+    assert_eq!(
+        holder.standing(ms(900), 9),
+        Standing::Runs { until: ms(2_600) }
+    );
+}
+
+#[test]
+fn nothing_runs_before_the_state_has_what_the_leader_had() {
+    let mut holder = Holder::default();
+    holder.answered(ms(0), ms(0), grant(5));
+    assert_eq!(holder.standing(ms(1), 4), Standing::Waiting);
+    // Later grants ask for nothing more: what is taken away later is released first.
+    holder.answered(ms(500), ms(501), grant(50));
+    assert!(matches!(holder.standing(ms(501), 5), Standing::Runs { .. }));
+}
+
+#[test]
+fn a_lease_that_ended_never_comes_back() {
+    let mut holder = Holder::default();
+    holder.answered(ms(0), ms(1), grant(0));
+    let end = ms(2_500);
+    assert!(matches!(
+        holder.standing(end - ms(1), 0),
+        Standing::Runs { .. }
+    ));
+    assert_eq!(holder.standing(end, 0), Standing::Over);
+    holder.answered(end, end, grant(0));
+    assert_eq!(holder.standing(end, 0), Standing::Over);
+
+    // Nor does one whose end was slept through, with the next grant already in the inbox.
+    let mut holder = Holder::default();
+    holder.answered(ms(0), ms(1), grant(0));
+    holder.answered(ms(2_400), ms(60_000), grant(0));
+    assert_eq!(holder.standing(ms(60_000), 0), Standing::Over);
+}
+
+#[test]
+fn answers_may_come_in_any_order() {
+    let mut holder = Holder::default();
+    holder.answered(ms(500), ms(600), grant(0));
+    holder.answered(ms(0), ms(700), grant(0));
+    holder.answered(ms(0), ms(700), Answer::NotNow);
+    assert_eq!(
+        holder.standing(ms(700), 0),
+        Standing::Runs { until: ms(3_000) }
+    );
+    holder.answered(ms(0), ms(800), Answer::Over);
+    assert_eq!(holder.standing(ms(800), 0), Standing::Over);
+}
+
+#[test]
+fn a_leader_grants_only_to_members_and_only_in_contact_with_a_quorum() {
+    let (mut grantor, state) = leader(ms(1_000));
+    assert_eq!(grantor.answer(ms(1_100), run(1, 1), &state, 7), grant(7));
+    assert_eq!(
+        grantor.answer(ms(1_100), run(2, 1), &state, 7),
+        Answer::NotNow
+    );
+    assert_eq!(
+        grantor.answer(ms(1_600), run(1, 1), &state, 7),
+        Answer::NotNow
+    );
+    grantor.confirmed(ms(1_500));
+    assert_eq!(grantor.answer(ms(1_600), run(1, 1), &state, 7), grant(7));
+    grantor.pause(true);
+    assert_eq!(
+        grantor.answer(ms(1_600), run(1, 1), &state, 7),
+        Answer::NotNow
+    );
+}
+
+#[test]
+fn a_contact_that_began_earlier_takes_nothing_back() {
+    let (mut grantor, state) = leader(ms(1_000));
+    grantor.confirmed(ms(200));
+    assert_eq!(grantor.answer(ms(1_500), run(1, 1), &state, 7), grant(7));
+}
+
+#[test]
+fn incarnations_that_were_replaced_or_ended_get_nothing_any_more() {
+    let (mut grantor, mut state) = leader(ms(0));
+    join(&mut state, run(1, 2));
+    assert_eq!(grantor.answer(ms(1), run(1, 1), &state, 7), Answer::Over);
+    assert_eq!(grantor.answer(ms(1), run(1, 2), &state, 7), grant(7));
+    let Owner { node, incarnation } = run(1, 2);
+    decide(&mut state, Decision::Vacate { node, incarnation });
+    assert_eq!(grantor.answer(ms(1), run(1, 2), &state, 7), Answer::Over);
+    // A later one has not joined yet.
+    assert_eq!(grantor.answer(ms(1), run(1, 3), &state, 7), Answer::NotNow);
+}
+
+#[test]
+fn silence_is_death_only_after_the_lease_and_both_guards() {
+    let (mut grantor, state) = leader(ms(1_000));
+    assert_eq!(grantor.silent(ms(1_000), &state), vec![]);
+    grantor.answer(ms(1_100), run(1, 1), &state, 7);
+    assert_eq!(grantor.silent(ms(4_599), &state), vec![]);
+    assert_eq!(grantor.silent(ms(4_600), &state), vec![run(1, 1)]);
+    // Whoever was given up gets nothing, though it asks and nothing was decided yet.
+    grantor.confirmed(ms(4_600));
+    assert_eq!(
+        grantor.answer(ms(4_601), run(1, 1), &state, 7),
+        Answer::Over
+    );
+    assert_eq!(grantor.silent(ms(4_601), &state), vec![run(1, 1)]);
+}
+
+#[test]
+fn a_new_leader_counts_the_grants_of_earlier_ones_from_its_election() {
+    let mut state = State::default();
+    join(&mut state, run(1, 1));
+    let mut grantor = Grantor::new(TERMS, ms(10_000));
+    assert!(!grantor.has_expired(ms(13_499), run(1, 1)));
+    assert!(grantor.has_expired(ms(13_500), run(1, 1)));
+    assert_eq!(grantor.silent(ms(10_100), &state), vec![]);
+    assert_eq!(grantor.silent(ms(13_600), &state), vec![run(1, 1)]);
+}
+
+#[test]
+fn a_member_that_has_not_asked_yet_has_the_time_of_a_lease_for_it() {
+    let (mut grantor, mut state) = leader(ms(0));
+    grantor.silent(ms(0), &state);
+    join(&mut state, run(2, 1));
+    assert_eq!(grantor.silent(ms(100_000), &state), vec![run(1, 1)]);
+    assert_eq!(grantor.silent(ms(103_499), &state), vec![run(1, 1)]);
+    assert_eq!(
+        grantor.silent(ms(103_500), &state),
+        vec![run(1, 1), run(2, 1)]
+    );
+}
+
+proptest! {
+    /// Two leaders, one after the other, and a holder whose questions and answers take any time.
+    /// Whatever happens, the holder has stopped when the second leader may replace it.
+    #[test]
+    fn whoever_may_be_replaced_has_stopped(
+        asks in proptest::collection::vec((0..6_000_u64, 0..3_000_u64, 0..3_000_u64), 1..12),
+        contacts in proptest::collection::vec((0..6_000_u64, 0..1_500_u64), 1..20),
+        elected in 0..6_000_u64,
+    ) {
+        let mut state = State::default();
+        join(&mut state, run(1, 1));
+        let mut first = Grantor::new(TERMS, Duration::ZERO);
+        let mut holder = Holder::default();
+        // A contact counts if it was complete before the other leader's election.
+        let mut confirmed: Vec<(u64, u64)> = contacts
+            .iter()
+            .map(|(began, took)| (began + took, *began))
+            .filter(|(done, _)| *done <= elected)
+            .collect();
+        confirmed.sort_unstable();
+        let mut confirmed = confirmed.into_iter().peekable();
+        let mut questions: Vec<(u64, u64, u64)> = asks
+            .into_iter()
+            .map(|(asked, there, back)| (asked + there, asked, back))
+            .collect();
+        questions.sort_unstable();
+        let mut answers = Vec::new();
+        for (arrived, asked, back) in questions {
+            while let Some((_, began)) = confirmed.next_if(|(done, _)| *done <= arrived) {
+                first.confirmed(ms(began));
+            }
+            let answer = first.answer(ms(arrived), run(1, 1), &state, 0);
+            answers.push((arrived + back, asked, answer));
+        }
+        answers.sort_by_key(|(at, _, _)| *at);
+        let second = Grantor::new(TERMS, ms(elected));
+        let replaced = (0..).map(|step| elected + step * 10);
+        let mut replaced = replaced.skip_while(|at| !second.has_expired(ms(*at), run(1, 1)));
+        let replaced = replaced.next().unwrap();
+        for (at, asked, answer) in answers.into_iter().filter(|(at, _, _)| *at <= replaced) {
+            holder.answered(ms(asked), ms(at), answer);
+        }
+        let standing = holder.standing(ms(replaced), 0);
+        prop_assert!(!matches!(standing, Standing::Runs { .. }), "{standing:?} at {replaced}");
+        // With the time that stopping takes, and clocks that drift apart, too.
+        if let Some(deadline) = holder.deadline {
+            let slack = STOP + TERMS.silence_max() / DRIFT_PARTS;
+            prop_assert!(deadline + slack <= ms(replaced), "{deadline:?} and {replaced}");
+        }
+    }
+}
