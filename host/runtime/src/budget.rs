@@ -17,7 +17,7 @@ use holdfast_model::Lane;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use wasmtime::{StoreContextMut, UpdateDeadline};
 
-use crate::state::State;
+use crate::{fence::Fence, state::State};
 
 /// Ends the calls of the instances that heed it, each at its next epoch tick. For good: it cannot be
 /// taken back. Clones are the same one.
@@ -43,15 +43,17 @@ pub(crate) struct Budget {
     deadline: Instant,
     ticks: u32,
     stop: Stop,
+    fence: Fence,
 }
 
 impl Budget {
-    pub(crate) fn new(lane: Lane) -> Self {
+    pub(crate) fn new(lane: Lane, fence: Fence) -> Self {
         Self {
             lane,
             deadline: Instant::now(),
             ticks: 0,
             stop: Stop::default(),
+            fence,
         }
     }
 
@@ -66,7 +68,7 @@ impl Budget {
     }
 
     fn tick(&mut self) -> Tick {
-        if self.stop.is_set() || Instant::now() >= self.deadline {
+        if self.stop.is_set() || self.fence.is_shut() || Instant::now() >= self.deadline {
             return Tick::Over;
         }
         self.ticks = self.ticks.saturating_add(1);

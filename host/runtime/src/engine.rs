@@ -9,6 +9,7 @@ use wasmtime::{Config, Engine, WasmBacktraceDetails, component::Linker};
 use crate::{
     capability::{self, http},
     compile::{Cache, Compiler},
+    fence::Fence,
     fibers::Fibers,
     inspect::{self, LoadError},
     journal::{GuestLogSink, TracingSink},
@@ -37,6 +38,8 @@ pub struct Options {
     /// some 19,000 with the usual 65,530. Too low: resources wait though there is room. Too high:
     /// the process runs out of memory mappings, and may die.
     pub fibers_max: Option<u64>,
+    /// Until when instances may act. Default: always.
+    pub fence: Fence,
     /// Takes what guests say.
     pub log: Arc<dyn GuestLogSink>,
 }
@@ -50,6 +53,7 @@ impl Default for Options {
             compile_timeout: Duration::from_secs(120),
             epoch_tick: Duration::from_millis(10),
             fibers_max: None,
+            fence: Fence::open(),
             log: Arc::new(TracingSink),
         }
     }
@@ -115,11 +119,11 @@ impl Runtime {
         );
         Ok(Self(Arc::new(Inner {
             fibers: Arc::new(Fibers::new(options.fibers_max)),
+            http: Arc::new(http::Client::new(options.fence.clone())),
             options,
             compiler,
             direct,
             fiber,
-            http: Arc::new(http::Client::new()),
         })))
     }
 
@@ -164,6 +168,7 @@ impl Runtime {
             http: self.0.http.clone(),
             http_share: Arc::default(),
             fibers: self.0.fibers.clone(),
+            fence: options.fence.clone(),
         };
         let module = Module::new(grounds, digest, compiled, pre, found);
         module.try_out().await?;

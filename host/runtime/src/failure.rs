@@ -85,6 +85,13 @@ pub enum Failure {
         /// What the system allows.
         mappings: u64,
     },
+    /// The node may not run its instances any more. The handler was not called.
+    #[error("this node's lease is over")]
+    Fenced,
+    /// The node may not run its instances any more, and that came about during the call, which may
+    /// have had its effect. The instance is dead.
+    #[error("this node's lease ended during the call")]
+    Cut,
     /// The module has no `invocation` interface.
     #[error("the module has no `invocation` interface")]
     NotInvocable,
@@ -120,9 +127,10 @@ impl Failure {
                 kind: Refusal::Failed,
                 message: self.to_string(),
             },
+            Self::Cut => call::Error::Interrupted,
             Self::NotInvocable => call::Error::NotInvocable(module.to_string()),
             // Whoever calls a dead instance, or one that there is no room for, had no effect.
-            Self::Dead | Self::TooManyFibers { .. } => call::Error::Unavailable {
+            Self::Fenced | Self::Dead | Self::TooManyFibers { .. } => call::Error::Unavailable {
                 reason: self.to_string(),
                 retry_after: Duration::from_secs(1),
             },

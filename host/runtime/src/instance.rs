@@ -178,6 +178,9 @@ impl Instance {
         if self.dead {
             return Err(Failure::Dead);
         }
+        if self.grounds().fence.is_shut() {
+            return Err(Failure::Fenced);
+        }
         // It stays so unless the call comes to its end: the future may be dropped.
         self.dead = true;
         let deadline = begin_call(&mut self.store, time);
@@ -191,6 +194,9 @@ impl Instance {
                 }
             }
         };
+        if self.grounds().fence.is_shut() {
+            return Err(Failure::Cut);
+        }
         match result {
             Ok((value,)) => {
                 self.dead = false;

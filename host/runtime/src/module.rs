@@ -9,6 +9,7 @@ use crate::{
     capability::http,
     compile::Compiled,
     failure::Failure,
+    fence::Fence,
     fibers::Fibers,
     inspect::{Found, LoadError},
     instance::{Instance, ManagedResource, Started},
@@ -40,6 +41,7 @@ pub(crate) struct Grounds {
     pub(crate) http: Arc<http::Client>,
     pub(crate) http_share: Arc<http::Share>,
     pub(crate) fibers: Arc<Fibers>,
+    pub(crate) fence: Fence,
 }
 
 /// The optional interfaces that a module exports.
@@ -121,6 +123,8 @@ impl Module {
             http: self.0.grounds.http.clone(),
             http_share: self.0.grounds.http_share.clone(),
             fibers: self.0.grounds.fibers.clone(),
+            // It is nobody's resource.
+            fence: Fence::open(),
         });
         let resource = ManagedResource {
             id: "trial".parse().expect("a valid id"),

@@ -41,7 +41,7 @@ impl State {
         table.set_max_capacity(HOST_RESOURCES_MAX);
         Self {
             memory: Memory::new(grounds.limits.memory_bytes_max),
-            budget: Budget::new(grounds.lane),
+            budget: Budget::new(grounds.lane, grounds.fence.clone()),
             grounds,
             resource,
             table,

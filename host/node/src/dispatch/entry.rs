@@ -406,9 +406,11 @@ fn last_error(failure: &Failure) -> LastError {
         Failure::Fatal(_) => FailureKind::Fatal,
         Failure::Trapped { .. } | Failure::OutOfMemory { .. } => FailureKind::Trap,
         Failure::TimedOut(_) => FailureKind::Timeout,
-        Failure::NotInvocable | Failure::Dead | Failure::TooManyFibers { .. } => {
-            FailureKind::Instance
-        }
+        Failure::NotInvocable
+        | Failure::Dead
+        | Failure::Fenced
+        | Failure::Cut
+        | Failure::TooManyFibers { .. } => FailureKind::Instance,
     };
     LastError {
         message: failure.to_string(),

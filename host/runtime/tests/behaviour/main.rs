@@ -2,5 +2,6 @@
 
 mod containment;
 mod effects;
+mod fence;
 mod loading;
 mod support;

@@ -34,6 +34,7 @@ use super::{
     pool::{Key, Pool},
     share::Share,
 };
+use crate::fence::Fence;
 
 /// The HTTP client of a node's guests.
 pub(crate) struct Client {
@@ -44,19 +45,19 @@ pub(crate) struct Client {
     permits: Arc<Semaphore>,
     /// Names that are being looked up.
     lookups: Arc<Semaphore>,
+    fence: Fence,
 }
 
 /// Finds the addresses of a name. It may block.
 type Resolve = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 impl Client {
-    pub(crate) fn new() -> Self {
-        Self::resolving_with(Arc::new(|host: &str, port: u16| {
-            Ok((host, port).to_socket_addrs()?.collect())
-        }))
+    pub(crate) fn new(fence: Fence) -> Self {
+        let resolve = |host: &str, port: u16| Ok((host, port).to_socket_addrs()?.collect());
+        Self::resolving_with(Arc::new(resolve), fence)
     }
 
-    fn resolving_with(resolve: Resolve) -> Self {
+    fn resolving_with(resolve: Resolve, fence: Fence) -> Self {
         let roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         };
@@ -73,6 +74,7 @@ impl Client {
             pool: Arc::default(),
             permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            fence,
         }
     }
 
@@ -109,6 +111,7 @@ impl Client {
                 addr,
             };
             while let Some(mut sender) = self.pool.take(&key) {
+                self.pass()?;
                 let sending = sender.try_send_request(request);
                 let Ok(sent) = timeout(first_byte, sending).await else {
                     return Err(Error::ConnectionReadTimeout);
@@ -128,12 +131,21 @@ impl Client {
         let (addr, mut sender) = timeout_at(connect_by, connecting)
             .await
             .map_err(|_| Error::ConnectionTimeout)??;
+        self.pass()?;
         let response = timeout(first_byte, sender.send_request(request))
             .await
             .map_err(|_| Error::ConnectionReadTimeout)?
             .map_err(|error| hyper_error(&error))?;
         let key = Key { destination, addr };
         Ok(self.answer(response, key, sender, options, permits))
+    }
+
+    /// Nothing leaves a node that may not run its instances any more, however long it was prepared.
+    fn pass(&self) -> Result<(), Error> {
+        match self.fence.is_shut() {
+            true => Err(Error::HttpRequestDenied),
+            false => Ok(()),
+        }
     }
 
     /// The addresses that a connection may go to.

@@ -20,7 +20,10 @@ fn client(addrs: &[IpAddr]) -> (Client, Arc<AtomicUsize>) {
         let addrs = addrs.iter();
         Ok(addrs.map(|addr| SocketAddr::new(*addr, port)).collect())
     };
-    (Client::resolving_with(Arc::new(resolve)), asked)
+    (
+        Client::resolving_with(Arc::new(resolve), Fence::open()),
+        asked,
+    )
 }
 
 async fn get(client: &Client, grants: &[&str], url: &str) -> Result<Bytes, Error> {
@@ -324,10 +327,13 @@ async fn a_module_with_slow_servers_leaves_connections_to_others() {
 async fn a_slow_lookup_keeps_its_place_until_it_ends() {
     let (end, ended) = std::sync::mpsc::channel::<()>();
     let ended = parking_lot::Mutex::new(ended);
-    let client = Client::resolving_with(Arc::new(move |_: &str, _: u16| {
-        let _ = ended.lock().recv();
-        Ok(vec![])
-    }));
+    let client = Client::resolving_with(
+        Arc::new(move |_: &str, _: u16| {
+            let _ = ended.lock().recv();
+            Ok(vec![])
+        }),
+        Fence::open(),
+    );
     let share = Share::default();
     let places = share.lookups.available_permits();
     let grants = ["a.example:*"];
@@ -344,4 +350,23 @@ async fn a_slow_lookup_keeps_its_place_until_it_ends() {
     let all = u32::try_from(LOOKUPS_MAX).unwrap();
     let freed = timeout(Duration::from_secs(20), client.lookups.acquire_many(all)).await;
     assert!(freed.is_ok_and(|places| places.is_ok()));
+}
+
+#[tokio::test]
+async fn nothing_leaves_behind_a_shut_fence_neither_anew_nor_on_an_open_connection() {
+    let server = Server::start().await;
+    let (client, _) = client(&[LOOPBACK]);
+    let grants = [&*format!("127.0.0.1:{}", server.addr.port())];
+    let url = server.url("127.0.0.1");
+    get(&client, &grants, &url).await.unwrap();
+    // The connection is back in the pool, or a new one would be made: both are refused.
+    client.fence.pass_until(Duration::ZERO);
+    for _ in 0..2 {
+        let refused = get(&client, &grants, &url).await;
+        assert!(
+            matches!(refused, Err(Error::HttpRequestDenied)),
+            "{refused:?}"
+        );
+    }
+    assert!(server.connections() <= 2, "{}", server.connections());
 }
