@@ -85,6 +85,11 @@ pub enum Fact {
         /// The process.
         pid: u32,
     },
+    /// A process has begun anew: what it held has ended, and it goes on.
+    StartedAnew {
+        /// The process.
+        pid: u32,
+    },
     /// A process was stopped (SIGSTOP).
     Paused {
         /// The process.
@@ -343,11 +348,9 @@ impl Judge {
             } => self.terminated(key, *pid, reason, at),
             Fact::Ended { pid } => {
                 self.ended.insert(*pid);
-                for resource in self.resources.values_mut() {
-                    resource.suspended.retain(|holding| holding.pid != *pid);
-                    resource.release(*pid, at);
-                }
+                self.let_go(*pid, at);
             }
+            Fact::StartedAnew { pid } => self.let_go(*pid, at),
             Fact::Paused { pid } => {
                 self.paused.insert(*pid);
                 for resource in self.resources.values_mut() {
@@ -398,6 +401,14 @@ impl Judge {
         } else {
             let gap = resource.hold(key, holding, holding.since);
             self.findings.gaps.extend(gap);
+        }
+    }
+
+    /// Nothing that the process held goes on.
+    fn let_go(&mut self, pid: u32, at: Duration) {
+        for resource in self.resources.values_mut() {
+            resource.suspended.retain(|holding| holding.pid != pid);
+            resource.release(pid, at);
         }
     }
 

@@ -71,6 +71,7 @@ pub struct Join {
 pub struct Builder {
     program: PathBuf,
     nodes: usize,
+    args: Vec<String>,
     share: Share,
 }
 
@@ -85,6 +86,12 @@ impl Builder {
     /// How many nodes; one unless said otherwise.
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
+        self
+    }
+
+    /// Further arguments of all nodes.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args = args.iter().map(|arg| (*arg).to_owned()).collect();
         self
     }
 
@@ -131,6 +138,7 @@ impl Builder {
         for i in 0..self.nodes {
             cluster.add(Join {
                 bootstrap: i == 0,
+                args: self.args.clone(),
                 ..Join::default()
             });
         }
@@ -145,6 +153,7 @@ impl Cluster {
         Builder {
             program: program.into(),
             nodes: 1,
+            args: Vec::new(),
             share: Share::Shared,
         }
     }
@@ -237,6 +246,23 @@ impl Cluster {
     #[must_use]
     pub fn log(&self, node: usize) -> String {
         fs::read_to_string(log_of(&self.nodes[node].folder)).unwrap_or_default()
+    }
+
+    /// Waits until a node has lost its lease and begun a new run in the same process: what it held
+    /// ended with the old one.
+    ///
+    /// # Panics
+    /// When that takes more than a minute.
+    #[track_caller]
+    pub fn wait_started_anew(&self, node: usize) {
+        wait_until("the node has lost its lease", LONG, || {
+            let log = self.log(node);
+            log.contains("starting anew")
+                .then_some(())
+                .ok_or("it has not")
+        });
+        let pid = self.pid(node);
+        self.collector.note(Fact::StartedAnew { pid });
     }
 
     /// Starts one more node and waits until it listens; it may not have joined yet.

@@ -1,16 +1,10 @@
 //! Leaving on purpose and being out of reach: nothing overlaps, and nothing moves without need.
 
-use std::time::Duration;
-
-use holdfast_model::{
-    NodeId,
-    api::{NodeStatus, ResourceStatus},
-};
+use holdfast_model::{NodeId, api::NodeStatus};
 use holdfast_tests::{
     Callers, Cluster, LONG, Probe, SOON,
     callers::Due,
-    checker::{Event, Fact},
-    never,
+    checker::{Event, Fact, Holding},
     probe::ids,
     wait_until,
 };
@@ -137,48 +131,48 @@ fn a_single_node_ends_well_on_sigterm_after_terminating_its_resources() {
 }
 
 #[test]
-fn an_unreachable_node_keeps_its_resources_and_comes_back() {
+fn a_node_that_falls_silent_is_replaced_once_its_lease_is_over() {
     let (mut cluster, ids) = holding(60);
     let follower = (cluster.leader() + 1) % 3;
     let other = (follower + 1) % 3;
     let (node, pid) = (cluster.listening(follower).node, cluster.pid(follower));
-    let its: Vec<String> = cluster
-        .collector()
-        .findings()
-        .holders
-        .iter()
-        .filter(|(_, holders)| holders.iter().any(|holding| holding.pid == pid))
-        .map(|(key, _)| key.id.clone())
-        .collect();
-    assert!(!its.is_empty());
-
-    cluster.pause(follower);
-    let api = cluster.api(other);
-    wait_status(&cluster, other, node, NodeStatus::Unreachable);
-    let shown = api.resource("probe", &its[0]);
-    assert_eq!(shown.status, ResourceStatus::Unreachable);
-    assert_eq!(shown.owner.map(|owner| owner.node), Some(node));
-
-    // Whether it executes cannot be known, so nobody else may take what it holds.
-    never("others take over from it", Duration::from_secs(3), || {
+    let holds = |cluster: &Cluster| -> Vec<String> {
         let findings = cluster.collector().findings();
-        let taken = its.iter().find(|id| findings.holder("probe", id).is_some());
-        taken.map_or(Ok(()), |id| Err(format!("{id} is held")))
-    });
-    let call = api.invoke("probe", &its[0], Probe::echo());
-    let answer = call.header("holdfast-timeout-ms", 2_000).answer();
-    assert!(matches!(answer.status, 503 | 504), "{answer}");
-    assert!(answer.took < SOON, "{:?}", answer.took);
-    if answer.status == 503 {
-        answer.retry_after();
-    }
+        let its = |holders: &Vec<Holding>| holders.iter().any(|holding| holding.pid == pid);
+        let its = findings.holders.iter().filter(|(_, held)| its(held));
+        its.map(|(key, _)| key.id.clone()).collect()
+    };
+    let its = holds(&cluster);
+    assert!(!its.is_empty());
+    let api = cluster.api(other);
+    let incarnation = api.node(node).expect("it is known").incarnation;
 
-    cluster.resume(follower);
-    wait_status(&cluster, other, node, NodeStatus::Active);
+    // It executes nothing and its port answers, so nothing but silence speaks of it.
+    cluster.pause(follower);
     let findings = cluster.collector().wait_held("probe", &ids, LONG);
     findings.assert_undisturbed();
-    wait_until("calls of its resources are answered", SOON, || {
+    wait_status(&cluster, other, node, NodeStatus::Down);
+    wait_until("calls of its resources are answered", LONG, || {
         api.invoke("probe", &its[0], Probe::echo()).answer().is(200)
+    });
+
+    // It wakes up to find its lease over, and begins a new run on the same ports.
+    cluster.resume(follower);
+    wait_status(&cluster, other, node, NodeStatus::Active);
+    let anew = api.node(node).expect("it is known").incarnation;
+    assert!(anew > incarnation, "{anew} after {incarnation}");
+    wait_until("it holds its share again", LONG, || {
+        let held = holds(&cluster).len();
+        (held >= 19).then_some(()).ok_or(format!("it holds {held}"))
+    });
+    let findings = cluster.collector().wait_held("probe", &ids, LONG);
+    findings.assert_undisturbed();
+    let through_it = cluster.api(follower);
+    wait_until("it brings calls to others", LONG, || {
+        through_it
+            .invoke("probe", &its[0], Probe::echo())
+            .answer()
+            .is(200)
     });
 }
 
@@ -188,9 +182,7 @@ fn a_node_that_is_confirmed_dead_gives_up_what_it_held() {
     let follower = (cluster.leader() + 1) % 3;
     let other = (follower + 1) % 3;
     let node = cluster.listening(follower).node;
-    cluster.pause(follower);
     let api = cluster.api(other);
-    wait_status(&cluster, other, node, NodeStatus::Unreachable);
     let path = format!("/v1/cluster/nodes/{node}");
     let refused = api.ask("DELETE", &path).answer();
     refused
@@ -198,8 +190,11 @@ fn a_node_that_is_confirmed_dead_gives_up_what_it_held() {
         .names(&["confirm_dead"]);
 
     // A stopped process executes nothing, and this one will not go on: what is confirmed is true.
-    let ask = api.ask("DELETE", &format!("{path}?confirm_dead=true"));
-    let _ = ask.answer().expect(204);
+    cluster.pause(follower);
+    let confirmed = format!("{path}?confirm_dead=true");
+    wait_until("it is not taken for alive any more", LONG, || {
+        api.ask("DELETE", &confirmed).answer().is(204)
+    });
     let findings = cluster.collector().wait_held("probe", &ids, LONG);
     findings.assert_undisturbed();
     wait_until("the node is gone", LONG, || match api.node(node) {

@@ -253,3 +253,35 @@ fn a_call_with_a_key_that_no_next_owner_takes_may_have_had_its_effect_all_the_sa
     answer.problem(503, "interrupted");
     answer.retry_after();
 }
+
+#[test]
+fn a_voter_that_died_with_an_earlier_term_is_replaced() {
+    let cluster = Cluster::builder(BIN).nodes(4);
+    let mut cluster = cluster.args(&["--replace-voters-after", "2s"]).start();
+    let leader = cluster.leader();
+    let dead = cluster.listening(leader).node;
+    cluster.kill9(leader);
+    let api = cluster.api((leader + 1) % 4);
+    wait_until("three voters live again", LONG, || {
+        let info = api.cluster()?;
+        let replaced = info.voters.len() == 3 && !info.voters.contains(&dead);
+        let safe = replaced && info.losses_survived == 1;
+        safe.then_some(()).ok_or_else(|| format!("{info:?}"))
+    });
+}
+
+#[test]
+fn without_fast_failover_a_death_is_noticed_by_the_end_of_the_lease() {
+    let cluster = Cluster::builder(BIN).nodes(3);
+    let mut cluster = cluster.args(&["--fast-failover", "false"]).start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let ids = ids("r", 30);
+    cluster.api(0).allocate_all("probe", &ids);
+    cluster.collector().wait_held("probe", &ids, LONG);
+    let leader = cluster.leader();
+    cluster.kill9((leader + 1) % 3);
+    let findings = cluster.collector().wait_held("probe", &ids, LONG);
+    findings.assert_undisturbed();
+    let log = cluster.log(leader);
+    assert!(log.contains("silent for longer than its lease"), "{log}");
+}

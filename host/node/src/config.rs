@@ -39,12 +39,15 @@ pub struct NodeConfig {
     /// another loss may end the majority.
     pub replace_voters_after: Duration,
     /// Whether a node whose address refuses connections is replaced at once. Default on. The same on
-    /// all nodes. Off where something between the nodes refuses connections in their place; dead
-    /// nodes keep their resources then until an operator removes them.
+    /// all nodes. Off where something between the nodes refuses connections in their place; the
+    /// resources of a dead node wait for the end of its lease then.
     pub fast_failover: bool,
     /// How long a stop waits for resources to move to other nodes. Default 30 s. Too low: they are
     /// terminated here first and held nowhere for a while. Too high: a supervisor loses patience.
     pub drain_timeout: Duration,
+    /// How long a port that is in use is waited for. Default 0: a mistake is told at once. A run that
+    /// takes the place of another waits, for its ports may be somebody's for a moment.
+    pub port_patience: Duration,
     /// Look for other nodes. Off only in tests that show what gossip is needed for.
     pub gossip: bool,
 }
@@ -134,6 +137,7 @@ mod tests {
             replace_voters_after: Duration::from_secs(30),
             fast_failover: true,
             drain_timeout: Duration::from_secs(30),
+            port_patience: Duration::ZERO,
             gossip: true,
         }
     }

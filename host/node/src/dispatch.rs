@@ -39,7 +39,7 @@ pub(crate) use self::{
     forward::{CALL, answer_call},
     status::{AwaitHeld, Counts, CountsOf, Reports},
 };
-use crate::{control::Control, modules::Modules, peer::Peers};
+use crate::{control::Control, modules::Modules, peer::Peers, placement::Lease};
 
 /// Calls and the state of resources, on any node. Cheap to clone.
 #[derive(Clone)]
@@ -50,6 +50,7 @@ struct Inner {
     shared: Arc<Shared>,
     control: Control,
     peers: Peers,
+    lease: watch::Receiver<Lease>,
 }
 
 /// What the engine writes and calls read.
@@ -96,7 +97,13 @@ enum Attempt {
 impl Dispatch {
     /// Makes the dispatch of a node, and the task that must run for it.
     #[must_use]
-    pub fn new(me: Owner, control: Control, peers: Peers, modules: Modules) -> (Self, Running) {
+    pub fn new(
+        me: Owner,
+        control: Control,
+        peers: Peers,
+        modules: Modules,
+        lease: watch::Receiver<Lease>,
+    ) -> (Self, Running) {
         let (ended, receiver) = mpsc::channel(ENDED_CAPACITY);
         let host = Host { modules, ended };
         let shared = Arc::new(Shared {
@@ -104,12 +111,13 @@ impl Dispatch {
             host: Arc::new(host),
             view: watch::Sender::new(0),
         });
-        let engine = Engine::new(me, Arc::clone(&shared), control.clone());
+        let engine = Engine::new(me, Arc::clone(&shared), control.clone(), lease.clone());
         let dispatch = Self(Arc::new(Inner {
             me,
             shared,
             control,
             peers,
+            lease,
         }));
         (
             dispatch,
@@ -138,12 +146,26 @@ impl Dispatch {
         request: Request,
     ) -> Result<Answer, call::Error> {
         let mut lost = false;
-        match self.bring(module, id, request, &mut lost).await {
+        let brought = tokio::select! {
+            biased;
+            brought = self.bring(module, id, request, &mut lost) => brought,
+            () = self.over() => Err(call::Error::Interrupted),
+        };
+        match brought {
             // True of the last attempt only.
             Err(call::Error::Unavailable { .. } | call::Error::QueueFull { .. }) if lost => {
                 Err(call::Error::Interrupted)
             }
             result => result,
+        }
+    }
+
+    /// Waits until this run of the node may not run anything any more: it is about to end, and what
+    /// becomes of the calls that it has is for the next one to ask.
+    async fn over(&self) {
+        let mut lease = self.0.lease.clone();
+        if lease.wait_for(|lease| *lease == Lease::Over).await.is_err() {
+            std::future::pending().await
         }
     }
 

@@ -7,11 +7,13 @@
 
 mod allocator;
 mod leader;
+mod lease;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use holdfast_cluster::{
     evidence::{Death, Evidence},
+    lease::Terms,
     membership::Member,
     state::{Allocation, Refused},
 };
@@ -25,7 +27,13 @@ use tokio::{
 use tracing::debug;
 
 use self::allocator::Allocator;
-pub use self::{allocator::Allocations, leader::Leader};
+use self::lease::Grants;
+pub(crate) use self::lease::Renew;
+pub use self::{
+    allocator::Allocations,
+    leader::Leader,
+    lease::{Contacts, Lease, Renewals, terms},
+};
 use crate::{
     control::Control,
     peer::{Kind, Lane, PeerInfo, Peers},
@@ -43,6 +51,8 @@ struct Inner {
     allocator: Allocator,
     members: watch::Receiver<Members>,
     evidence: Mutex<Evidence>,
+    terms: Terms,
+    grants: Mutex<Grants>,
     /// Something happened that the leader should look at now.
     news: Notify,
 }
@@ -129,6 +139,7 @@ impl Placement {
         control: Control,
         peers: Peers,
         members: watch::Receiver<Members>,
+        terms: Terms,
     ) -> (Self, Allocations) {
         let (allocator, jobs) = Allocator::new();
         let inner = Inner {
@@ -138,6 +149,8 @@ impl Placement {
             allocator,
             members,
             evidence: Mutex::default(),
+            terms,
+            grants: Mutex::default(),
             news: Notify::new(),
         };
         let placement = Self(Arc::new(inner));

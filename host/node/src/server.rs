@@ -8,6 +8,7 @@
 //! instance has ended, because peers take a closed one for the proof that it has.
 
 mod answer;
+mod error;
 mod http;
 mod join;
 mod life;
@@ -20,13 +21,15 @@ use holdfast_cluster::{
     state::{About, Owner},
 };
 use holdfast_model::{ClusterId, api::Listening};
-use holdfast_runtime::Runtime;
+use holdfast_runtime::{Fence, Runtime};
 use tokio::{
     net::{TcpListener, UdpSocket},
     sync::{mpsc, watch},
+    time::Instant,
 };
 use tracing::{Instrument, info, info_span};
 
+pub use self::error::Error;
 use self::{
     answer::{Answers, Carrier, Parts},
     life::{Belonging, announce, belong, deaths, follow_members, follow_state, leave, name_taken},
@@ -34,106 +37,23 @@ use self::{
 };
 use crate::{
     admin::{self, Api},
-    config::{ConfigError, NodeConfig},
+    config::NodeConfig,
     control::{self, Control},
     deploy::{Deploy, FromPeers},
     dispatch::Dispatch,
     gossip::Gossip,
-    identity::{self, DataDir, Secret},
-    modules::{self, Modules},
+    identity::{DataDir, Secret},
+    modules::Modules,
     peer::{self, Local, NodeAbout, Peers, Runtimes},
-    placement::{self, Leader, Members, Placement},
+    placement::{self, Leader, Lease, Members, Placement},
 };
-
-/// Why a node could not run, or had to end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The configuration makes no sense.
-    #[error("the configuration cannot be used")]
-    Config(#[from] ConfigError),
-    /// The data directory cannot be used.
-    #[error("the data directory cannot be used")]
-    DataDir(#[from] identity::Error),
-    /// The secret that was made could not be written.
-    #[error("write the cluster's new secret")]
-    Secret(#[source] io::Error),
-    /// The secret that an earlier start has made cannot be read.
-    #[error("read the cluster's secret")]
-    OldSecret(#[from] identity::InvalidSecret),
-    /// A port could not be bound.
-    #[error("listen on {addr} for {what}")]
-    Listen {
-        /// For whom.
-        what: &'static str,
-        /// Where.
-        addr: SocketAddr,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// A runtime could not be made.
-    #[error("start the threads of the node")]
-    Threads(#[source] io::Error),
-    /// WebAssembly cannot be run here.
-    #[error("start the WebAssembly runtime")]
-    Runtime(#[from] holdfast_runtime::NewError),
-    /// The components cannot be kept.
-    #[error("open the components")]
-    Modules(#[from] modules::Error),
-    /// The state cannot be opened.
-    #[error("open the replicated state")]
-    Open(#[from] control::OpenError),
-    /// The cluster was not founded.
-    #[error("found the cluster")]
-    Found(#[from] control::FoundError),
-    /// Gossip cannot run with these options.
-    #[error("start gossip")]
-    Gossip(#[from] membership::InvalidOptions),
-    /// All seeds refused the node.
-    #[error("no seed lets this node in: {0}")]
-    Refused(String),
-    /// A founder was told of a cluster to join.
-    #[error(
-        "{seed} belongs to the cluster {cluster} already: start this node without --bootstrap and \
-         it joins"
-    )]
-    SeedFounded {
-        /// The seed.
-        seed: String,
-        /// Its cluster.
-        cluster: ClusterId,
-    },
-    /// The name belongs to another cluster.
-    #[error(
-        "another cluster has the name and secret of this one: {other}, heard from {from}. Two \
-         nodes were started with --bootstrap; give one of them another name, or have it join"
-    )]
-    NameTaken {
-        /// The other cluster.
-        other: ClusterId,
-        /// Who said so.
-        from: SocketAddr,
-    },
-    /// The state failed.
-    #[error("the replicated state failed")]
-    Control(#[from] control::Failure),
-    /// The cluster has given up this run of the node.
-    #[error("{0}")]
-    Expelled(String),
-    /// Some resources could not be ended, or it is not known whether they have. Only the end of the
-    /// process ends them; until then the listener for peers stays open.
-    #[error("{0}; they end with this process")]
-    Unended(String),
-    /// A task that must not end has ended.
-    #[error("the task `{0}` ended")]
-    Task(&'static str),
-}
 
 /// Runs a node until `stop`; then hands everything over and ends. Must not be
 /// called inside an async runtime.
 ///
 /// # Errors
-/// When the node cannot start, or can no longer run. After [`Error::Unended`] the process has to end.
+/// When the node cannot start, or can no longer run. After [`Error::Unended`] and [`Error::Fenced`]
+/// the process has to end, for its threads do not; after the latter it should start anew.
 pub fn run(
     config: NodeConfig,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -159,7 +79,7 @@ pub fn run(
         listening(node.listening());
         node.run(stop).await
     });
-    if matches!(result, Err(Error::Unended(_))) {
+    if matches!(result, Err(Error::Unended(_) | Error::Fenced)) {
         // Ending the threads would close the listener while guests run.
         std::mem::forget((control, data));
         return result;
@@ -190,8 +110,10 @@ impl Node {
             config.secret = Some(Secret::read(&made)?);
         }
         config.check(dir.cluster().is_some())?;
-        let (listener, socket, cluster_addr) = bind_cluster(config.listen).await?;
-        let (http, http_addr) = bind_http(config.http).await?;
+        let patience = config.port_patience;
+        let (listener, socket, cluster_addr) =
+            patiently(patience, || bind_cluster(config.listen)).await?;
+        let (http, http_addr) = patiently(patience, || bind_http(config.http)).await?;
         let secret = match &config.secret {
             Some(secret) => secret.clone(),
             None => {
@@ -280,6 +202,8 @@ impl Node {
         let leader = Leader::new(placement.clone(), me.incarnation, state_about, options);
         tasks.control("placement", leader.run(ends.rest.clone()));
         tasks.control("allocations", services.allocations.run(ends.rest.clone()));
+        tasks.control("lease", services.renewals.run(ends.peers.clone()));
+        tasks.control("contact", placement.contacts().run(ends.rest.clone()));
         tasks.follow("deaths", &ends.rest, deaths(events, placement.clone()));
         tasks.control("peers", peers.clone().run(listener, ends.peers.clone()));
         let follow = follow_state(me, control.clone(), peers.clone());
@@ -295,6 +219,7 @@ impl Node {
             joined = belong => joined,
             () = stop.as_mut() => Ok(None),
         };
+        let mut over = services.lease.clone();
         let mut ended = None;
         let outcome = match joined {
             Err(error) => Err(error),
@@ -324,12 +249,20 @@ impl Node {
                         Err(Error::Task("resources"))
                     }
                     failure = control.failed() => Err(failure.into()),
+                    _ = over.wait_for(|lease| *lease == Lease::Over) => Err(Error::Fenced),
                     error = &mut follow => Err(error.unwrap_or(Error::Task("state"))),
                     error = name_taken(heard, control.clone(), founded) => Err(error),
                     name = tasks.first() => Err(Error::Task(name)),
                 }
             }
         };
+        if matches!(outcome, Err(Error::Fenced)) {
+            services.fence.pass_until(Duration::ZERO);
+            // Whoever is being answered that this node may not run anything gets the answer.
+            tokio::time::sleep(FENCED_GRACE).await;
+            std::mem::forget(tasks);
+            return outcome;
+        }
         if outcome.is_ok() {
             leave(&config, me, &control, &placement).await;
         }
@@ -366,7 +299,10 @@ struct Services {
     control: Control,
     placement: Placement,
     members: watch::Sender<Members>,
-    allocations: crate::placement::Allocations,
+    allocations: placement::Allocations,
+    renewals: placement::Renewals,
+    lease: watch::Receiver<Lease>,
+    fence: Fence,
     engine: crate::dispatch::Running,
     api: Api,
 }
@@ -396,8 +332,10 @@ impl Services {
         let key = secret.handshake_key(&config.cluster);
         let options = peer::Options::default();
         let (peers, events) = Peers::new(local, key, answers.clone(), options, runtimes.clone());
+        let fence = Fence::shut();
         let options = holdfast_runtime::Options {
             cache_dir: Some(dir.path().join("compiled")),
+            fence: fence.clone(),
             ..holdfast_runtime::Options::default()
         };
         let component_bytes_max = options.component_bytes_max;
@@ -408,11 +346,24 @@ impl Services {
             member: dir.cluster().is_some(),
             ..control::Options::new(dir.path().to_owned(), me.node)
         };
+        let terms = placement::terms(options.election_max)?;
         let control = Control::open(options, Arc::new(Carrier(peers.clone()))).await?;
         let members = watch::Sender::<Members>::default();
-        let (placement, allocations) =
-            Placement::new(me.node, control.clone(), peers.clone(), members.subscribe());
-        let (dispatch, engine) = Dispatch::new(me, control.clone(), peers.clone(), modules.clone());
+        let (placement, allocations) = Placement::new(
+            me.node,
+            control.clone(),
+            peers.clone(),
+            members.subscribe(),
+            terms,
+        );
+        let (renewals, lease) = placement.renewals(me, fence.clone());
+        let (dispatch, engine) = Dispatch::new(
+            me,
+            control.clone(),
+            peers.clone(),
+            modules.clone(),
+            lease.clone(),
+        );
         let deploy = Deploy::new(me.node, control.clone(), peers.clone(), modules.clone());
         answers.open(Parts {
             control: control.clone(),
@@ -440,9 +391,28 @@ impl Services {
             placement,
             members,
             allocations,
+            renewals,
+            lease,
+            fence,
             engine,
             api,
         })
+    }
+}
+
+/// Binds a port that may be in use for a moment.
+async fn patiently<T, F>(patience: Duration, mut bind: impl FnMut() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let deadline = Instant::now() + patience;
+    loop {
+        match bind().await {
+            Err(Error::Listen { source, .. })
+                if source.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {}
+            bound => return bound,
+        }
+        tokio::time::sleep(PORT_POLL).await;
     }
 }
 
@@ -484,6 +454,12 @@ const CONTROL_THREADS: usize = 2;
 
 /// How long threads may take to end once the node has.
 const THREADS_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a node whose lease is over answers that it is.
+const FENCED_GRACE: Duration = Duration::from_millis(200);
+
+/// How soon a port that is in use is tried again.
+const PORT_POLL: Duration = Duration::from_millis(50);
 
 /// How many free TCP ports are tried until one is free for UDP too.
 const PORT_TRIES: usize = 16;

@@ -1,6 +1,14 @@
 //! From the arguments of `holdfast start` to a running node.
 
-use std::{io::Write as _, path::Path, process::ExitCode};
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Command, ExitCode},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use holdfast_model::api::{Listening, NodeEvent};
@@ -24,10 +32,39 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
     };
     telemetry::start(log_format, &args.log)?;
     let config = config(args)?;
-    server::run(config, stop(), move |listening| {
-        announce(&listening, format)
-    })?;
-    Ok(ExitCode::SUCCESS)
+    let ports = Arc::new(OnceLock::new());
+    let taken = Arc::clone(&ports);
+    let ended = server::run(config, stop(), move |listening| {
+        announce(&listening, format);
+        // Called once.
+        let _ = taken.set((listening.cluster, listening.http));
+    });
+    match (ended, ports.get()) {
+        (Err(error @ server::Error::Fenced), Some(ports)) => {
+            tracing::warn!(%error, "starting anew");
+            Err(start_anew(*ports))
+        }
+        (ended, _) => Ok(ended.map(|()| ExitCode::SUCCESS)?),
+    }
+}
+
+/// Puts a new run of this program, on the same ports, in the place of this process. Whatever still
+/// runs in it ends with that, and its sockets close. Returns only when it cannot be done.
+fn start_anew((listen, http): (SocketAddr, SocketAddr)) -> anyhow::Error {
+    let mut args = std::env::args_os();
+    let mut command = Command::new("/proc/self/exe");
+    if let Some(name) = args.next() {
+        command.arg0(name);
+    }
+    command.args(args).env(PORTS, format!("{listen} {http}"));
+    anyhow::Error::from(command.exec()).context("start this program anew")
+}
+
+/// The ports of the run before, which may have taken any that were free.
+fn former_ports() -> Option<(SocketAddr, SocketAddr)> {
+    let ports = std::env::var(PORTS).ok()?;
+    let (listen, http) = ports.split_once(' ')?;
+    Some((listen.parse().ok()?, http.parse().ok()?))
 }
 
 fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
@@ -36,13 +73,15 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
     };
     let secret = args.secret(waiting)?;
     let secret = secret.map(|secret| secret.parse()).transpose()?;
+    let former = former_ports();
+    let (listen, http) = former.unwrap_or((args.listen, args.http));
     let token = args.api_token.as_deref().map(Token::new).transpose()?;
     Ok(NodeConfig {
         data_dir: args.data_dir,
         cluster: args.cluster_name,
         bootstrap: args.bootstrap,
-        listen: args.listen,
-        http: args.http,
+        listen,
+        http,
         advertise: args.advertise,
         seeds: args.seeds,
         secret,
@@ -53,6 +92,7 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
         replace_voters_after: args.replace_voters_after,
         fast_failover: args.fast_failover,
         drain_timeout: args.drain_timeout,
+        port_patience: former.map_or(Duration::ZERO, |_| FORMER_PORTS_PATIENCE),
         gossip: std::env::var_os(NO_GOSSIP).is_none(),
     })
 }
@@ -98,6 +138,12 @@ fn announce(listening: &Listening, format: Format) {
     // Whoever reads it may have closed the pipe; the node runs all the same.
     let _ = writeln!(std::io::stdout(), "{line}");
 }
+
+/// How long a run that was started anew waits for its ports.
+const FORMER_PORTS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Tells a run that was started anew the ports of the one before.
+const PORTS: &str = "HOLDFAST_FORMER_PORTS";
 
 /// Switches gossip off, for the test that shows what it is needed for.
 const NO_GOSSIP: &str = "HOLDFAST_TEST_NO_GOSSIP";

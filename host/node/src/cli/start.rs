@@ -101,7 +101,7 @@ pub struct StartArgs {
     /// Whether a node whose address refuses connections is replaced at once.
     ///
     /// The same on all nodes. Turn it off where something between the nodes refuses connections
-    /// in their place. Dead nodes keep their resources then until they are removed.
+    /// in their place. The resources of a dead node wait for the end of its lease then.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub fast_failover: bool,
 

@@ -17,7 +17,11 @@ use holdfast_cluster::{
 };
 use holdfast_model::{ModuleName, NodeId, ResourceId, Token};
 use holdfast_runtime::TerminateReason;
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -25,7 +29,7 @@ use super::{
     Shared,
     entry::{Entry, Host, Run},
 };
-use crate::control::Control;
+use crate::{control::Control, placement::Lease};
 
 pub(super) struct Engine {
     me: Owner,
@@ -33,6 +37,9 @@ pub(super) struct Engine {
     control: Control,
     started: Instant,
     handover: Handover,
+    /// Whether this node may run anything; until then, what it is to run.
+    lease: watch::Receiver<Lease>,
+    held_back: BTreeMap<SlotKey, Token>,
     /// Entries on this node, by slot.
     hosted: BTreeMap<SlotKey, BTreeSet<ResourceId>>,
     versions: BTreeMap<ModuleName, Arc<Version>>,
@@ -55,13 +62,20 @@ enum Done {
 }
 
 impl Engine {
-    pub(super) fn new(me: Owner, shared: Arc<Shared>, control: Control) -> Self {
+    pub(super) fn new(
+        me: Owner,
+        shared: Arc<Shared>,
+        control: Control,
+        lease: watch::Receiver<Lease>,
+    ) -> Self {
         Self {
             me,
             shared,
             control,
             started: Instant::now(),
             handover: Handover::new(me, RELEASE_RETRY),
+            lease,
+            held_back: BTreeMap::new(),
             hosted: BTreeMap::new(),
             versions: BTreeMap::new(),
             to_release: BTreeMap::new(),
@@ -84,6 +98,7 @@ impl Engine {
             // Every branch only receives: what is cancelled is received the next time.
             tokio::select! {
                 () = stop.cancelled() => break,
+                Ok(()) = self.lease.changed() => self.let_go(),
                 changes = subscription.changed() => self.changed(&changes),
                 Some((module, id)) = ended.recv() => self.ended(&module, &id),
                 Some(done) = self.tasks.join_next() => self.done(done),
@@ -200,7 +215,7 @@ impl Engine {
 
     fn resource_changed(&mut self, module: &ModuleName, id: &ResourceId) {
         let key = (module.clone(), id.slot());
-        if !self.handover.is_running(&key) {
+        if !self.may_run() || !self.handover.is_running(&key) {
             return;
         }
         match self.run_of(module, id, None) {
@@ -215,15 +230,37 @@ impl Engine {
         }
     }
 
+    /// Runs what had to wait for the lease.
+    fn let_go(&mut self) {
+        if self.may_run() {
+            for (key, token) in std::mem::take(&mut self.held_back) {
+                self.run_slot(&key, Some(token));
+            }
+        }
+    }
+
+    fn may_run(&self) -> bool {
+        *self.lease.borrow() == Lease::Runs
+    }
+
     fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Run(key, token) => self.run_slot(&key, Some(token)),
-                Action::Stop(key, _) => self.stop_slot(&key),
+                Action::Run(key, token) if self.may_run() => self.run_slot(&key, Some(token)),
+                Action::Run(key, token) => {
+                    self.held_back.insert(key, token);
+                }
+                Action::Stop(key, _) => {
+                    self.held_back.remove(&key);
+                    self.stop_slot(&key);
+                }
                 Action::Release(key, token) => {
                     self.to_release.insert(key, token);
                 }
-                Action::Drop(key) => self.drop_slot(&key),
+                Action::Drop(key) => {
+                    self.held_back.remove(&key);
+                    self.drop_slot(&key);
+                }
             }
         }
     }

@@ -7,17 +7,17 @@ use std::{
 };
 
 use holdfast_cluster::{
-    state::{About, Decision, Outcome, Standing, State},
+    state::{About, Decision, Outcome, Owner, Standing, State},
     voters::{self, Candidate, Change},
 };
 use holdfast_model::{Incarnation, NodeId};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Died, Options, Placement};
 use crate::{
-    clock::now_ms,
+    clock::{boot_time, now_ms},
     control::{ChangeError, Leadership, Membership},
     modules::chain,
     peer::PeerInfo,
@@ -78,6 +78,7 @@ impl Leader {
             // A leader that is deposed in the middle of a round finds its decisions refused.
             self.admit(lead.term).await;
             self.bury(lead.term).await;
+            self.give_up(lead.term).await;
             self.plan(lead.term).await;
             self.tend_voters(lead.term).await;
         }
@@ -100,7 +101,7 @@ impl Leader {
         }
         if let Err(error) = rpc::ask(&inner.peers, leader, &Died { deaths }, TELL).await {
             // Told again with the next tick, to whoever leads then.
-            warn!(error = chain(&error), "the leader did not hear of a death");
+            debug!(error = chain(&error), "the leader did not hear of a death");
         }
     }
 
@@ -131,6 +132,9 @@ impl Leader {
             if !news {
                 continue;
             }
+            if !self.has_ended_before(node, incarnation, &about) {
+                continue;
+            }
             if !raft.voters.contains(&node) && !raft.learners.contains(&node) {
                 let deadline = (Instant::now() + DECISION).into_std();
                 if let Err(error) = inner.control.add_learner(node, deadline).await {
@@ -150,6 +154,26 @@ impl Leader {
         }
     }
 
+    /// Whether the former run of a node surely runs nothing any more. Under one boot of one kernel
+    /// the lock of the data directory says so; under another one only the end of its lease does.
+    fn has_ended_before(&self, node: NodeId, incarnation: Incarnation, about: &About) -> bool {
+        let former = self.placement.0.control.read(|state| {
+            let known = state.nodes().get(&node)?;
+            let run = Owner {
+                node,
+                incarnation: known.incarnation,
+            };
+            let other_boot = known.about.boot_id != about.boot_id;
+            (known.incarnation < incarnation && other_boot && state.is_member(run)).then_some(run)
+        });
+        let Some(former) = former else { return true };
+        let ended = self.placement.with_grants(|grantor| {
+            grantor.condemn(former);
+            grantor.has_expired(boot_time(), former)
+        });
+        ended.unwrap_or(false)
+    }
+
     /// Frees the slots of incarnations that are proven dead.
     async fn bury(&self, term: u64) {
         if !self.options.fast_failover {
@@ -164,10 +188,29 @@ impl Leader {
                 .collect()
         });
         for decision in decisions {
-            if let Decision::Vacate { node, incarnation } = &decision {
+            if let Decision::Vacate { node, incarnation } = decision {
                 info!(node.id = %node, node.incarnation = %incarnation, "dead; its slots are free");
+                // Were it alive against all proof, it would not get another lease.
+                let run = Owner { node, incarnation };
+                self.placement.with_grants(|grantor| grantor.condemn(run));
             }
             self.decide(term, decision).await;
+        }
+    }
+
+    /// Frees the slots of incarnations whose leases are over.
+    async fn give_up(&self, term: u64) {
+        let control = &self.placement.0.control;
+        let silent = self
+            .placement
+            .with_grants(|grantor| control.read(|state| grantor.silent(boot_time(), state)));
+        for Owner { node, incarnation } in silent.unwrap_or_default() {
+            info!(
+                node.id = %node, node.incarnation = %incarnation,
+                "silent for longer than its lease; its slots are free"
+            );
+            let vacate = Decision::Vacate { node, incarnation };
+            self.decide(term, vacate).await;
         }
     }
 
@@ -243,7 +286,7 @@ impl Leader {
                 info!(?voters, "changing the voters");
                 inner.control.change_voters(voters, deadline).await
             }
-            Some(Change::Transfer(to)) => inner.control.transfer_leadership(to, deadline).await,
+            Some(Change::Transfer(to)) => self.placement.hand_over(to, deadline).await,
             None => match removed {
                 Some(node) => inner.control.remove(node, deadline).await,
                 None => Ok(()),

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use holdfast_cluster::state::Owner;
 
 use crate::{
     control::{self, Control, TransportError},
@@ -11,7 +12,7 @@ use crate::{
     dispatch::{self, AwaitHeld, CountsOf, Dispatch, Reports},
     modules::{self, Modules},
     peer::{Answer, CallError, Handler, Kind, Lane, PeerInfo, Peers, Reply},
-    placement::{Allocate, Died, Placement},
+    placement::{Allocate, Died, Placement, Renew},
     rpc::{self, Question},
 };
 
@@ -40,7 +41,10 @@ impl Handler for Answers {
         let Some(parts) = self.0.get() else {
             return Reply::Ready(Err("the node is starting".to_owned()));
         };
-        let asker = peer.node;
+        let asker = Owner {
+            node: peer.node,
+            incarnation: peer.incarnation,
+        };
         let parts = parts.clone();
         if kind == dispatch::CALL {
             let called = dispatch::answer_call(&parts.dispatch, payload);
@@ -50,7 +54,7 @@ impl Handler for Answers {
         Reply::Pending(Box::pin(async move {
             match kind {
                 CONTROL => {
-                    let answered = parts.control.handle(asker, payload).await;
+                    let answered = parts.control.handle(asker.node, payload).await;
                     answered.map_err(|error| modules::chain(&error))
                 }
                 Reports::KIND => reply(&payload, async |q| parts.dispatch.reports(&q)).await,
@@ -62,7 +66,7 @@ impl Handler for Answers {
                 }
                 KeepComponent::KIND => {
                     let Parts { modules, peers, .. } = &parts;
-                    let keep = async |q| deploy::answer_keep(modules, peers, asker, q).await;
+                    let keep = async |q| deploy::answer_keep(modules, peers, asker.node, q).await;
                     reply(&payload, keep).await
                 }
                 FetchComponent::KIND => {
@@ -73,6 +77,9 @@ impl Handler for Answers {
                 }
                 Allocate::KIND => {
                     reply(&payload, async |q| parts.placement.answer_allocate(q).await).await
+                }
+                Renew::KIND => {
+                    reply(&payload, async |Renew| parts.placement.answer_renew(asker)).await
                 }
                 Died::KIND => reply(&payload, async |q| parts.placement.answer_died(q)).await,
                 Kind(other) => Err(format!("this version knows no question of kind {other}")),

@@ -91,13 +91,7 @@ pub(super) async fn follow_state(me: Owner, control: Control, peers: Peers) -> E
                             .to_owned(),
                     );
                 }
-                Standing::Down if id == me.node && present => {
-                    return Error::Expelled(
-                        "the cluster takes this run of the node for dead and has given its \
-                         resources to others; start it again"
-                            .to_owned(),
-                    );
-                }
+                Standing::Down if id == me.node && present => return Error::Fenced,
                 _ if id == me.node && node.incarnation > me.incarnation => {
                     return Error::Expelled(
                         "a later run of this node has joined the cluster: its data directory is \
@@ -253,7 +247,7 @@ pub(super) async fn leave(
             .find(|voter| *voter != me.node && live.contains(voter));
         let deadline = (Instant::now() + TRANSFER).into_std();
         if let Some(heir) = heir
-            && let Err(error) = control.transfer_leadership(heir, deadline).await
+            && let Err(error) = placement.hand_over(heir, deadline).await
         {
             warn!(error = chain(&error), "the leadership was not handed over");
         }

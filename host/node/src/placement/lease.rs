@@ -1,0 +1,264 @@
+//! This node's lease, kept alive; and all leases, while this node leads.
+//!
+//! The rules are `cluster::lease`'s. Here are the clock, the questions and the answers. Nothing
+//! here waits for the leader's rounds, for the disk or for a handler: a lease that ends because
+//! the node was busy costs everything it runs.
+
+use std::time::Duration;
+
+use holdfast_cluster::{
+    lease::{self, Answer, Grantor, Holder, RENEW_EVERY, Standing, Terms},
+    state::Owner,
+};
+use holdfast_model::NodeId;
+use holdfast_runtime::Fence;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::Placement;
+use crate::{
+    clock::boot_time,
+    control::ChangeError,
+    peer::{Kind, Lane},
+    rpc::{self, Question},
+};
+
+/// Asks the leader whether the asking incarnation may run what it owns.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Renew;
+
+impl Question for Renew {
+    const KIND: Kind = Kind(10);
+    const LANE: Lane = Lane::Control;
+    type Answer = Answer;
+}
+
+/// Whether this node may run what it owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// Not yet.
+    Waiting,
+    /// It may, until the fence shuts.
+    Runs,
+    /// Never again, in this incarnation.
+    Over,
+}
+
+/// The task that keeps this node's lease.
+pub struct Renewals {
+    placement: Placement,
+    me: Owner,
+    fence: Fence,
+    lease: watch::Sender<Lease>,
+}
+
+/// The task that makes sure, while this node leads, that a quorum takes it for the leader.
+pub struct Contacts(pub(super) Placement);
+
+/// The leases that this node grants, in the term that it leads.
+#[derive(Default)]
+pub(super) struct Grants(Option<(u64, Grantor)>);
+
+impl Grants {
+    /// The grantor of a term, begun when this node is first asked for it.
+    pub(super) fn of(&mut self, term: u64, terms: Terms) -> &mut Grantor {
+        let Self(grants) = self;
+        if grants.as_ref().is_none_or(|(of, _)| *of != term) {
+            *grants = Some((term, Grantor::new(terms, boot_time())));
+        }
+        let (_, grantor) = grants.as_mut().expect("it was made just above");
+        grantor
+    }
+}
+
+impl Placement {
+    /// What a task that keeps this node's lease needs. Nothing runs before it does.
+    #[must_use]
+    pub fn renewals(&self, me: Owner, fence: Fence) -> (Renewals, watch::Receiver<Lease>) {
+        let (lease, follow) = watch::channel(Lease::Waiting);
+        let renewals = Renewals {
+            placement: self.clone(),
+            me,
+            fence,
+            lease,
+        };
+        (renewals, follow)
+    }
+
+    /// What keeps this node in contact with a quorum while it leads.
+    #[must_use]
+    pub fn contacts(&self) -> Contacts {
+        Contacts(self.clone())
+    }
+
+    /// Does something with the leases of the present term; none when this node does not lead.
+    pub(super) fn with_grants<T>(&self, act: impl FnOnce(&mut Grantor) -> T) -> Option<T> {
+        let lead = *self.0.control.leadership().borrow();
+        let mut grants = self.0.grants.lock();
+        lead.me.then(|| act(grants.of(lead.term, self.0.terms)))
+    }
+
+    /// Answers an incarnation that asks for a lease.
+    pub(crate) fn answer_renew(&self, asker: Owner) -> Answer {
+        let index = *self.0.control.applied().borrow();
+        let control = &self.0.control;
+        let granted = self.with_grants(|grantor| {
+            control.read(|state| grantor.answer(boot_time(), asker, state, index))
+        });
+        granted.unwrap_or(Answer::NotNow)
+    }
+
+    /// Hands the leadership to another voter, granting nothing meanwhile.
+    ///
+    /// # Errors
+    /// When this node does not lead, or the other does not take over in time.
+    pub async fn hand_over(
+        &self,
+        to: NodeId,
+        deadline: std::time::Instant,
+    ) -> Result<(), ChangeError> {
+        self.with_grants(|grantor| grantor.pause(true));
+        let handed = self.0.control.transfer_leadership(to, deadline).await;
+        if handed.is_err() {
+            // Still this one, then; or another one, and then these grants are nobody's.
+            self.with_grants(|grantor| grantor.pause(false));
+        }
+        handed
+    }
+
+    async fn renew(&self, run: Owner) -> Option<Answer> {
+        let leader = self.0.control.leadership().borrow().leader?;
+        if leader == self.0.me {
+            return Some(self.answer_renew(run));
+        }
+        let asked = rpc::ask(&self.0.peers, leader, &Renew, RENEW_EVERY).await;
+        asked
+            .inspect_err(|error| debug!(%error, "the leader did not answer about the lease"))
+            .ok()
+    }
+}
+
+impl Renewals {
+    /// Keeps the lease until stopped, or until it is over.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut holder = Holder::default();
+        let mut applied = self.placement.0.control.applied();
+        let mut leadership = self.placement.0.control.leadership();
+        loop {
+            let asked = boot_time();
+            let answer = tokio::select! {
+                () = stop.cancelled() => return,
+                answer = self.placement.renew(self.me) => answer,
+            };
+            if let Some(answer) = answer {
+                holder.answered(asked, boot_time(), answer);
+            }
+            let index = *applied.borrow_and_update();
+            let standing = holder.standing(boot_time(), index);
+            let pause = self.adopt(standing, asked);
+            if standing == Standing::Over {
+                stop.cancelled().await;
+                return;
+            }
+            // Each of them may be what was missing.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+                Ok(()) = leadership.changed() => {}
+            }
+        }
+    }
+
+    /// Tells everybody. Gives the pause before the next question, after one at `asked`.
+    fn adopt(&self, standing: Standing, asked: Duration) -> Duration {
+        let lease = match standing {
+            Standing::Waiting => Lease::Waiting,
+            Standing::Runs { until } => {
+                self.fence.pass_until(until);
+                Lease::Runs
+            }
+            Standing::Over => {
+                self.fence.pass_until(Duration::ZERO);
+                Lease::Over
+            }
+        };
+        let before = self.lease.send_replace(lease);
+        if before != lease {
+            match lease {
+                Lease::Waiting => {}
+                Lease::Runs => info!("may run what it owns"),
+                Lease::Over => warn!("may not run anything any more: its lease was not renewed"),
+            }
+        }
+        match standing {
+            Standing::Waiting => ASK_AGAIN,
+            Standing::Runs { until } => {
+                // At the end of the lease at the latest, to see that it has ended.
+                let next = until.min(asked + RENEW_EVERY);
+                next.saturating_sub(boot_time()).max(PAUSE_MIN)
+            }
+            Standing::Over => Duration::ZERO,
+        }
+    }
+}
+
+impl Contacts {
+    /// Asks the others again and again while this node leads; until stopped.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self(placement) = self;
+        let mut tick = tokio::time::interval(CONTACT_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            if !placement.0.control.leadership().borrow().me {
+                continue;
+            }
+            // The grant counts from before anybody was asked.
+            let began = boot_time();
+            let deadline = (Instant::now() + CONTACT_MAX).into_std();
+            let confirmed = placement.0.control.confirm_leadership(deadline).await;
+            let Ok(term) = confirmed else { continue };
+            let terms = placement.0.terms;
+            placement.0.grants.lock().of(term, terms).confirmed(began);
+        }
+    }
+}
+
+/// The terms of a cluster whose elections take at most so long.
+///
+/// # Errors
+/// When they promise what they cannot keep.
+pub fn terms(contact: Duration) -> Result<Terms, lease::Unsafe> {
+    let terms = Terms {
+        ttl: TTL,
+        guard: GUARD,
+        contact,
+    };
+    terms.check()
+}
+
+/// How long a lease lasts.
+const TTL: Duration = Duration::from_secs(3);
+
+/// How far both sides stay away from its end.
+const GUARD: Duration = Duration::from_millis(500);
+
+/// How soon a node that has no lease asks again: its resources wait for it.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The shortest pause between two questions.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+
+/// How often a leader makes sure that it leads.
+const CONTACT_EVERY: Duration = Duration::from_millis(150);
+
+/// How long that may take.
+const CONTACT_MAX: Duration = Duration::from_secs(1);
