@@ -33,6 +33,10 @@ pub struct ClusterInfo {
     pub voters: Vec<NodeId>,
     /// How many voters can be lost from now on without losing the majority.
     pub losses_survived: u32,
+    /// The longest time, in milliseconds, from the last sign of life of a node without proof of its
+    /// death to new owners of its resources. Their start comes on top, and an election where the
+    /// leader fell silent is counted in.
+    pub failover_ms_max: u64,
     /// How many nodes are how.
     pub nodes: NodeCounts,
     /// How many modules there are.

@@ -66,6 +66,7 @@ pub(super) async fn describe(
             leader: lead.leader,
             term: lead.term,
             losses_survived: u32::try_from(survived).unwrap_or(u32::MAX),
+            failover_ms_max: admin.placement.failover_max().as_millis() as u64,
             voters: members.voters.iter().copied().collect(),
             nodes: node_counts,
             modules: state.modules().len() as u64,

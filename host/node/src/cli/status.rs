@@ -1,5 +1,7 @@
 //! `holdfast status`: the cluster on one screen.
 
+use std::time::Duration;
+
 use holdfast_model::api::{ClusterInfo, NodeList};
 use serde::Serialize;
 
@@ -36,6 +38,7 @@ fn describe(output: Output, Status { cluster, members }: &Status) -> String {
             "leader",
             format!("{leader}, term {}; {voters}, {survived}", cluster.term),
         ),
+        ("failover", failover_of(cluster)),
         ("nodes", nodes_of(cluster)),
         ("modules", human::count(cluster.modules)),
         ("resources", resources_of(cluster)),
@@ -46,6 +49,12 @@ fn describe(output: Output, Status { cluster, members }: &Status) -> String {
         text.push_str(&format!("\n{}\n", output.paragraph(&warning)));
     }
     text
+}
+
+fn failover_of(cluster: &ClusterInfo) -> String {
+    let silent = Duration::from_millis(cluster.failover_ms_max);
+    let silent = human::duration(silent);
+    format!("at once on proof of death, {silent} after silence")
 }
 
 fn nodes_of(cluster: &ClusterInfo) -> String {
@@ -127,6 +136,7 @@ mod tests {
             term: 3,
             voters: vec![node.parse().unwrap(); 3],
             losses_survived: 1,
+            failover_ms_max: 4_100,
             nodes: NodeCounts {
                 total: 3,
                 active: 3,
@@ -142,6 +152,10 @@ mod tests {
         let text = describe(Output::plain(), &Status { cluster, members });
         assert!(
             text.contains("leader     9f3a0000, term 3; 3 voters, 1 can be lost\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("failover   at once on proof of death, 4.1 s after silence\n"),
             "{text}"
         );
         assert!(text.contains("nodes      3: 3 active\n"), "{text}");

@@ -103,6 +103,12 @@ impl Placement {
         lead.me.then(|| act(grants.of(lead.term, self.0.terms)))
     }
 
+    /// How long it takes at most until a node that fell silent is replaced, its leader included.
+    #[must_use]
+    pub fn failover_max(&self) -> Duration {
+        self.0.terms.contact + self.0.terms.silence_max()
+    }
+
     /// Answers an incarnation that asks for a lease.
     pub(crate) fn answer_renew(&self, asker: Owner) -> Answer {
         let index = *self.0.control.applied().borrow();
