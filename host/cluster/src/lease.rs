@@ -83,6 +83,13 @@ pub enum Unsafe {
 }
 
 impl Terms {
+    /// The usual ones: leases of 3 s with guards of 0.5 s, for elections of at most 0.6 s.
+    pub const DEFAULT: Self = Self {
+        ttl: Duration::from_millis(3_000),
+        guard: Duration::from_millis(500),
+        contact: Duration::from_millis(600),
+    };
+
     /// Makes sure that nothing is promised that the terms cannot keep.
     ///
     /// # Errors

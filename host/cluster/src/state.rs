@@ -38,7 +38,7 @@ pub use self::{
     command::{Allocation, Command, Decision, Outcome, Placed, Refused, Released},
     rows::{Changes, CorruptRow, Key},
 };
-use crate::placement;
+use crate::{lease::Terms, placement};
 
 /// One copy of the replicated state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub struct Cluster {
     pub founded_at_ms: u64,
     /// How many voters the cluster wants once it has enough nodes: 1, 3, 5 or 7.
     pub voters_wanted: u8,
+    /// How long leases last.
+    pub lease: Terms,
 }
 
 /// A node of the cluster.

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use holdfast_cluster::lease::{self, Terms};
 use holdfast_model::ClusterName;
 
 use crate::{identity::Secret, token::Token};
@@ -34,6 +35,8 @@ pub struct NodeConfig {
     /// How many voters the cluster that this node founds wants once it has enough nodes: 1, 3, 5 or
     /// 7. Default 3. More survive more losses, and every change waits for more disks.
     pub voters: u8,
+    /// How long leases last in the cluster that this node founds. See [`Terms`].
+    pub lease: Terms,
     /// How long a voter must be silent before a live node takes its place. Default 30 s. The same on
     /// all nodes. Too low: each restart costs two changes of the voters. Too high: for that long
     /// another loss may end the majority.
@@ -77,6 +80,9 @@ pub enum ConfigError {
     /// Nobody could reach it.
     #[error("{0} is no address that others can reach: say with --advertise which one is")]
     Unspecified(SocketAddr),
+    /// Two nodes could run the same resource, or none any.
+    #[error("the times of leases are not safe")]
+    Lease(#[from] lease::Unsafe),
     /// It would wait for ever.
     #[error(
         "this node belongs to no cluster yet: say with --seed where one of its nodes is, or with \
@@ -104,6 +110,7 @@ impl NodeConfig {
         if let Some(advertise) = self.advertise.filter(|addr| addr.ip().is_unspecified()) {
             return Err(ConfigError::Unspecified(advertise));
         }
+        self.lease.check()?;
         if !member && !self.bootstrap && self.seeds.is_empty() {
             return Err(ConfigError::NoCluster);
         }
@@ -134,6 +141,7 @@ mod tests {
             weight: 100,
             zone: None,
             voters: 3,
+            lease: Terms::DEFAULT,
             replace_voters_after: Duration::from_secs(30),
             fast_failover: true,
             drain_timeout: Duration::from_secs(30),
@@ -201,6 +209,14 @@ mod tests {
             .check(false)
             .is_ok()
         );
+    }
+
+    #[test]
+    fn leases_that_would_not_be_safe_are_refused() {
+        let mut config = founder();
+        config.lease.guard = Duration::from_millis(200);
+        let refused = config.check(false).unwrap_err();
+        assert!(matches!(refused, ConfigError::Lease(_)), "{refused}");
     }
 
     #[test]

@@ -31,12 +31,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
 use bytes::Bytes;
-use holdfast_cluster::state::{Command, Decision, Outcome, State};
-use holdfast_model::{ClusterId, ClusterName, NodeId};
+use holdfast_cluster::state::{self, Command, Decision, Outcome, State};
+use holdfast_model::NodeId;
 use openraft::{
     EmptyNode,
     errors::{InitializeError, RaftError},
@@ -176,9 +176,7 @@ impl Control {
     /// When this node is part of a cluster already.
     pub async fn found(
         &self,
-        id: ClusterId,
-        name: ClusterName,
-        voters_wanted: u8,
+        cluster: state::Cluster,
         deadline: Instant,
     ) -> Result<(), FoundError> {
         let core = &self.core;
@@ -197,18 +195,8 @@ impl Control {
             }
             Err(RaftError::Fatal(_)) => return Err(ProposeError::Shutdown.into()),
         }
-        let at_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis();
-        let at_ms = u64::try_from(at_ms).unwrap_or(u64::MAX);
-        let found = Command::Found {
-            id,
-            name,
-            voters_wanted,
-            at_ms,
-        };
-        self.propose(found, deadline).await?;
+        let id = cluster.id;
+        self.propose(Command::Found(cluster), deadline).await?;
         // A repetition may be refused, naming the very cluster that the first attempt founded.
         match self.read(|state| state.cluster().map(|cluster| cluster.id)) == Some(id) {
             true => Ok(()),

@@ -13,7 +13,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use holdfast_cluster::{
     evidence::{Death, Evidence},
-    lease::Terms,
     membership::Member,
     state::{Allocation, Refused},
 };
@@ -32,7 +31,7 @@ pub(crate) use self::lease::Renew;
 pub use self::{
     allocator::Allocations,
     leader::Leader,
-    lease::{Contacts, Lease, Renewals, terms},
+    lease::{Contacts, Lease, Renewals},
 };
 use crate::{
     control::Control,
@@ -51,7 +50,6 @@ struct Inner {
     allocator: Allocator,
     members: watch::Receiver<Members>,
     evidence: Mutex<Evidence>,
-    terms: Terms,
     grants: Mutex<Grants>,
     /// Something happened that the leader should look at now.
     news: Notify,
@@ -139,7 +137,6 @@ impl Placement {
         control: Control,
         peers: Peers,
         members: watch::Receiver<Members>,
-        terms: Terms,
     ) -> (Self, Allocations) {
         let (allocator, jobs) = Allocator::new();
         let inner = Inner {
@@ -149,7 +146,6 @@ impl Placement {
             allocator,
             members,
             evidence: Mutex::default(),
-            terms,
             grants: Mutex::default(),
             news: Notify::new(),
         };

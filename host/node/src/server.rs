@@ -346,16 +346,10 @@ impl Services {
             member: dir.cluster().is_some(),
             ..control::Options::new(dir.path().to_owned(), me.node)
         };
-        let terms = placement::terms(options.election_max)?;
         let control = Control::open(options, Arc::new(Carrier(peers.clone()))).await?;
         let members = watch::Sender::<Members>::default();
-        let (placement, allocations) = Placement::new(
-            me.node,
-            control.clone(),
-            peers.clone(),
-            members.subscribe(),
-            terms,
-        );
+        let (placement, allocations) =
+            Placement::new(me.node, control.clone(), peers.clone(), members.subscribe());
         let (renewals, lease) = placement.renewals(me, fence.clone());
         let (dispatch, engine) = Dispatch::new(
             me,

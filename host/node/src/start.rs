@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use holdfast_cluster::lease::Terms;
 use holdfast_model::api::{Listening, NodeEvent};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -89,6 +90,11 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
         weight: args.weight,
         zone: args.zone,
         voters: args.voters,
+        lease: Terms {
+            ttl: args.lease_ttl,
+            guard: args.lease_guard,
+            ..Terms::DEFAULT
+        },
         replace_voters_after: args.replace_voters_after,
         fast_failover: args.fast_failover,
         drain_timeout: args.drain_timeout,

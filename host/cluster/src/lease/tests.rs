@@ -4,11 +4,7 @@ use uuid::Uuid;
 use super::*;
 use crate::state::{About, Changes, Command, Decision, Position};
 
-const TERMS: Terms = Terms {
-    ttl: Duration::from_millis(3_000),
-    guard: Duration::from_millis(500),
-    contact: Duration::from_millis(600),
-};
+const TERMS: Terms = Terms::DEFAULT;
 
 fn ms(ms: u64) -> Now {
     Duration::from_millis(ms)

@@ -46,20 +46,7 @@ struct Change<'a> {
 impl Change<'_> {
     fn run(&mut self, command: Command) -> Result<Outcome, Refused> {
         match command {
-            Command::Found {
-                id,
-                name,
-                voters_wanted,
-                at_ms,
-            } => {
-                let cluster = Cluster {
-                    id,
-                    name,
-                    founded_at_ms: at_ms,
-                    voters_wanted,
-                };
-                self.found(cluster)
-            }
+            Command::Found(cluster) => self.found(cluster),
             Command::Decide { term, decision } => {
                 // A deposed leader may have decided on what it no longer knows.
                 if term != self.at.term {

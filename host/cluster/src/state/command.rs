@@ -3,27 +3,17 @@
 use std::sync::Arc;
 
 use holdfast_model::{
-    ClusterId, ClusterName, Digest, Incarnation, ModuleName, NodeId, ResourceId, Settings, Slot,
-    Spec, Token,
+    ClusterId, Digest, Incarnation, ModuleName, NodeId, ResourceId, Settings, Slot, Spec, Token,
 };
 use serde::{Deserialize, Serialize};
 
-use super::About;
+use super::{About, Cluster};
 
 /// One entry of the replicated log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Founds the cluster; refused when it is founded.
-    Found {
-        /// Its new identity.
-        id: ClusterId,
-        /// Its name.
-        name: ClusterName,
-        /// Voters wanted.
-        voters_wanted: u8,
-        /// Now.
-        at_ms: u64,
-    },
+    Found(Cluster),
     /// A decision that only the leader of the stated term may make.
     Decide {
         /// The leader's term. An entry of any other term is refused.

@@ -19,14 +19,7 @@ impl Replica {
             index: 0,
             rows: BTreeMap::new(),
         };
-        let id = ClusterId(uuid::Uuid::from_u128(99));
-        let name = "c".parse().unwrap();
-        replica.done(Command::Found {
-            id,
-            name,
-            voters_wanted: 3,
-            at_ms: 1,
-        });
+        replica.done(found(99));
         for n in 1..=nodes {
             replica.join(n, 1);
         }
@@ -221,6 +214,16 @@ fn remove(n: u128, incarnation: u64) -> Command {
     }
 }
 
+fn found(id: u128) -> Command {
+    Command::Found(Cluster {
+        id: ClusterId(uuid::Uuid::from_u128(id)),
+        name: "c".parse().unwrap(),
+        founded_at_ms: 1,
+        voters_wanted: 3,
+        lease: Terms::DEFAULT,
+    })
+}
+
 fn about() -> About {
     let addr = "127.0.0.1:1".parse().unwrap();
     let (boot_id, version) = ("boot".into(), "0".into());
@@ -238,15 +241,8 @@ fn about() -> About {
 fn a_cluster_is_founded_once() {
     let mut replica = Replica::with_nodes(1);
     let founder = ClusterId(uuid::Uuid::from_u128(99));
-    let other = ClusterId(uuid::Uuid::from_u128(100));
-    let found = |id| Command::Found {
-        id,
-        name: "c".parse().unwrap(),
-        voters_wanted: 3,
-        at_ms: 2,
-    };
-    replica.done(found(founder));
-    let outcome = replica.apply(found(other));
+    replica.done(found(99));
+    let outcome = replica.apply(found(100));
     assert_eq!(outcome, Outcome::Refused(Refused::Founded(founder)));
 }
 

@@ -90,6 +90,23 @@ pub struct StartArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = voters)]
     pub voters: u8,
 
+    /// How long a lease lasts in the cluster that this node founds.
+    ///
+    /// A node runs what it owns only under a lease. Too low: a slow disk or a busy machine costs
+    /// running resources. Too high: resources of a node that falls silent wait that long. Fixed
+    /// when the cluster is founded; at least four guards and half a second.
+    #[arg(long, value_name = "DURATION", default_value = "3s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub lease_ttl: Duration,
+
+    /// How far a node and the leader stay away from the end of a lease, each on its side.
+    ///
+    /// Two of them must be longer than an election (600 ms), the drift of clocks over a lease (1%)
+    /// and 50 ms together. Fixed when the cluster is founded.
+    #[arg(long, value_name = "DURATION", default_value = "500ms")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub lease_guard: Duration,
+
     /// How long a voter must be silent before another node votes in its place.
     ///
     /// The same on all nodes. Too low: each restart changes the voters twice. Too high: for that

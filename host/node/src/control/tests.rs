@@ -13,8 +13,11 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use holdfast_cluster::state::{Allocation, Key};
-use holdfast_model::{Digest, Settings, Spec};
+use holdfast_cluster::{
+    lease::Terms,
+    state::{Allocation, Key},
+};
+use holdfast_model::{ClusterId, Digest, Settings, Spec};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
@@ -198,10 +201,18 @@ async fn lead(node: &Control) {
     within(|| std::future::ready(node.leadership().borrow().me)).await;
 }
 
+fn new_cluster(name: &str) -> state::Cluster {
+    state::Cluster {
+        id: ClusterId::random(),
+        name: name.parse().unwrap(),
+        founded_at_ms: 1,
+        voters_wanted: 3,
+        lease: Terms::DEFAULT,
+    }
+}
+
 async fn found(node: &Control) {
-    node.found(ClusterId::random(), "test".parse().unwrap(), 3, soon())
-        .await
-        .unwrap();
+    node.found(new_cluster("test"), soon()).await.unwrap();
     lead(node).await;
 }
 

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use holdfast_cluster::{
-    lease::{self, Answer, Grantor, Holder, RENEW_EVERY, Standing, Terms},
-    state::Owner,
+    lease::{Answer, Grantor, Holder, RENEW_EVERY, Standing, Terms},
+    state::{Owner, State},
 };
 use holdfast_model::NodeId;
 use holdfast_runtime::Fence;
@@ -99,14 +99,22 @@ impl Placement {
     /// Does something with the leases of the present term; none when this node does not lead.
     pub(super) fn with_grants<T>(&self, act: impl FnOnce(&mut Grantor) -> T) -> Option<T> {
         let lead = *self.0.control.leadership().borrow();
+        let terms = self.terms();
         let mut grants = self.0.grants.lock();
-        lead.me.then(|| act(grants.of(lead.term, self.0.terms)))
+        lead.me.then(|| act(grants.of(lead.term, terms)))
+    }
+
+    /// What the cluster was founded with.
+    fn terms(&self) -> Terms {
+        let founded = |state: &State| state.cluster().map(|cluster| cluster.lease);
+        self.0.control.read(founded).unwrap_or(Terms::DEFAULT)
     }
 
     /// How long it takes at most until a node that fell silent is replaced, its leader included.
     #[must_use]
     pub fn failover_max(&self) -> Duration {
-        self.0.terms.contact + self.0.terms.silence_max()
+        let terms = self.terms();
+        terms.contact + terms.silence_max()
     }
 
     /// Answers an incarnation that asks for a lease.
@@ -232,30 +240,11 @@ impl Contacts {
             let deadline = (Instant::now() + CONTACT_MAX).into_std();
             let confirmed = placement.0.control.confirm_leadership(deadline).await;
             let Ok(term) = confirmed else { continue };
-            let terms = placement.0.terms;
+            let terms = placement.terms();
             placement.0.grants.lock().of(term, terms).confirmed(began);
         }
     }
 }
-
-/// The terms of a cluster whose elections take at most so long.
-///
-/// # Errors
-/// When they promise what they cannot keep.
-pub fn terms(contact: Duration) -> Result<Terms, lease::Unsafe> {
-    let terms = Terms {
-        ttl: TTL,
-        guard: GUARD,
-        contact,
-    };
-    terms.check()
-}
-
-/// How long a lease lasts.
-const TTL: Duration = Duration::from_secs(3);
-
-/// How far both sides stay away from its end.
-const GUARD: Duration = Duration::from_millis(500);
 
 /// How soon a node that has no lease asks again: its resources wait for it.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -268,3 +257,15 @@ const CONTACT_EVERY: Duration = Duration::from_millis(150);
 
 /// How long that may take.
 const CONTACT_MAX: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control;
+
+    #[test]
+    fn leases_count_on_elections_as_long_as_they_are() {
+        let control = control::Options::new("data".into(), NodeId::default());
+        assert!(control.election_max <= Terms::DEFAULT.contact);
+    }
+}

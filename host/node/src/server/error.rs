@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use holdfast_cluster::{lease, membership};
+use holdfast_cluster::membership;
 use holdfast_model::ClusterId;
 
 use crate::{config::ConfigError, control, identity, modules};
@@ -82,9 +82,6 @@ pub enum Error {
     /// The cluster has given up this run of the node.
     #[error("{0}")]
     Expelled(String),
-    /// The terms of leases promise too much.
-    #[error("the leases of this cluster would not be safe")]
-    Lease(#[from] lease::Unsafe),
     /// This run of the node may not run anything any more; the next one may.
     #[error("this run of the node may not run anything any more: others may run its resources")]
     Fenced,

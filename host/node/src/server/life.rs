@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use holdfast_cluster::{
     evidence::Death,
-    state::{Command, Key, Owner, Standing},
+    state::{Cluster, Command, Key, Owner, Standing},
 };
 use holdfast_model::{ClusterId, NodeId};
 use tokio::{
@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::{Error, join};
 use crate::{
+    clock::now_ms,
     config::NodeConfig,
     control::Control,
     gossip,
@@ -58,9 +59,14 @@ pub(super) async fn belong(
             }
             let id = ClusterId::random();
             let deadline = (Instant::now() + FOUND).into_std();
-            control
-                .found(id, config.cluster.clone(), config.voters, deadline)
-                .await?;
+            let cluster = Cluster {
+                id,
+                name: config.cluster.clone(),
+                founded_at_ms: now_ms(),
+                voters_wanted: config.voters,
+                lease: config.lease,
+            };
+            control.found(cluster, deadline).await?;
             info!(cluster.id = %id, cluster.name = %config.cluster, "founded the cluster");
             (id, true)
         }

@@ -329,9 +329,7 @@ async fn a_subscription_begins_with_everything_and_unites_what_follows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn founding_is_done_once() {
     let cluster = Cluster::start(1).await;
-    let again = cluster.nodes[0]
-        .found(ClusterId::random(), "other".parse().unwrap(), 1, soon())
-        .await;
+    let again = cluster.nodes[0].found(new_cluster("other"), soon()).await;
     assert!(matches!(again, Err(FoundError::Member)), "{again:?}");
     assert!(cluster.nodes[0].is_initialized().await);
     let name = cluster.nodes[0].read(|state| state.cluster().unwrap().name.clone());
