@@ -207,6 +207,8 @@ pub struct Grantor {
     terms: Terms,
     /// Until when grants of earlier leaders may last, and those of incarnations that have not asked.
     elected: Now,
+    /// Position of the term's first entry. What earlier leaders decided stands before it.
+    first: u64,
     /// When the last successful contact with a quorum began.
     contact: Option<Now>,
     /// When each incarnation was granted something last, or was seen to join.
@@ -218,12 +220,14 @@ pub struct Grantor {
 }
 
 impl Grantor {
-    /// Begins a term. `elected` is not before the election.
+    /// Begins a term. `elected` is not before the election, `first` is the position of the term's
+    /// first entry in the log.
     #[must_use]
-    pub fn new(terms: Terms, elected: Now) -> Self {
+    pub fn new(terms: Terms, elected: Now, first: u64) -> Self {
         Self {
             terms,
             elected,
+            first,
             contact: None,
             heard: BTreeMap::new(),
             condemned: BTreeSet::new(),
@@ -251,7 +255,9 @@ impl Grantor {
         let in_contact = self
             .contact
             .is_some_and(|began| now.saturating_sub(began) < self.terms.contact);
-        if self.paused || !in_contact || !state.is_member(asker) {
+        // An earlier leader may have decided that the asker is dead, and that still comes to pass.
+        let knows_all = index >= self.first;
+        if self.paused || !in_contact || !knows_all || !state.is_member(asker) {
             return Answer::NotNow;
         }
         self.heard.insert(asker, now);

@@ -45,7 +45,7 @@ fn join(state: &mut State, Owner { node, incarnation }: Owner) {
 
 /// A leader elected at 0 that has just been confirmed, and a state with one member.
 fn leader(now: Now) -> (Grantor, State) {
-    let (mut grantor, mut state) = (Grantor::new(TERMS, Duration::ZERO), State::default());
+    let (mut grantor, mut state) = (Grantor::new(TERMS, Duration::ZERO, 0), State::default());
     grantor.confirmed(now);
     join(&mut state, run(1, 1));
     (grantor, state)
@@ -152,6 +152,23 @@ fn a_leader_grants_only_to_members_and_only_in_contact_with_a_quorum() {
 }
 
 #[test]
+fn a_leader_grants_nothing_before_it_knows_what_earlier_ones_decided() {
+    let mut state = State::default();
+    join(&mut state, run(1, 1));
+    let mut grantor = Grantor::new(TERMS, ms(0), 7);
+    grantor.confirmed(ms(0));
+    // Entry 6, of the leader before, may say that the asker is dead.
+    let early = grantor.answer(ms(1), run(1, 1), &state, 5);
+    assert_eq!(early, Answer::NotNow);
+    let Owner { node, incarnation } = run(1, 1);
+    decide(&mut state, Decision::Vacate { node, incarnation });
+    assert_eq!(grantor.answer(ms(2), run(1, 1), &state, 7), Answer::Over);
+
+    join(&mut state, run(1, 2));
+    assert_eq!(grantor.answer(ms(3), run(1, 2), &state, 7), grant(7));
+}
+
+#[test]
 fn a_contact_that_began_earlier_takes_nothing_back() {
     let (mut grantor, state) = leader(ms(1_000));
     grantor.confirmed(ms(200));
@@ -191,7 +208,7 @@ fn silence_is_death_only_after_the_lease_and_both_guards() {
 fn a_new_leader_counts_the_grants_of_earlier_ones_from_its_election() {
     let mut state = State::default();
     join(&mut state, run(1, 1));
-    let mut grantor = Grantor::new(TERMS, ms(10_000));
+    let mut grantor = Grantor::new(TERMS, ms(10_000), 0);
     assert!(!grantor.has_expired(ms(13_499), run(1, 1)));
     assert!(grantor.has_expired(ms(13_500), run(1, 1)));
     assert_eq!(grantor.silent(ms(10_100), &state), vec![]);
@@ -222,7 +239,7 @@ proptest! {
     ) {
         let mut state = State::default();
         join(&mut state, run(1, 1));
-        let mut first = Grantor::new(TERMS, Duration::ZERO);
+        let mut first = Grantor::new(TERMS, Duration::ZERO, 0);
         let mut holder = Holder::default();
         // A contact counts if it was complete before the other leader's election.
         let mut confirmed: Vec<(u64, u64)> = contacts
@@ -246,7 +263,7 @@ proptest! {
             answers.push((arrived + back, asked, answer));
         }
         answers.sort_by_key(|(at, _, _)| *at);
-        let second = Grantor::new(TERMS, ms(elected));
+        let second = Grantor::new(TERMS, ms(elected), 0);
         let replaced = (0..).map(|step| elected + step * 10);
         let mut replaced = replaced.skip_while(|at| !second.has_expired(ms(*at), run(1, 1)));
         let replaced = replaced.next().unwrap();

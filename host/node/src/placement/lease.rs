@@ -65,11 +65,12 @@ pub struct Contacts(pub(super) Placement);
 pub(super) struct Grants(Option<(u64, Grantor)>);
 
 impl Grants {
-    /// The grantor of a term, begun when this node is first asked for it.
-    pub(super) fn of(&mut self, term: u64, terms: Terms) -> &mut Grantor {
+    /// The grantor of a term, begun when this node is first asked for it. Its state, applied up to
+    /// `applied`, has the term's first entry.
+    fn of(&mut self, term: u64, terms: Terms, applied: u64) -> &mut Grantor {
         let Self(grants) = self;
         if grants.as_ref().is_none_or(|(of, _)| *of != term) {
-            *grants = Some((term, Grantor::new(terms, boot_time())));
+            *grants = Some((term, Grantor::new(terms, boot_time(), applied)));
         }
         let (_, grantor) = grants.as_mut().expect("it was made just above");
         grantor
@@ -99,9 +100,13 @@ impl Placement {
     /// Does something with the leases of the present term; none when this node does not lead.
     pub(super) fn with_grants<T>(&self, act: impl FnOnce(&mut Grantor) -> T) -> Option<T> {
         let lead = *self.0.control.leadership().borrow();
+        if !lead.me {
+            return None;
+        }
+        let applied = *self.0.control.applied().borrow();
         let terms = self.terms();
         let mut grants = self.0.grants.lock();
-        lead.me.then(|| act(grants.of(lead.term, terms)))
+        Some(act(grants.of(lead.term, terms, applied)))
     }
 
     /// What the cluster was founded with.
@@ -239,9 +244,11 @@ impl Contacts {
             let began = boot_time();
             let deadline = (Instant::now() + CONTACT_MAX).into_std();
             let confirmed = placement.0.control.confirm_leadership(deadline).await;
-            let Ok(term) = confirmed else { continue };
-            let terms = placement.terms();
-            placement.0.grants.lock().of(term, terms).confirmed(began);
+            let lead = *placement.0.control.leadership().borrow();
+            // A later term, should one begin right here, was elected by a quorum since.
+            if confirmed.is_ok_and(|term| term == lead.term) {
+                placement.with_grants(|grantor| grantor.confirmed(began));
+            }
         }
     }
 }
