@@ -1,0 +1,160 @@
+//! Those who allocate and deallocate, drain nodes, and ask again until they are answered.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use holdfast_cluster::state::{Command, Standing};
+use holdfast_model::{NodeId, ResourceId, Slot, Spec};
+use rand::{RngExt, rngs::ChaCha8Rng};
+
+use crate::checker::{Checker, module};
+
+/// Ids by slot: several for each of a number of slots.
+pub(crate) struct Pool(Vec<Vec<ResourceId>>);
+
+impl Pool {
+    pub(crate) fn new(slots: usize) -> Self {
+        let mut pool: BTreeMap<Slot, Vec<ResourceId>> = BTreeMap::new();
+        let id = |n: u32| -> ResourceId { format!("r-{n}").parse().expect("the id is valid") };
+        for id in (0..).map(id) {
+            let full = pool.len() == slots;
+            match pool.get_mut(&id.slot()) {
+                Some(ids) if ids.len() < IDS => ids.push(id),
+                Some(_) => {}
+                None if full => {}
+                None => {
+                    pool.insert(id.slot(), vec![id]);
+                }
+            }
+            if full && pool.values().all(|ids| ids.len() == IDS) {
+                break;
+            }
+        }
+        Self(pool.into_values().collect())
+    }
+}
+
+pub(crate) struct Clients<'a> {
+    rng: ChaCha8Rng,
+    pool: &'a Pool,
+    /// Of each slot of the pool: how many ids were used, and which is there.
+    used: Vec<(usize, Option<ResourceId>)>,
+    wishes: BTreeMap<u64, Wish>,
+    wished: u64,
+    next: Duration,
+}
+
+struct Wish {
+    command: Command,
+    again: Duration,
+}
+
+impl<'a> Clients<'a> {
+    pub(crate) fn new(rng: ChaCha8Rng, pool: &'a Pool) -> Self {
+        let mut clients = Self {
+            rng,
+            pool,
+            used: vec![(0, None); pool.0.len()],
+            wishes: BTreeMap::new(),
+            wished: 0,
+            next: Duration::from_secs(2),
+        };
+        let slots: Vec<usize> = (0..pool.0.len()).collect();
+        for batch in slots.chunks(16) {
+            clients.allocate(batch);
+        }
+        clients
+    }
+
+    fn allocate(&mut self, slots: &[usize]) {
+        let mut entries = Vec::new();
+        for slot in slots {
+            let (used, present) = &mut self.used[*slot];
+            let Some(id) = self.pool.0[*slot].get(*used) else {
+                continue;
+            };
+            *used += 1;
+            *present = Some(id.clone());
+            entries.push((id.clone(), Spec::default()));
+        }
+        if !entries.is_empty() {
+            self.wish(Command::Allocate {
+                module: module(),
+                entries,
+                placed: Vec::new(),
+                at_ms: 0,
+            });
+        }
+    }
+
+    fn wish(&mut self, command: Command) {
+        let again = Duration::ZERO;
+        self.wished += 1;
+        self.wishes.insert(self.wished, Wish { command, again });
+    }
+
+    pub(crate) fn drain(&mut self, node: NodeId, draining: bool) {
+        self.wish(Command::Drain { node, draining });
+    }
+
+    /// What is asked now, each with its number.
+    pub(crate) fn ask(&mut self, now: Duration, checker: &mut Checker) -> Vec<(u64, Command)> {
+        if now >= self.next {
+            self.next = now + Duration::from_millis(self.rng.random_range(100..700));
+            let slot = self.rng.random_range(0..self.used.len());
+            match self.used[slot].1.take() {
+                None => self.allocate(&[slot]),
+                Some(id) => {
+                    checker.take_back(std::slice::from_ref(&id));
+                    self.wish(Command::Deallocate {
+                        module: module(),
+                        ids: vec![id],
+                    });
+                }
+            }
+        }
+        let mut asked = Vec::new();
+        for (number, wish) in &mut self.wishes {
+            if now >= wish.again {
+                wish.again = now + AGAIN;
+                asked.push((*number, wish.command.clone()));
+            }
+        }
+        asked
+    }
+
+    /// A wish was acknowledged.
+    pub(crate) fn served(&mut self, number: u64, checker: &mut Checker) {
+        let Some(wish) = self.wishes.remove(&number) else {
+            return;
+        };
+        if let Command::Allocate { entries, .. } = wish.command {
+            let ids = entries.into_iter().map(|(id, _)| id);
+            // What a client wants gone meanwhile is not expected to stay.
+            let wanted = |id: &ResourceId| {
+                self.used
+                    .iter()
+                    .any(|(_, there)| there.as_ref() == Some(id))
+            };
+            checker.acknowledge(ids.filter(wanted));
+        }
+    }
+
+    /// Takes back every drain: nothing is left that a late repetition did.
+    pub(crate) fn take_back_drains(&mut self, checker: &Checker) {
+        let nodes = checker.state.nodes().iter();
+        let draining = nodes.filter(|(_, known)| known.standing == Standing::Draining);
+        for (node, _) in draining.collect::<Vec<_>>() {
+            self.drain(*node, false);
+        }
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.wishes.len()
+    }
+}
+
+/// Ids of each slot.
+const IDS: usize = 4;
+
+/// After how long a client asks again.
+const AGAIN: Duration = Duration::from_millis(700);

@@ -1,0 +1,122 @@
+//! What happened, for people and for comparing runs.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fmt::Write as _,
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use holdfast_cluster::state::Owner;
+use holdfast_model::{NodeId, Slot};
+
+/// Everything that happened, as a hash, and the last of it as text.
+#[derive(Default)]
+pub(crate) struct Story {
+    hasher: DefaultHasher,
+    last: VecDeque<Event>,
+    pub(crate) events: u64,
+}
+
+struct Event {
+    at: Duration,
+    host: Option<usize>,
+    slot: Option<Slot>,
+    text: String,
+}
+
+impl Story {
+    /// Notes what happened on a machine, or to all; to a slot, or to none.
+    pub(crate) fn note(
+        &mut self,
+        at: Duration,
+        host: Option<usize>,
+        slot: Option<Slot>,
+        text: String,
+    ) {
+        (at, host, slot, &text).hash(&mut self.hasher);
+        self.events += 1;
+        if self.last.len() == LAST {
+            self.last.pop_front();
+        }
+        self.last.push_back(Event {
+            at,
+            host,
+            slot,
+            text,
+        });
+    }
+
+    /// Two runs with equal hashes were the same.
+    pub(crate) fn hash(&self) -> u64 {
+        self.hasher.finish()
+    }
+
+    /// Adds how often each of [`HAPPENS`] did.
+    pub(crate) fn count(&self, counts: &mut [usize; HAPPENS.len()]) {
+        for (count, words) in counts.iter_mut().zip(HAPPENS) {
+            let says = |event: &&Event| event.text.contains(words);
+            *count += self.last.iter().filter(says).count();
+        }
+    }
+
+    /// The last events that concern the slot, or a machine's lot as a whole.
+    pub(crate) fn tell(&self, slot: Option<Slot>, hosts: &BTreeSet<usize>) -> String {
+        let concerns = |event: &&Event| match (event.slot, event.host) {
+            (Some(_), _) => event.slot == slot,
+            (None, Some(host)) => hosts.is_empty() || hosts.contains(&host),
+            (None, None) => true,
+        };
+        let told: Vec<&Event> = self.last.iter().filter(concerns).collect();
+        let mut text = String::new();
+        for event in told.iter().skip(told.len().saturating_sub(TOLD)) {
+            let host = event
+                .host
+                .map_or("       ".to_owned(), |h| format!("host {h:<2}"));
+            let at = event.at.as_secs_f64();
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {at:>8.3} s  {host}  {}", event.text);
+        }
+        text
+    }
+}
+
+/// A node's id in the simulation: a small number.
+pub(crate) fn node(number: usize) -> NodeId {
+    NodeId(uuid::Uuid::from_u128(number as u128))
+}
+
+pub(crate) fn name(node: NodeId) -> String {
+    format!("n{}", node.0.as_u128())
+}
+
+pub(crate) fn run(Owner { node, incarnation }: Owner) -> String {
+    format!("{}.{incarnation}", name(node))
+}
+
+/// What a simulation that proves something has seen, in the words of its events.
+pub(crate) const HAPPENS: [&str; 17] = [
+    "leads term",
+    "leads no more",
+    "was taken for the leader",
+    "has a lease",
+    "the lease of",
+    "has not granted",
+    "is dead",
+    "joins",
+    "changes the voters",
+    "runs under token",
+    "has stopped",
+    "releases token",
+    "stands still",
+    "is killed",
+    "disk lost: true",
+    "for dead",
+    "moves, reaches",
+];
+
+/// Events that are kept.
+const LAST: usize = 4_000;
+
+/// Events that are told.
+const TOLD: usize = 60;
