@@ -19,6 +19,8 @@ mod apply;
 mod command;
 mod rows;
 #[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
 mod tests;
 
 use std::{

@@ -3,9 +3,10 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::*;
-use crate::state::{About, Changes, Command, Position};
-
-const TERM: u64 = 1;
+use crate::state::{
+    Owner,
+    sample::{self, decide},
+};
 
 fn death(node: u128, incarnation: u64) -> Death {
     Death {
@@ -14,36 +15,8 @@ fn death(node: u128, incarnation: u64) -> Death {
     }
 }
 
-fn decide(state: &mut State, decision: Decision) {
-    let at = Position {
-        index: 1,
-        term: TERM,
-    };
-    let command = Command::Decide {
-        term: TERM,
-        decision,
-    };
-    let outcome = state.apply(at, command, &mut Changes::new());
-    outcome.accepted().expect("the decision is accepted");
-}
-
 fn join(state: &mut State, Death { node, incarnation }: Death) {
-    let addr = "127.0.0.1:1".parse().unwrap();
-    let about = About {
-        addr,
-        http: addr,
-        weight: 1,
-        zone: None,
-        boot_id: "boot".into(),
-        version: "0".into(),
-    };
-    let join = Decision::Join {
-        node,
-        incarnation,
-        about,
-        at_ms: 1,
-    };
-    decide(state, join);
+    sample::join(state, Owner { node, incarnation });
 }
 
 fn pending(evidence: &mut Evidence, state: &State) -> BTreeSet<Death> {

@@ -2,7 +2,10 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::state::{About, Changes, Command, Decision, Position};
+use crate::state::{
+    Decision,
+    sample::{decide, join},
+};
 
 const TERMS: Terms = Terms::DEFAULT;
 
@@ -15,32 +18,6 @@ fn run(node: u128, incarnation: u64) -> Owner {
         node: NodeId(Uuid::from_u128(node)),
         incarnation: Incarnation(incarnation),
     }
-}
-
-fn decide(state: &mut State, decision: Decision) {
-    let at = Position { index: 1, term: 1 };
-    let command = Command::Decide { term: 1, decision };
-    let outcome = state.apply(at, command, &mut Changes::new());
-    outcome.accepted().expect("the decision is accepted");
-}
-
-fn join(state: &mut State, Owner { node, incarnation }: Owner) {
-    let addr = "127.0.0.1:1".parse().unwrap();
-    let about = About {
-        addr,
-        http: addr,
-        weight: 1,
-        zone: None,
-        boot_id: "boot".into(),
-        version: "0".into(),
-    };
-    let join = Decision::Join {
-        node,
-        incarnation,
-        about,
-        at_ms: 1,
-    };
-    decide(state, join);
 }
 
 /// A leader elected at 0 that has just been confirmed, and a state with one member.

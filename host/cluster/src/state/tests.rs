@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{sample::about, *};
 
 /// A state, the position of its log, and the rows as a store would have them.
 struct Replica {
@@ -222,19 +222,6 @@ fn found(id: u128) -> Command {
         voters_wanted: 3,
         lease: Terms::DEFAULT,
     })
-}
-
-fn about() -> About {
-    let addr = "127.0.0.1:1".parse().unwrap();
-    let (boot_id, version) = ("boot".into(), "0".into());
-    About {
-        addr,
-        http: addr,
-        weight: 1,
-        zone: None,
-        boot_id,
-        version,
-    }
 }
 
 #[test]
