@@ -149,7 +149,9 @@ async fn a_call_waits_for_a_peer_that_does_not_answer_no_longer_than_its_timeout
 async fn giving_up_a_call_drops_its_handler() {
     let (a, b) = pair().await;
     let dropped = || b.handler.dropped.load(SeqCst);
-    let short = Duration::from_millis(50);
+    // So that there is a connection, and what is asked is sent at once.
+    a.ask(&b, Lane::Data, ECHO, Bytes::new()).await.unwrap();
+    let short = Duration::from_secs(2);
     let answer = a
         .peers
         .call(b.setup.node, Lane::Data, NEVER, Bytes::new(), short)
