@@ -179,7 +179,13 @@ impl Renewals {
             }
             let index = *applied.borrow_and_update();
             let standing = holder.standing(boot_time(), index);
-            let pause = self.adopt(standing, asked);
+            // A leader that was just elected grants a moment later, and may not live for long.
+            let granted = matches!(answer, Some(Answer::Granted(_)));
+            let again = match standing {
+                Standing::Runs { .. } if granted => RENEW_EVERY,
+                _ => ASK_AGAIN,
+            };
+            let pause = self.adopt(standing, asked + again);
             if standing == Standing::Over {
                 stop.cancelled().await;
                 return;
@@ -193,8 +199,8 @@ impl Renewals {
         }
     }
 
-    /// Tells everybody. Gives the pause before the next question, after one at `asked`.
-    fn adopt(&self, standing: Standing, asked: Duration) -> Duration {
+    /// Tells everybody. Gives the pause before the next question, which is due at `next`.
+    fn adopt(&self, standing: Standing, next: Duration) -> Duration {
         let lease = match standing {
             Standing::Waiting => Lease::Waiting,
             Standing::Runs { until } => {
@@ -214,15 +220,12 @@ impl Renewals {
                 Lease::Over => warn!("may not run anything any more: its lease was not renewed"),
             }
         }
-        match standing {
-            Standing::Waiting => ASK_AGAIN,
-            Standing::Runs { until } => {
-                // At the end of the lease at the latest, to see that it has ended.
-                let next = until.min(asked + RENEW_EVERY);
-                next.saturating_sub(boot_time()).max(PAUSE_MIN)
-            }
-            Standing::Over => Duration::ZERO,
-        }
+        // At the end of the lease at the latest, to see that it has ended.
+        let next = match standing {
+            Standing::Runs { until } => until.min(next),
+            Standing::Waiting | Standing::Over => next,
+        };
+        next.saturating_sub(boot_time()).max(PAUSE_MIN)
     }
 }
 
@@ -230,11 +233,14 @@ impl Contacts {
     /// Asks the others again and again while this node leads; until stopped.
     pub async fn run(self, stop: CancellationToken) {
         let Self(placement) = self;
+        let mut leadership = placement.0.control.leadership();
         let mut tick = tokio::time::interval(CONTACT_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
+                // Whoever has just been elected is waited for.
+                Ok(()) = leadership.changed() => {}
                 _ = tick.tick() => {}
             }
             if !placement.0.control.leadership().borrow().me {
@@ -253,7 +259,7 @@ impl Contacts {
     }
 }
 
-/// How soon a node that has no lease asks again: its resources wait for it.
+/// How soon a node asks again that was granted nothing.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The shortest pause between two questions.
