@@ -33,9 +33,9 @@ pub struct ClusterInfo {
     pub voters: Vec<NodeId>,
     /// How many voters can be lost from now on without losing the majority.
     pub losses_survived: u32,
-    /// The longest time, in milliseconds, from the last sign of life of a node without proof of its
-    /// death to new owners of its resources. Their start comes on top, and an election where the
-    /// leader fell silent is counted in.
+    /// The time, in milliseconds, from the last sign of life of a node without proof of its death to
+    /// new owners of its resources. An election is counted in, for the case that it led. The start of
+    /// the resources, and elections that have to be repeated, come on top.
     pub failover_ms_max: u64,
     /// How many nodes are how.
     pub nodes: NodeCounts,

@@ -136,7 +136,7 @@ mod tests {
             term: 3,
             voters: vec![node.parse().unwrap(); 3],
             losses_survived: 1,
-            failover_ms_max: 4_100,
+            failover_ms_max: 4_700,
             nodes: NodeCounts {
                 total: 3,
                 active: 3,
@@ -155,7 +155,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("failover   at once on proof of death, 4.1 s after silence\n"),
+            text.contains("failover   at once on proof of death, 4.7 s after silence\n"),
             "{text}"
         );
         assert!(text.contains("nodes      3: 3 active\n"), "{text}");

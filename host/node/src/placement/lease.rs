@@ -115,11 +115,13 @@ impl Placement {
         self.0.control.read(founded).unwrap_or(Terms::DEFAULT)
     }
 
-    /// How long it takes at most until a node that fell silent is replaced, its leader included.
+    /// How long it takes until a node that fell silent is replaced, even if it led: its silence is
+    /// noticed within one election timeout, and another leader found within a second one. An
+    /// election without a winner is repeated, which comes on top.
     #[must_use]
     pub fn failover_max(&self) -> Duration {
         let terms = self.terms();
-        terms.contact + terms.silence_max()
+        2 * terms.contact + terms.silence_max()
     }
 
     /// Answers an incarnation that asks for a lease.
