@@ -55,7 +55,7 @@ impl BootId {
 pub struct DataDir {
     path: PathBuf,
     node: NodeId,
-    incarnation: Mutex<Incarnation>,
+    incarnation: Incarnation,
     boot_id: BootId,
     cluster: Mutex<Option<ClusterId>>,
     /// Held for its lock: the kernel lets go of it when the process ends, however it ends.
@@ -183,16 +183,17 @@ impl DataDir {
                 node
             }
         };
-        let dir = Self {
+        // On disk before it is used: no two runs carry the same.
+        let incarnation = Incarnation(last.unwrap_or(0) + 1);
+        write(&path, INCARNATION, &incarnation)?;
+        Ok(Self {
             node,
-            incarnation: Mutex::new(Incarnation(last.unwrap_or(0))),
+            incarnation,
             boot_id: BootId::current()?,
             cluster: Mutex::new(cluster),
             path,
             _lock: lock,
-        };
-        dir.begin_incarnation()?;
-        Ok(dir)
+        })
     }
 
     /// Where it is.
@@ -210,20 +211,7 @@ impl DataDir {
     /// The incarnation in use.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
-        *self.incarnation.lock()
-    }
-
-    /// Begins the next incarnation without a new process, for a node that lost its lease and has
-    /// dropped all its instances.
-    ///
-    /// # Errors
-    /// It could not be made durable; the old one stays.
-    pub fn begin_incarnation(&self) -> Result<Incarnation, Error> {
-        let mut current = self.incarnation.lock();
-        let next = Incarnation(current.0 + 1);
-        write(&self.path, INCARNATION, &next)?;
-        *current = next;
-        Ok(next)
+        self.incarnation
     }
 
     /// The kernel's boot under which this process runs.

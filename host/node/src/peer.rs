@@ -64,7 +64,7 @@ pub struct Peers {
 pub struct Local {
     /// Its identity.
     pub node: NodeId,
-    /// Its present run; see [`Peers::rejoin`] for the next.
+    /// Its run.
     pub incarnation: Incarnation,
     /// The kernel's boot it runs under.
     pub boot_id: BootId,
@@ -269,15 +269,6 @@ impl Peers {
             peer.stop.cancel();
         }
         self.endpoint.forget(node);
-    }
-
-    /// Takes a new incarnation of this node: every connection ends and comes up again under it.
-    /// Peers take that as the proof that the old one is over, so its instances must be gone.
-    pub fn rejoin(&self, incarnation: Incarnation) {
-        self.endpoint.rejoin(incarnation);
-        for peer in self.book.read().values() {
-            peer.close();
-        }
     }
 
     /// Asks a peer and waits for its answer, for `timeout` at most, connecting included. Dropping the

@@ -1,14 +1,6 @@
 //! This node's side of every connection: dials, accepts, and keeps track of who was seen.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
 
 use holdfast_model::{ClusterId, Incarnation, NodeId};
 use parking_lot::Mutex;
@@ -36,7 +28,6 @@ pub(super) struct Endpoint {
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     local: Local,
-    incarnation: AtomicU64,
     key: Key,
     handler: Arc<dyn Handler>,
     events: mpsc::Sender<Event>,
@@ -73,7 +64,6 @@ impl Endpoint {
             runtimes,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            incarnation: AtomicU64::new(local.incarnation.0),
             local,
             key,
             handler,
@@ -86,20 +76,6 @@ impl Endpoint {
 
     pub(super) fn node(&self) -> NodeId {
         self.local.node
-    }
-
-    /// This node's present incarnation.
-    pub(super) fn incarnation(&self) -> Incarnation {
-        Incarnation(self.incarnation.load(Ordering::SeqCst))
-    }
-
-    /// Takes a new incarnation: whoever is connected must shake hands again. Handshakes under way
-    /// show the old one, so whoever ends one looks again before the connection is used.
-    pub(super) fn rejoin(&self, incarnation: Incarnation) {
-        self.incarnation.store(incarnation.0, Ordering::SeqCst);
-        for guest in self.guests.lock().by_number.values() {
-            guest.leave.cancel();
-        }
     }
 
     /// Tells of an event, waiting for room.
@@ -194,7 +170,6 @@ impl Endpoint {
         permit: OwnedSemaphorePermit,
     ) {
         let mut evidence = None;
-        let shown = self.incarnation();
         let judge = |identity: &Identity| {
             evidence = self.judge(identity, Side::Acceptor)?;
             Ok(())
@@ -226,7 +201,7 @@ impl Endpoint {
         let peer = PeerInfo::new(identity, false);
         match purpose {
             Purpose::Hello => {}
-            Purpose::Control => self.serve(stream, peer, shown).await,
+            Purpose::Control => self.serve(stream, peer).await,
             Purpose::Data => {
                 // The socket moves to the reactor of the runtime that works on it.
                 let endpoint = self.clone();
@@ -238,17 +213,16 @@ impl Endpoint {
                         return;
                     };
                     let stop = endpoint.stop.clone();
-                    stop.run_until_cancelled(endpoint.serve(stream, peer, shown))
-                        .await;
+                    stop.run_until_cancelled(endpoint.serve(stream, peer)).await;
                 };
                 self.tasks.spawn_on(serve, &self.runtimes.data);
             }
         }
     }
 
-    /// Serves a peer to which this node has shown itself as the incarnation `shown`.
-    async fn serve(&self, stream: TcpStream, peer: PeerInfo, shown: Incarnation) {
-        let Some(guest) = self.enter(&peer, shown) else {
+    /// Serves a peer that has shaken hands.
+    async fn serve(&self, stream: TcpStream, peer: PeerInfo) {
+        let Some(guest) = self.enter(&peer) else {
             return;
         };
         let served = server::serve(Arc::new(stream), &peer, &*self.handler, &self.options);
@@ -257,11 +231,8 @@ impl Endpoint {
         }
     }
 
-    fn enter(&self, peer: &PeerInfo, shown: Incarnation) -> Option<Entered<'_>> {
+    fn enter(&self, peer: &PeerInfo) -> Option<Entered<'_>> {
         let mut guests = self.guests.lock();
-        if self.incarnation() != shown {
-            return None;
-        }
         if guests.by_number.len() >= self.options.connections_max {
             if let Some(suppressed) = self.refusals.pass() {
                 warn!(node.id = %peer.node, suppressed, "peer turned away: too many connections");
@@ -290,7 +261,7 @@ impl Endpoint {
     fn identity(&self) -> Identity {
         Identity {
             node: self.local.node,
-            incarnation: self.incarnation(),
+            incarnation: self.local.incarnation,
             boot_id: self.local.boot_id,
             cluster_id: *self.local.cluster_id.borrow(),
             advertise: self.local.advertise,

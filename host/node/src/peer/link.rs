@@ -112,13 +112,6 @@ impl Peer {
         self.changed.notify_one();
     }
 
-    /// Closes all connections; those that are wanted come up again.
-    pub(super) fn close(&self) {
-        for caller in self.links().filter_map(Link::caller) {
-            caller.close();
-        }
-    }
-
     /// A connection of the lane: the one that stands, or the one that an attempt before the
     /// deadline brings. Fails at once while the last attempt's failure is fresh.
     pub(super) async fn reach(
@@ -173,14 +166,13 @@ impl Peer {
         loop {
             self.control.status.send_replace(Status::Dialing);
             let addr = self.target.lock().addr;
-            let shown = endpoint.incarnation();
             let pause = match self.connect(endpoint, addr, Purpose::Control).await {
                 Ok((stream, peer)) => {
                     for link in &self.data {
                         link.end_wait();
                     }
                     let since = Instant::now();
-                    self.stand(endpoint, stream, peer.clone(), shown).await;
+                    self.stand(endpoint, stream, peer.clone()).await;
                     let now = Instant::now();
                     let subject = (peer.node, peer.incarnation);
                     inquest = peer.direct.then(|| {
@@ -227,20 +219,14 @@ impl Peer {
     }
 
     /// Has the control connection, from its handshake to its end.
-    async fn stand(
-        &self,
-        endpoint: &Endpoint,
-        stream: TcpStream,
-        peer: PeerInfo,
-        shown: Incarnation,
-    ) {
+    async fn stand(&self, endpoint: &Endpoint, stream: TcpStream, peer: PeerInfo) {
         debug!(node.id = %peer.node, peer.addr = %peer.addr, "peer connected");
         let (node, incarnation) = (peer.node, peer.incarnation);
         // Events may have to wait for room; the connection must not.
         let connected = Event::Connected(peer.clone());
         tokio::join!(
             endpoint.tell(connected),
-            self.control.run(endpoint, stream, peer, shown)
+            self.control.run(endpoint, stream, peer)
         );
         endpoint.tell(Event::Lost { node, incarnation }).await;
     }
@@ -250,11 +236,10 @@ impl Peer {
         let link = &self.data[index];
         let visit = async {
             let addr = self.target.lock().addr;
-            let shown = endpoint.incarnation();
             match self.connect(endpoint, addr, Purpose::Data).await {
                 Ok((stream, peer)) => {
                     link.failures.store(0, Relaxed);
-                    link.run(endpoint, stream, peer, shown).await;
+                    link.run(endpoint, stream, peer).await;
                 }
                 Err(error) => {
                     link.fail(&error.line(), &endpoint.options);
@@ -326,21 +311,11 @@ impl Link {
         }
     }
 
-    /// Has a connection until it is over, on which this node has shown itself as `shown`.
-    async fn run(
-        &self,
-        endpoint: &Endpoint,
-        stream: TcpStream,
-        peer: PeerInfo,
-        shown: Incarnation,
-    ) {
+    /// Has a connection until it is over.
+    async fn run(&self, endpoint: &Endpoint, stream: TcpStream, peer: PeerInfo) {
         let stream = Arc::new(stream);
         let caller = Arc::new(Caller::new(peer, stream.clone(), &endpoint.options));
         self.status.send_replace(Status::Up(caller.clone()));
-        // Whoever takes a new incarnation closes what it finds up; this one it may have missed.
-        if endpoint.incarnation() != shown {
-            caller.close();
-        }
         if let Err(error) = caller.run(stream).await {
             report(&error, &caller.info, "the connection to a peer ended");
         }

@@ -144,46 +144,6 @@ async fn a_newer_run_proves_the_end_of_the_one_before() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_rejoins_shakes_hands_again_on_every_connection() {
-    let (mut a, mut b) = pair().await;
-    assert!(matches!(a.event().await, Event::Connected(_)));
-    assert!(matches!(b.event().await, Event::Connected(_)));
-    b.peers.rejoin(Incarnation(2));
-    let mut told = Vec::new();
-    while told.len() < 3 {
-        told.push(a.event().await);
-    }
-    let node = b.setup.node;
-    let proof = Proof::NewerIncarnation {
-        incarnation: Incarnation(2),
-        same_boot: true,
-    };
-    let evidence = Evidence {
-        subject: (node, Incarnation(1)),
-        proof,
-    };
-    assert!(told.contains(&Event::Dead(evidence)), "{told:?}");
-    assert!(
-        told.contains(&Event::Lost {
-            node,
-            incarnation: Incarnation(1)
-        }),
-        "{told:?}"
-    );
-    let new = |e: &Event| matches!(e, Event::Connected(p) if p.incarnation == Incarnation(2));
-    assert!(told.iter().any(new), "{told:?}");
-    while !matches!(b.event().await, Event::Connected(_)) {}
-    assert_eq!(
-        a.ask(&b, Lane::Control, ECHO, "x".into()).await,
-        Ok("x".into())
-    );
-    assert_eq!(
-        b.ask(&a, Lane::Control, ECHO, "x".into()).await,
-        Ok("x".into())
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn news_of_an_older_run_do_not_move_a_peer() {
     let (a, b) = (Setup::new().start().await, Setup::new().start().await);
     a.peers.update(b.setup.node, Incarnation(1), b.addr);
