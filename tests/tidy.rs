@@ -153,6 +153,7 @@ const NODE_ORDER: &[&str] = &[
     "gossip",
     "rpc",
     "placement",
+    "restart",
     "dispatch",
     "deploy",
     "admin",

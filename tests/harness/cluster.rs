@@ -342,6 +342,25 @@ impl Cluster {
         })
     }
 
+    /// Asks a node to replace its process by a new run (SIGUSR2).
+    #[track_caller]
+    pub fn tell_to_restart(&self, node: usize) {
+        let process = self.nodes[node].process.as_ref().expect("the node runs");
+        process.signal(Signal::USR2);
+    }
+
+    /// Waits for a node to end by itself.
+    ///
+    /// # Panics
+    /// When it goes on for a minute.
+    #[track_caller]
+    pub fn ended(&mut self, node: usize) -> ExitStatus {
+        let mut process = self.nodes[node].process.take().expect("the node runs");
+        let status = process.ended(LONG);
+        self.collector.note(Fact::Ended { pid: process.pid() });
+        status.unwrap_or_else(|| panic!("node {node} runs; its log:\n{}", process.log_tail()))
+    }
+
     /// Stops a node's process (SIGSTOP): it lives and does nothing.
     #[track_caller]
     pub fn pause(&mut self, node: usize) {

@@ -177,7 +177,7 @@ fn a_node_that_falls_silent_is_replaced_once_its_lease_is_over() {
 }
 
 #[test]
-fn a_node_that_is_confirmed_dead_gives_up_what_it_held() {
+fn a_node_that_is_confirmed_dead_gives_up_what_it_held_even_if_it_lives() {
     let (mut cluster, ids) = holding(60);
     let follower = (cluster.leader() + 1) % 3;
     let other = (follower + 1) % 3;
@@ -189,7 +189,7 @@ fn a_node_that_is_confirmed_dead_gives_up_what_it_held() {
         .problem(400, "invalid-request")
         .names(&["confirm_dead"]);
 
-    // A stopped process executes nothing, and this one will not go on: what is confirmed is true.
+    // What is confirmed is wrong: the process is stopped, and goes on later.
     cluster.pause(follower);
     let confirmed = format!("{path}?confirm_dead=true");
     wait_until("it is not taken for alive any more", LONG, || {
@@ -201,5 +201,11 @@ fn a_node_that_is_confirmed_dead_gives_up_what_it_held() {
         Ok(info) => Err(format!("it is {}", info.status)),
         Err(_) => Ok(()),
     });
-    cluster.kill9(follower);
+    cluster.resume(follower);
+    let status = cluster.ended(follower);
+    assert_ne!(status.code(), Some(0), "it says that it was removed");
+    cluster
+        .collector()
+        .wait_held("probe", &ids, LONG)
+        .assert_undisturbed();
 }

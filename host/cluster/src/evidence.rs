@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use holdfast_model::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Decision, Node, Standing, State};
+use crate::state::{Decision, State};
 
 /// An incarnation that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ impl Evidence {
     /// Forgets what the state has settled, and returns what it has not.
     pub fn pending(&mut self, state: &State) -> Vec<Death> {
         let matters = |node: &NodeId, incarnation: &Incarnation| match state.nodes().get(node) {
-            Some(known) => is_alive(known) && known.incarnation <= *incarnation,
+            Some(known) => known.standing.may_own() && known.incarnation <= *incarnation,
             // This copy of the state may lag behind its join.
             None => true,
         };
@@ -79,14 +79,10 @@ impl Death {
     #[must_use]
     pub fn decision(self, state: &State) -> Option<Decision> {
         let node = state.nodes().get(&self.node)?;
-        let present = node.incarnation == self.incarnation && is_alive(node);
+        let present = node.incarnation == self.incarnation && node.standing.may_own();
         present.then_some(Decision::Vacate {
             node: self.node,
             incarnation: self.incarnation,
         })
     }
-}
-
-fn is_alive(node: &Node) -> bool {
-    matches!(node.standing, Standing::Active | Standing::Draining)
 }

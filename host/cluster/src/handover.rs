@@ -9,6 +9,7 @@
 //! incarnation was declared dead) is dropped at once, and no hook of the handler runs: another
 //! node may be running it already.
 
+mod overdue;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use std::{
 
 use holdfast_model::{ModuleName, Slot, Token};
 
+pub use self::overdue::Overdue;
 use crate::state::{Owner, SlotState};
 
 /// A module's slot.

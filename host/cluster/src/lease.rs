@@ -15,7 +15,7 @@
 //!
 //! Invariant: while a holder may run, no leader says that it may be replaced. A leader's grant is
 //! counted from after the holder has asked; a new leader counts every grant of earlier leaders from
-//! its own election. An earlier leader grants at most [`Terms::contact`] after its last contact
+//! its own election, for as long as the longest of them may last. An earlier leader grants at most [`Terms::contact`] after its last contact
 //! with a quorum began, so not longer than that after the election; the two guards hold that, the
 //! drift of clocks, and the time that a holder takes to stop: see [`Terms::check`].
 //!
@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     handover::Now,
-    state::{Owner, State},
+    state::{self, Cluster, Decision, Owner, State},
 };
 
 /// How long leases last, and how much both sides stay away from their ends.
@@ -52,7 +52,7 @@ pub struct Terms {
 }
 
 /// Terms under which two nodes might run the same slot, or none could run any.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Unsafe {
     /// The guards do not cover what they are for.
     #[error(
@@ -68,6 +68,9 @@ pub enum Unsafe {
         /// Drift, and the time to stop.
         rest: Duration,
     },
+    /// The resources of a silent node would hardly be held again.
+    #[error("leases of {} ms are longer than {} ms", .0.as_millis(), TTL_MAX.as_millis())]
+    Long(Duration),
     /// A holder would hardly run.
     #[error(
         "leases of {} ms must last at least four guards of {} ms and {} ms for renewals: raise the \
@@ -100,6 +103,12 @@ impl Terms {
             guard,
             contact,
         } = self;
+        if ttl > TTL_MAX {
+            return Err(Unsafe::Long(ttl));
+        }
+        if ttl < guard.saturating_mul(4).saturating_add(RENEW_EVERY) {
+            return Err(Unsafe::Ttl { ttl, guard });
+        }
         let rest = (ttl + guard) / DRIFT_PARTS + STOP;
         if contact + rest >= 2 * guard {
             return Err(Unsafe::Guard {
@@ -107,9 +116,6 @@ impl Terms {
                 contact,
                 rest,
             });
-        }
-        if ttl < 4 * guard + RENEW_EVERY {
-            return Err(Unsafe::Ttl { ttl, guard });
         }
         Ok(self)
     }
@@ -204,11 +210,12 @@ impl Holder {
 /// All leases, as the leader of one term sees them.
 #[derive(Debug)]
 pub struct Grantor {
-    terms: Terms,
     /// Until when grants of earlier leaders may last, and those of incarnations that have not asked.
     elected: Now,
     /// Position of the term's first entry. What earlier leaders decided stands before it.
     first: u64,
+    /// The change of the settings whose longer grants are waited for, and when it was seen first.
+    outlasting: Option<(u64, Now)>,
     /// When the last successful contact with a quorum began.
     contact: Option<Now>,
     /// When each incarnation was granted something last, or was seen to join.
@@ -223,11 +230,11 @@ impl Grantor {
     /// Begins a term. `elected` is not before the election, `first` is the position of the term's
     /// first entry in the log.
     #[must_use]
-    pub fn new(terms: Terms, elected: Now, first: u64) -> Self {
+    pub fn new(elected: Now, first: u64) -> Self {
         Self {
-            terms,
             elected,
             first,
+            outlasting: None,
             contact: None,
             heard: BTreeMap::new(),
             condemned: BTreeSet::new(),
@@ -252,47 +259,51 @@ impl Grantor {
         if replaced || self.condemned.contains(&asker) || is_ended(state, asker) {
             return Answer::Over;
         }
+        let Some(terms) = state.cluster().map(|cluster| cluster.settings.lease) else {
+            return Answer::NotNow;
+        };
         let in_contact = self
             .contact
-            .is_some_and(|began| now.saturating_sub(began) < self.terms.contact);
+            .is_some_and(|began| now.saturating_sub(began) < terms.contact);
         // An earlier leader may have decided that the asker is dead, and that still comes to pass.
         let knows_all = index >= self.first;
         if self.paused || !in_contact || !knows_all || !state.is_member(asker) {
             return Answer::NotNow;
         }
         self.heard.insert(asker, now);
-        Answer::Granted(Grant {
-            terms: self.terms,
-            index,
-        })
+        Answer::Granted(Grant { terms, index })
     }
 
-    /// Gives an incarnation nothing any more: it is to be replaced.
-    pub fn condemn(&mut self, run: Owner) {
-        self.condemned.insert(run);
+    /// Gives an incarnation nothing any more: it is to be replaced. False when that was so before.
+    pub fn condemn(&mut self, run: Owner) -> bool {
+        self.condemned.insert(run)
     }
 
     /// Whether an incarnation surely runs nothing any more, by this leader's clock alone.
     ///
     /// The caller must [`Grantor::condemn`] it before it acts on that.
     #[must_use]
-    pub fn has_expired(&self, now: Now, run: Owner) -> bool {
-        let heard = self.heard.get(&run).copied();
-        let last = heard.unwrap_or(self.elected).max(self.elected);
-        now >= last + self.terms.silence_max()
+    pub fn has_expired(&self, now: Now, run: Owner, state: &State) -> bool {
+        let silence = state.cluster().map(Cluster::silence_max);
+        silence.is_some_and(|silence| now >= self.last_heard(run) + silence)
     }
 
-    /// Condemns every member that was silent for so long that its lease is over, and names them.
-    /// They are named again until the state has them ended.
+    /// Whether the slots of an incarnation are kept for the next one of its node, even if it is
+    /// proven dead: it said that it restarts, and that was a moment ago.
+    #[must_use]
+    pub fn is_reserved(&self, now: Now, run: Owner, state: &State) -> bool {
+        let restarts = state.nodes().get(&run.node).is_some_and(|known| {
+            known.standing == state::Standing::Restarting && known.incarnation == run.incarnation
+        });
+        restarts && now < self.last_heard(run) + RESERVED_FOR
+    }
+
+    /// Condemns every incarnation that may own something and was silent for so long that its lease
+    /// is over, and names them. They are named again until the state has them ended.
     pub fn silent(&mut self, now: Now, state: &State) -> Vec<Owner> {
-        let members: Vec<Owner> = state
-            .nodes()
-            .iter()
-            .map(|(node, known)| Owner {
-                node: *node,
-                incarnation: known.incarnation,
-            })
-            .filter(|run| state.is_member(*run))
+        let removed = owners_that_were_removed(state);
+        let members: Vec<Owner> = runs(state)
+            .filter(|run| state.is_member(*run) || removed.contains(run))
             .collect();
         let present: BTreeSet<Owner> = members.iter().copied().collect();
         self.heard.retain(|run, _| present.contains(run));
@@ -301,13 +312,51 @@ impl Grantor {
             // One that joined in this term is waited for as if it had been granted something.
             self.heard.entry(*run).or_insert(now);
         }
-        let silent = members
-            .into_iter()
-            .filter(|run| self.has_expired(now, *run));
+        let silent = members.into_iter().filter(|run| {
+            self.has_expired(now, *run, state) && !self.is_reserved(now, *run, state)
+        });
         let silent: Vec<Owner> = silent.collect();
         self.condemned.extend(&silent);
         silent
     }
+
+    /// Says once the grants that outlasted a change of the settings are all over, by this leader's
+    /// clock.
+    pub fn outlasted(&mut self, now: Now, state: &State) -> Option<Decision> {
+        let outlasting = state.cluster()?.outlasting?;
+        let since = outlasting.since;
+        let seen = match self.outlasting {
+            Some((known, seen)) if known == since => seen,
+            _ => now,
+        };
+        self.outlasting = Some((since, seen));
+        (now >= seen + outlasting.silence).then_some(Decision::Outlasted { since })
+    }
+
+    /// When an incarnation was granted something last, or may have been by an earlier leader.
+    fn last_heard(&self, run: Owner) -> Now {
+        let heard = self.heard.get(&run).copied();
+        heard.unwrap_or(self.elected).max(self.elected)
+    }
+}
+
+fn runs(state: &State) -> impl Iterator<Item = Owner> {
+    state.nodes().iter().map(|(node, known)| Owner {
+        node: *node,
+        incarnation: known.incarnation,
+    })
+}
+
+/// What was removed while it still owned something.
+fn owners_that_were_removed(state: &State) -> BTreeSet<Owner> {
+    let removed = |run: &Owner| state.nodes()[&run.node].standing == state::Standing::Removed;
+    let mut removed: BTreeSet<Owner> = runs(state).filter(removed).collect();
+    // Nearly always there is none: the slots are not looked through for nothing.
+    if !removed.is_empty() {
+        let owners: BTreeSet<Owner> = state.owners().collect();
+        removed.retain(|run| owners.contains(run));
+    }
+    removed
 }
 
 fn is_ended(state: &State, run: Owner) -> bool {
@@ -322,6 +371,13 @@ fn is_ended(state: &State, run: Owner) -> bool {
 
 /// How often a holder asks.
 pub const RENEW_EVERY: Duration = Duration::from_millis(500);
+
+/// How long after its last grant the slots of an incarnation that restarts are kept for the next
+/// one: 5 s, and the time that the last grant may have been before its end.
+pub const RESERVED_FOR: Duration = Duration::from_millis(5_500);
+
+/// Longer leases are a mistake.
+const TTL_MAX: Duration = Duration::from_secs(600);
 
 /// Clocks run at rates that differ by less than one part in this many.
 const DRIFT_PARTS: u32 = 100;

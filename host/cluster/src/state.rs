@@ -20,6 +20,7 @@ mod command;
 mod rows;
 #[cfg(test)]
 pub(crate) mod sample;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -39,8 +40,9 @@ pub use self::{
     apply::Position,
     command::{Allocation, Command, Decision, Outcome, Placed, Refused, Released},
     rows::{Changes, CorruptRow, Key},
+    settings::{ClusterSettings, Invalid, Outlasting, SettingsChange},
 };
-use crate::{lease::Terms, placement};
+use crate::placement;
 
 /// One copy of the replicated state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +53,7 @@ pub struct State {
     modules: BTreeMap<ModuleName, Module>,
 }
 
-/// The cluster itself, as founded.
+/// The cluster itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     /// Made at random by the founder.
@@ -60,10 +62,10 @@ pub struct Cluster {
     pub name: ClusterName,
     /// Milliseconds since the Unix epoch.
     pub founded_at_ms: u64,
-    /// How many voters the cluster wants once it has enough nodes: 1, 3, 5 or 7.
-    pub voters_wanted: u8,
-    /// How long leases last.
-    pub lease: Terms,
+    /// What operators set.
+    pub settings: ClusterSettings,
+    /// Grants under earlier settings that may still be in force.
+    pub outlasting: Option<Outlasting>,
 }
 
 /// A node of the cluster.
@@ -103,10 +105,21 @@ pub enum Standing {
     Active,
     /// It keeps what it has until that has moved, and gets nothing new.
     Draining,
+    /// Its process is about to be replaced by another run: what it has is kept for that one for
+    /// some seconds, and it gets nothing new.
+    Restarting,
     /// Its incarnation is proven dead. A later one may join.
     Down,
     /// An operator removed it. It is kept so that it cannot come back under this identity.
     Removed,
+}
+
+impl Standing {
+    /// Whether the incarnation may own slots, or keeps those that it has.
+    #[must_use]
+    pub fn may_own(self) -> bool {
+        matches!(self, Self::Active | Self::Draining | Self::Restarting)
+    }
 }
 
 /// One incarnation of a node, as owner of a slot.
@@ -254,10 +267,18 @@ impl State {
     /// Whether an incarnation may own slots, or keeps what it has until that has moved.
     #[must_use]
     pub fn is_member(&self, run: Owner) -> bool {
-        self.nodes.get(&run.node).is_some_and(|node| {
-            let stands = matches!(node.standing, Standing::Active | Standing::Draining);
-            stands && node.incarnation == run.incarnation
-        })
+        self.nodes
+            .get(&run.node)
+            .is_some_and(|node| node.standing.may_own() && node.incarnation == run.incarnation)
+    }
+
+    /// Who owns slots, one after the other, in no order and each as often as it owns one.
+    pub fn owners(&self) -> impl Iterator<Item = Owner> {
+        let slots = self
+            .modules
+            .values()
+            .flat_map(|module| module.slots.values());
+        slots.filter_map(|slot| slot.owner)
     }
 
     /// Plans first owners for the slots of these ids that do not exist yet, the whole batch
@@ -365,7 +386,7 @@ impl State {
     }
 
     /// The slots of a module as placement sees them. A slot whose owner cannot be reached stays:
-    /// nobody but its owner can give it away.
+    /// nobody but its owner can give it away. So does that of an owner that is about to be back.
     #[must_use]
     pub fn loads(&self, module: &ModuleName, live: &BTreeSet<NodeId>) -> Vec<placement::Load> {
         let Some(module) = self.modules.get(module) else {
@@ -382,10 +403,16 @@ impl State {
                     slot: *slot,
                     owner: next.or(present),
                     resources: state.resources.len() as u32,
-                    settled: next.is_none() && present.is_none_or(|node| live.contains(&node)),
+                    settled: next.is_none() && present.is_none_or(|node| self.may_move(node, live)),
                 }
             })
             .collect()
+    }
+
+    /// Whether a node may be asked to give slots away.
+    fn may_move(&self, owner: NodeId, live: &BTreeSet<NodeId>) -> bool {
+        let restarts = |node: &Node| node.standing == Standing::Restarting;
+        live.contains(&owner) && !self.nodes.get(&owner).is_some_and(restarts)
     }
 
     fn is_eligible(&self, node: NodeId, live: &BTreeSet<NodeId>) -> bool {

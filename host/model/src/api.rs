@@ -13,8 +13,9 @@ mod resource;
 
 pub use batch::{BatchAnswer, BatchOutcome, BatchRequest, BatchResult};
 pub use cluster::{
-    ClusterInfo, DrainQuery, DrainWait, Listening, NodeCounts, NodeEvent, NodeInfo, NodeList,
-    NodeStatus, Owner, RemoveNodeQuery, ResourceCounts, SlotInfo, SlotList, SlotsQuery,
+    ChangeClusterSettings, ClusterInfo, ClusterSettings, DrainQuery, DrainWait, Listening,
+    NodeCounts, NodeEvent, NodeInfo, NodeList, NodeStatus, Owner, RemoveNodeQuery, ResourceCounts,
+    SlotInfo, SlotList, SlotsQuery,
 };
 pub use module::{
     DeployQuery, DeployWait, FailedOn, FailedVersion, ModuleInfo, ModuleList, ModuleNode,

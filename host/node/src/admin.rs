@@ -18,6 +18,7 @@ mod invoke;
 mod look_up;
 mod modules;
 mod resources;
+mod settings;
 
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ use tower::util::ServiceExt;
 use self::error::Error;
 use crate::{
     control::Control, deploy::Deploy, dispatch::Dispatch, modules::Modules, peer::Peers,
-    placement::Placement, token::Token,
+    placement::Placement, restart::Restarts, token::Token,
 };
 
 /// What the API needs of its node.
@@ -54,6 +55,8 @@ pub struct Parts {
     pub dispatch: Dispatch,
     /// Deployments.
     pub deploy: Deploy,
+    /// Restarts.
+    pub restarts: Restarts,
     /// What callers must show, if anything.
     pub token: Option<Token>,
     /// Largest component, in bytes.
@@ -95,6 +98,11 @@ impl Api {
             .route("/v1/cluster/nodes", get(cluster::nodes))
             .route("/v1/cluster/nodes/{node}", delete(cluster::remove_node))
             .route("/v1/cluster/nodes/{node}/drain", post(cluster::drain))
+            .route("/v1/cluster/nodes/{node}/restart", post(cluster::restart))
+            .route(
+                "/v1/cluster/settings",
+                get(settings::describe).patch(settings::change),
+            )
             .route("/v1/cluster/slots", get(cluster::slots))
             .route("/healthz", get(health::healthz))
             .route("/readyz", get(health::readyz))
@@ -123,12 +131,20 @@ impl Api {
             return response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
         }
         let request = request.map(axum::body::Body::new);
-        let response = match self.router.oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
+        let dispatch = self.admin.dispatch.clone();
+        let response = tokio::select! {
+            biased;
+            Ok(response) = self.router.oneshot(request) => response,
+            // The connection ends with this run of the node.
+            () = dispatch.over() => starting_anew().into_response(),
         };
         response.map(|body| body.boxed_unsync())
     }
+}
+
+fn starting_anew() -> Error {
+    let detail = "the node has lost its lease and starts anew; a change may have been made";
+    Error::new(ProblemKind::Interrupted, detail)
 }
 
 async fn no_route(method: Method, uri: http::Uri) -> impl IntoResponse {

@@ -23,8 +23,10 @@ mod new;
 mod nodes;
 mod output;
 mod resources;
+mod restart;
 mod scaffold;
 mod session;
+mod settings;
 mod start;
 mod status;
 mod target;
@@ -96,6 +98,8 @@ async fn talk(session: Session, command: Command) -> anyhow::Result<Exit> {
         Command::Nodes(args) => nodes::run(args, &session.client()?, &output).await,
         Command::Status => status::run(&session.client()?, &output).await,
         Command::Drain(args) => drain::run(args, &session.client()?, &output).await,
+        Command::Restart(args) => restart::run(args, &session.client()?, &output).await,
+        Command::Settings(args) => settings::run(&args, &session.client()?, &output).await,
         Command::Start(_) | Command::Completions { .. } => Ok(()),
     };
     done.map(|()| Exit::Done)
@@ -133,6 +137,8 @@ enum Command {
     #[command(after_help = STATUS_HELP)]
     Status,
     Drain(drain::DrainArgs),
+    Restart(restart::RestartArgs),
+    Settings(settings::SettingsArgs),
     /// Print a script that completes this command line in a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use holdfast_cluster::lease::{self, Terms};
+use holdfast_cluster::state::{ClusterSettings, Invalid};
 use holdfast_model::ClusterName;
 
 use crate::{identity::Secret, token::Token};
@@ -32,19 +32,10 @@ pub struct NodeConfig {
     pub weight: u32,
     /// Failure domain.
     pub zone: Option<String>,
-    /// How many voters the cluster that this node founds wants once it has enough nodes: 1, 3, 5 or
-    /// 7. Default 3. More survive more losses, and every change waits for more disks.
-    pub voters: u8,
-    /// How long leases last in the cluster that this node founds. See [`Terms`].
-    pub lease: Terms,
-    /// How long a voter must be silent before a live node takes its place. Default 30 s. The same on
-    /// all nodes. Too low: each restart costs two changes of the voters. Too high: for that long
-    /// another loss may end the majority.
-    pub replace_voters_after: Duration,
-    /// Whether a node whose address refuses connections is replaced at once. Default on. The same on
-    /// all nodes. Off where something between the nodes refuses connections in their place; the
-    /// resources of a dead node wait for the end of its lease then.
-    pub fast_failover: bool,
+    /// Settings of the cluster that this node founds. Changed later through the API.
+    pub founding: ClusterSettings,
+    /// What becomes of resources when the process is told to stop. Default: other nodes get them.
+    pub on_stop: OnStop,
     /// How long a stop waits for resources to move to other nodes. Default 30 s. Too low: they are
     /// terminated here first and held nowhere for a while. Too high: a supervisor loses patience.
     pub drain_timeout: Duration,
@@ -53,6 +44,17 @@ pub struct NodeConfig {
     pub port_patience: Duration,
     /// Look for other nodes. Off only in tests that show what gossip is needed for.
     pub gossip: bool,
+}
+
+/// What becomes of a node's resources when its process is told to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnStop {
+    /// The other nodes get them before it ends.
+    #[default]
+    HandOver,
+    /// They end here, and are kept for the node's next run for 5 s; for a supervisor that starts the
+    /// process again at once.
+    Reserve,
 }
 
 /// A configuration with which a node would be unsafe or useless.
@@ -80,9 +82,9 @@ pub enum ConfigError {
     /// Nobody could reach it.
     #[error("{0} is no address that others can reach: say with --advertise which one is")]
     Unspecified(SocketAddr),
-    /// Two nodes could run the same resource, or none any.
-    #[error("the times of leases are not safe")]
-    Lease(#[from] lease::Unsafe),
+    /// The cluster could not have these settings.
+    #[error("the cluster cannot be founded with these settings")]
+    Founding(#[from] Invalid),
     /// It would wait for ever.
     #[error(
         "this node belongs to no cluster yet: say with --seed where one of its nodes is, or with \
@@ -110,7 +112,7 @@ impl NodeConfig {
         if let Some(advertise) = self.advertise.filter(|addr| addr.ip().is_unspecified()) {
             return Err(ConfigError::Unspecified(advertise));
         }
-        self.lease.check()?;
+        self.founding.check()?;
         if !member && !self.bootstrap && self.seeds.is_empty() {
             return Err(ConfigError::NoCluster);
         }
@@ -140,10 +142,8 @@ mod tests {
             token: None,
             weight: 100,
             zone: None,
-            voters: 3,
-            lease: Terms::DEFAULT,
-            replace_voters_after: Duration::from_secs(30),
-            fast_failover: true,
+            founding: ClusterSettings::DEFAULT,
+            on_stop: OnStop::default(),
             drain_timeout: Duration::from_secs(30),
             port_patience: Duration::ZERO,
             gossip: true,
@@ -214,9 +214,9 @@ mod tests {
     #[test]
     fn leases_that_would_not_be_safe_are_refused() {
         let mut config = founder();
-        config.lease.guard = Duration::from_millis(200);
+        config.founding.lease.guard = Duration::from_millis(200);
         let refused = config.check(false).unwrap_err();
-        assert!(matches!(refused, ConfigError::Lease(_)), "{refused}");
+        assert!(matches!(refused, ConfigError::Founding(_)), "{refused}");
     }
 
     #[test]

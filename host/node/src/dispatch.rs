@@ -162,7 +162,7 @@ impl Dispatch {
 
     /// Waits until this run of the node may not run anything any more: it is about to end, and what
     /// becomes of the calls that it has is for the next one to ask.
-    async fn over(&self) {
+    pub(crate) async fn over(&self) {
         let mut lease = self.0.lease.clone();
         if lease.wait_for(|lease| *lease == Lease::Over).await.is_err() {
             std::future::pending().await

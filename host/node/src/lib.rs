@@ -4,7 +4,8 @@
 //! - [`clock`], [`config`], [`identity`], [`telemetry`], [`token`]: what a node is and is told;
 //! - [`control`]: the replicated state, on Raft and disk; [`modules`]: components;
 //! - [`peer`], [`gossip`], `rpc`: other nodes;
-//! - [`placement`]: the leader's work; [`dispatch`]: resources and calls; [`deploy`]: deployments;
+//! - [`placement`]: the leader's work; [`restart`]: announced restarts; [`dispatch`]: resources and
+//!   calls; [`deploy`]: deployments;
 //! - [`admin`]: the HTTP API; [`server`]: all of it, started and ended in order;
 //! - [`client`], [`cli`]: the API's other side, and the command; [`start`]: where both meet.
 
@@ -21,6 +22,7 @@ pub mod identity;
 pub mod modules;
 pub mod peer;
 pub mod placement;
+pub mod restart;
 mod rpc;
 pub mod server;
 pub mod start;

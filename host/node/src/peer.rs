@@ -238,7 +238,7 @@ impl Peers {
     /// Enters a peer into the address book and keeps a control connection to it from now on. News
     /// of an older incarnation than the known one are ignored, and so is this node itself.
     pub fn update(&self, node: NodeId, incarnation: Incarnation, addr: SocketAddr) {
-        if node == self.endpoint.node() {
+        if node == self.endpoint.node() || self.endpoint.has_removed(node) {
             return;
         }
         let mut book = self.book.write();
@@ -261,14 +261,19 @@ impl Peers {
             .spawn_on(keep, &self.endpoint.runtimes.control);
     }
 
-    /// Strikes a peer that left for good out of the address book: our connections to it end, calls
-    /// fail, and what was seen of its runs is forgotten. Its own connections to us stay. A peer that
-    /// is merely down must stay in the book: only so will its death be proven and its return seen.
-    pub fn forget(&self, node: NodeId) {
+    /// Takes a node for none any more, for good: our connections to it and its to us end, calls
+    /// fail, what was seen of its runs is forgotten, and when it connects again it hears why it is
+    /// refused.
+    pub fn remove(&self, node: NodeId) {
         if let Some(peer) = self.book.write().remove(&node) {
             peer.stop.cancel();
         }
-        self.endpoint.forget(node);
+        self.endpoint.remove(node);
+    }
+
+    /// Resolves when a peer says that this node was removed from the cluster.
+    pub async fn expelled(&self) {
+        self.endpoint.expelled().await;
     }
 
     /// Asks a peer and waits for its answer, for `timeout` at most, connecting included. Dropping the

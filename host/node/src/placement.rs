@@ -55,17 +55,6 @@ struct Inner {
     news: Notify,
 }
 
-/// How the leader decides. The same on all nodes, since each may come to lead.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Whether a refused connection to a node's own address proves its death. Off where something
-    /// between the nodes refuses connections in their place.
-    pub fast_failover: bool,
-    /// How long a voter must be silent before a live node takes its place. Too low: a restart costs
-    /// two changes of the voters. Too high: for that long another loss may end the majority.
-    pub replace_voters_after: Duration,
-}
-
 /// The nodes that gossip sees, without this one.
 pub type Members = Arc<[Member]>;
 

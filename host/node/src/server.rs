@@ -16,6 +16,7 @@ mod tasks;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::Stream;
 use holdfast_cluster::{
     membership::{self, Member},
     state::{About, Owner},
@@ -46,19 +47,20 @@ use crate::{
     modules::Modules,
     peer::{self, Local, NodeAbout, Peers, Runtimes},
     placement::{self, Leader, Lease, Members, Placement},
+    restart::{Ending, Restarts},
 };
 
-/// Runs a node until `stop`; then hands everything over and ends. Must not be
-/// called inside an async runtime.
+/// Runs a node until a signal, or the API, ends it; then hands over what others are to get, and
+/// ends. Says whether another run is to take its place. Must not be called inside an async runtime.
 ///
 /// # Errors
 /// When the node cannot start, or can no longer run. After [`Error::Unended`] and [`Error::Fenced`]
 /// the process has to end, for its threads do not; after the latter it should start anew.
 pub fn run(
     config: NodeConfig,
-    stop: impl Future<Output = ()> + Send + 'static,
+    signals: impl Stream<Item = Ending> + Send + 'static,
     listening: impl FnOnce(Listening) + Send + 'static,
-) -> Result<(), Error> {
+) -> Result<Ending, Error> {
     let build = |name: &str, threads: usize| {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
@@ -77,7 +79,7 @@ pub fn run(
     let result = control.block_on(async {
         let node = Node::open(config, runtimes).await?;
         listening(node.listening());
-        node.run(stop).await
+        node.run(signals).await
     });
     if matches!(result, Err(Error::Unended(_) | Error::Fenced)) {
         // Ending the threads would close the listener while guests run.
@@ -152,7 +154,10 @@ impl Node {
         }
     }
 
-    async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+    async fn run(
+        self,
+        signals: impl Stream<Item = Ending> + Send + 'static,
+    ) -> Result<Ending, Error> {
         let me = Owner {
             node: self.dir.node(),
             incarnation: self.dir.incarnation(),
@@ -195,11 +200,7 @@ impl Node {
             boot_id: dir.boot_id().to_string().into(),
             version: about.version.as_str().into(),
         };
-        let options = placement::Options {
-            fast_failover: config.fast_failover,
-            replace_voters_after: config.replace_voters_after,
-        };
-        let leader = Leader::new(placement.clone(), me.incarnation, state_about, options);
+        let leader = Leader::new(placement.clone(), me.incarnation, state_about);
         tasks.control("placement", leader.run(ends.rest.clone()));
         tasks.control("allocations", services.allocations.run(ends.rest.clone()));
         tasks.control("lease", services.renewals.run(ends.peers.clone()));
@@ -214,17 +215,20 @@ impl Node {
             cluster_id.send_replace(joined.map(|belonging| belonging.cluster));
             Ok(joined)
         };
-        let mut stop = std::pin::pin!(stop);
+        let ending = services.restarts.ending(Box::pin(signals), services.asked);
+        let mut ending = std::pin::pin!(ending);
         let joined = tokio::select! {
-            joined = belong => joined,
-            () = stop.as_mut() => Ok(None),
+            joined = belong => joined.map(Ok),
+            ending = ending.as_mut() => Ok(Err(ending)),
         };
         let mut over = services.lease.clone();
         let mut ended = None;
         let outcome = match joined {
             Err(error) => Err(error),
-            Ok(None) => Ok(()),
-            Ok(Some(Belonging { cluster, founded })) => {
+            // Told to end, or about to be told, before it belonged to a cluster.
+            Ok(Ok(None)) => Ok(ending.await),
+            Ok(Err(ending)) => Ok(ending),
+            Ok(Ok(Some(Belonging { cluster, founded }))) => {
                 let own = Member {
                     node: me.node,
                     incarnation: me.incarnation,
@@ -243,7 +247,7 @@ impl Node {
                 let found = follow_members(heard.clone(), peers.clone(), members);
                 tasks.follow("members", &ends.rest, found);
                 tokio::select! {
-                    () = stop.as_mut() => Ok(()),
+                    ending = ending.as_mut() => Ok(ending),
                     left = &mut resources => {
                         ended = Some(left);
                         Err(Error::Task("resources"))
@@ -263,8 +267,16 @@ impl Node {
             std::mem::forget(tasks);
             return outcome;
         }
-        if outcome.is_ok() {
-            leave(&config, me, &control, &placement).await;
+        if let Ok(ending) = &outcome {
+            leave(
+                *ending,
+                &config,
+                me,
+                &control,
+                &placement,
+                &services.restarts,
+            )
+            .await;
         }
         ends.resources.cancel();
         let ended = match ended {
@@ -304,6 +316,9 @@ struct Services {
     lease: watch::Receiver<Lease>,
     fence: Fence,
     engine: crate::dispatch::Running,
+    restarts: Restarts,
+    /// Restarts of this node that were asked for.
+    asked: mpsc::Receiver<Ending>,
     api: Api,
 }
 
@@ -359,12 +374,14 @@ impl Services {
             lease.clone(),
         );
         let deploy = Deploy::new(me.node, control.clone(), peers.clone(), modules.clone());
+        let (restarts, asked) = Restarts::new(me, control.clone(), peers.clone());
         answers.open(Parts {
             control: control.clone(),
             peers: peers.clone(),
             modules: modules.clone(),
             placement: placement.clone(),
             dispatch: dispatch.clone(),
+            restarts: restarts.clone(),
         });
         let api = Api::new(admin::Parts {
             me: me.node,
@@ -374,6 +391,7 @@ impl Services {
             placement: placement.clone(),
             dispatch,
             deploy,
+            restarts: restarts.clone(),
             token: config.token.clone(),
             component_bytes_max,
         });
@@ -389,6 +407,8 @@ impl Services {
             lease,
             fence,
             engine,
+            restarts,
+            asked,
             api,
         })
     }

@@ -11,13 +11,18 @@ use std::{
 };
 
 use anyhow::Context as _;
-use holdfast_cluster::lease::Terms;
+use futures_util::{Stream, StreamExt as _, stream};
+use holdfast_cluster::{lease::Terms, state::ClusterSettings};
 use holdfast_model::api::{Listening, NodeEvent};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
 use crate::{
     cli::{Format, LogFormat, StartArgs},
     config::NodeConfig,
+    restart::Ending,
     server, telemetry,
     token::Token,
 };
@@ -33,9 +38,11 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
     };
     telemetry::start(log_format, &args.log)?;
     let config = config(args)?;
+    // Known before it can be replaced by another version.
+    let program = std::env::current_exe().context("find this program")?;
     let ports = Arc::new(OnceLock::new());
     let taken = Arc::clone(&ports);
-    let ended = server::run(config, stop(), move |listening| {
+    let ended = server::run(config, signals(), move |listening| {
         announce(&listening, format);
         // Called once.
         let _ = taken.set((listening.cluster, listening.http));
@@ -43,22 +50,32 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
     match (ended, ports.get()) {
         (Err(error @ server::Error::Fenced), Some(ports)) => {
             tracing::warn!(%error, "starting anew");
-            Err(start_anew(*ports))
+            // This very version: nobody asked for another.
+            Err(start_anew(Path::new(THIS_PROGRAM), *ports))
         }
-        (ended, _) => Ok(ended.map(|()| ExitCode::SUCCESS)?),
+        (Ok(Ending::Restart), Some(ports)) => {
+            tracing::info!(program = %program.display(), "starting anew");
+            let error = start_anew(&program, *ports);
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "starting the former version again"
+            );
+            Err(start_anew(Path::new(THIS_PROGRAM), *ports))
+        }
+        (ended, _) => Ok(ended.map(|_| ExitCode::SUCCESS)?),
     }
 }
 
-/// Puts a new run of this program, on the same ports, in the place of this process. Whatever still
+/// Puts a run of the program, on the same ports, in the place of this process. Whatever still
 /// runs in it ends with that, and its sockets close. Returns only when it cannot be done.
-fn start_anew((listen, http): (SocketAddr, SocketAddr)) -> anyhow::Error {
+fn start_anew(program: &Path, (listen, http): (SocketAddr, SocketAddr)) -> anyhow::Error {
     let mut args = std::env::args_os();
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(program);
     if let Some(name) = args.next() {
         command.arg0(name);
     }
     command.args(args).env(PORTS, format!("{listen} {http}"));
-    anyhow::Error::from(command.exec()).context("start this program anew")
+    anyhow::Error::from(command.exec()).context(format!("start {} anew", program.display()))
 }
 
 /// The ports of the run before, which may have taken any that were free.
@@ -89,45 +106,64 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
         token,
         weight: args.weight,
         zone: args.zone,
-        voters: args.voters,
-        lease: Terms {
-            ttl: args.lease_ttl,
-            guard: args.lease_guard,
-            ..Terms::DEFAULT
+        founding: ClusterSettings {
+            voters_wanted: args.voters,
+            lease: Terms {
+                ttl: args.lease_ttl,
+                guard: args.lease_guard,
+                ..Terms::DEFAULT
+            },
+            replace_voters_after: args.replace_voters_after,
+            fast_failover: args.fast_failover,
         },
-        replace_voters_after: args.replace_voters_after,
-        fast_failover: args.fast_failover,
+        on_stop: args.on_stop,
         drain_timeout: args.drain_timeout,
         port_patience: former.map_or(Duration::ZERO, |_| FORMER_PORTS_PATIENCE),
         gossip: std::env::var_os(NO_GOSSIP).is_none(),
     })
 }
 
-/// Resolves at the first signal that asks the process to end; the second ends it at once.
-async fn stop() {
-    let first = async {
-        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+/// The signals that ask the process to end. The second one to stop ends it at once.
+fn signals() -> impl Stream<Item = Ending> {
+    // Listened for by a task, so that the second one counts whatever the node does.
+    let (tell, told) = mpsc::channel(SIGNALS_MAX);
+    let heard = stream::once(async move {
+        // Ends with the process.
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            if let Err(error) = listen(tell).await {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the node cannot be stopped by a signal"
+                );
             }
+        });
+    });
+    let told = stream::unfold(told, async |mut told| Some((told.recv().await?, told)));
+    // Without signals the node can still be ended through the API.
+    heard
+        .filter_map(async |()| None)
+        .chain(told)
+        .chain(stream::pending())
+}
+
+async fn listen(tell: mpsc::Sender<Ending>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut restart = signal(SignalKind::user_defined2()).context("listen for SIGUSR2")?;
+    let mut stopping = false;
+    loop {
+        let ending = tokio::select! {
+            _ = terminate.recv() => Ending::Stop,
+            _ = interrupt.recv() => Ending::Stop,
+            _ = restart.recv() => Ending::Restart,
+        };
+        if ending == Ending::Stop && stopping {
             tracing::warn!("told to stop a second time: ending at once");
             std::process::exit(SIGNALLED);
-        });
-        anyhow::Ok(())
-    };
-    if let Err(error) = first.await {
-        tracing::error!(
-            error = format!("{error:#}"),
-            "the node cannot be stopped by a signal"
-        );
-        std::future::pending::<()>().await;
+        }
+        stopping |= ending == Ending::Stop;
+        // Full: it is about to look at as many.
+        let _ = tell.try_send(ending);
     }
 }
 
@@ -153,6 +189,12 @@ const PORTS: &str = "HOLDFAST_FORMER_PORTS";
 
 /// Switches gossip off, for the test that shows what it is needed for.
 const NO_GOSSIP: &str = "HOLDFAST_TEST_NO_GOSSIP";
+
+/// Signals that may wait for the node; it looks at one while it announces a restart.
+const SIGNALS_MAX: usize = 4;
+
+/// The program of this process, even when its file was replaced.
+const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// Exit code of a process that a second signal ended.
 const SIGNALLED: i32 = 130;

@@ -8,7 +8,7 @@ use holdfast_model::{Incarnation, ModuleName, NodeId, ResourceId, Slot, Spec, To
 
 use super::{
     About, Allocation, Changes, Cluster, Command, Decision, Key, Node, Outcome, Owner, Placed,
-    Refused, Released, Resource, SlotState, Standing, State,
+    Refused, Released, Resource, SettingsChange, SlotState, Standing, State,
 };
 
 /// Where in the log a command stands.
@@ -47,6 +47,7 @@ impl Change<'_> {
     fn run(&mut self, command: Command) -> Result<Outcome, Refused> {
         match command {
             Command::Found(cluster) => self.found(cluster),
+            Command::Set(change) => self.set(change),
             Command::Decide { term, decision } => {
                 // A deposed leader may have decided on what it no longer knows.
                 if term != self.at.term {
@@ -63,6 +64,7 @@ impl Change<'_> {
                         at_ms,
                     } => self.join(node, incarnation, about, at_ms),
                     Decision::Vacate { node, incarnation } => self.vacate(node, incarnation),
+                    Decision::Outlasted { since } => self.outlasted(since),
                     Decision::Place { slots } => Ok(self.place(slots)),
                 }
             }
@@ -78,6 +80,7 @@ impl Change<'_> {
                 Ok(Outcome::Released(released.collect()))
             }
             Command::Drain { node, draining } => self.drain(node, draining),
+            Command::Restart { node, incarnation } => self.restart(node, incarnation),
             Command::Remove { node, incarnation } => self.remove(node, incarnation),
             Command::Deploy {
                 module,
@@ -124,6 +127,23 @@ impl Change<'_> {
                 self.state.cluster = Some(cluster);
                 self.changes.insert(Key::Cluster);
             }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn set(&mut self, change: SettingsChange) -> Result<Outcome, Refused> {
+        let cluster = self.state.cluster.as_mut().ok_or(Refused::Unfounded)?;
+        let settings = cluster.settings.changed(change).check();
+        if cluster.set(settings.map_err(Refused::Invalid)?, self.at.index) {
+            self.changes.insert(Key::Cluster);
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn outlasted(&mut self, since: u64) -> Result<Outcome, Refused> {
+        let cluster = self.state.cluster.as_mut().ok_or(Refused::Unfounded)?;
+        if cluster.outlasted(since) {
+            self.changes.insert(Key::Cluster);
         }
         Ok(Outcome::Done)
     }
@@ -175,20 +195,37 @@ impl Change<'_> {
 
     fn vacate(&mut self, node: NodeId, incarnation: Incarnation) -> Result<Outcome, Refused> {
         let found = self.present(node, incarnation)?;
-        if matches!(found.standing, Standing::Active | Standing::Draining) {
+        if found.standing.may_own() {
             found.standing = Standing::Down;
             self.changes.insert(Key::Node(node));
+            self.reassign(node, None);
+        } else if found.standing == Standing::Removed {
             self.reassign(node, None);
         }
         Ok(Outcome::Done)
     }
 
+    fn restart(&mut self, node: NodeId, incarnation: Incarnation) -> Result<Outcome, Refused> {
+        let found = self.present(node, incarnation)?;
+        match found.standing {
+            Standing::Down => return Err(Refused::Dead { node, incarnation }),
+            Standing::Removed => return Err(Refused::Removed(node)),
+            Standing::Restarting => {}
+            Standing::Active | Standing::Draining => {
+                found.standing = Standing::Restarting;
+                self.changes.insert(Key::Node(node));
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// What the node owns stays its own until a leader says that its lease is over: the operator's
+    /// word ends no process.
     fn remove(&mut self, node: NodeId, incarnation: Incarnation) -> Result<Outcome, Refused> {
         let found = self.present(node, incarnation)?;
         if found.standing != Standing::Removed {
             found.standing = Standing::Removed;
             self.changes.insert(Key::Node(node));
-            self.reassign(node, None);
         }
         Ok(Outcome::Done)
     }
@@ -317,16 +354,15 @@ impl Change<'_> {
             .get_mut(&node)
             .ok_or(Refused::UnknownNode(node))?;
         let incarnation = found.incarnation;
-        let standing = if draining {
-            Standing::Draining
-        } else {
-            Standing::Active
+        let standing = match (found.standing, draining) {
+            (Standing::Down, _) => return Err(Refused::Dead { node, incarnation }),
+            (Standing::Removed, _) => return Err(Refused::Removed(node)),
+            (Standing::Active | Standing::Draining | Standing::Restarting, true) => {
+                Standing::Draining
+            }
+            (Standing::Active | Standing::Draining, false) => Standing::Active,
+            (Standing::Restarting, false) => Standing::Restarting,
         };
-        match found.standing {
-            Standing::Down => return Err(Refused::Dead { node, incarnation }),
-            Standing::Removed => return Err(Refused::Removed(node)),
-            Standing::Active | Standing::Draining => {}
-        }
         if found.standing != standing {
             found.standing = standing;
             self.changes.insert(Key::Node(node));

@@ -7,13 +7,15 @@ use holdfast_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{About, Cluster};
+use super::{About, Cluster, Invalid, SettingsChange};
 
 /// One entry of the replicated log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Founds the cluster; refused when it is founded.
     Found(Cluster),
+    /// Changes the cluster's settings.
+    Set(SettingsChange),
     /// A decision that only the leader of the stated term may make.
     Decide {
         /// The leader's term. An entry of any other term is refused.
@@ -37,7 +39,16 @@ pub enum Command {
         /// Whether it drains.
         draining: bool,
     },
-    /// An operator says that a node is gone for good; its slots are free.
+    /// A node says that its process is about to be replaced by another run. What it has is kept for
+    /// that one.
+    Restart {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation that ends.
+        incarnation: Incarnation,
+    },
+    /// An operator says that a node is gone for good. What it still owns is free when its lease is
+    /// over.
     Remove {
         /// The node.
         node: NodeId,
@@ -116,6 +127,11 @@ pub enum Decision {
         /// The incarnation that is dead.
         incarnation: Incarnation,
     },
+    /// The grants that outlasted a change of the settings are over.
+    Outlasted {
+        /// Position of the change in the log.
+        since: u64,
+    },
     /// Slots are to go elsewhere: at once if nobody owns them, else when the owner released them.
     Place {
         /// For each slot its token when the decision was made; another token refuses it.
@@ -182,6 +198,12 @@ pub enum Refused {
     /// The cluster exists.
     #[error("the cluster is founded already, as {0}")]
     Founded(ClusterId),
+    /// There is no cluster yet.
+    #[error("the cluster is not founded yet")]
+    Unfounded,
+    /// The cluster cannot have such settings.
+    #[error(transparent)]
+    Invalid(Invalid),
     /// A decision of another leader.
     #[error("decided in term {decided}, but applied in term {applied}")]
     OtherTerm {

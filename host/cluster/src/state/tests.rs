@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
-use super::{sample::about, *};
+use super::{
+    sample::{self, about},
+    *,
+};
 
 /// A state, the position of its log, and the rows as a store would have them.
 struct Replica {
@@ -215,13 +218,7 @@ fn remove(n: u128, incarnation: u64) -> Command {
 }
 
 fn found(id: u128) -> Command {
-    Command::Found(Cluster {
-        id: ClusterId(uuid::Uuid::from_u128(id)),
-        name: "c".parse().unwrap(),
-        founded_at_ms: 1,
-        voters_wanted: 3,
-        lease: Terms::DEFAULT,
-    })
+    Command::Found(sample::cluster(id))
 }
 
 #[test]
@@ -413,6 +410,108 @@ fn a_new_incarnation_takes_back_what_its_node_owned_under_a_new_token() {
     assert_eq!(replica.release("a", 1, token), Released::NotOwned);
 }
 
+fn restart(n: u128, incarnation: u64) -> Command {
+    Command::Restart {
+        node: node(n),
+        incarnation: Incarnation(incarnation),
+    }
+}
+
+#[test]
+fn what_a_restarting_run_has_stays_for_the_next_one_of_its_node() {
+    let mut replica = Replica::with_nodes(3);
+    replica.allocate(&["a", "b"], 1);
+    replica.done(restart(1, 1));
+    replica.done(restart(1, 1));
+    let present: BTreeSet<NodeId> = [1, 2, 3].map(node).into();
+    let gone: BTreeSet<NodeId> = [2, 3].map(node).into();
+    for live in [present, gone] {
+        let moves = replica.state.plan(&live, 100);
+        assert_eq!(moves, [], "neither while it ends nor while it is away");
+    }
+    let fresh: ResourceId = "c".parse().unwrap();
+    let all = [1, 2, 3].map(node).into();
+    let placed = replica.state.place(&m(), [&fresh].into_iter(), &all);
+    assert_ne!(placed[0].to, node(1), "it gets nothing new");
+    assert_eq!(replica.join(1, 2), Outcome::Done);
+    assert_eq!(replica.owner("a"), Some((node(1), 2)));
+    assert_eq!(replica.owner("b"), Some((node(1), 2)));
+    assert_eq!(replica.state.nodes()[&node(1)].standing, Standing::Active);
+}
+
+#[test]
+fn only_a_present_run_that_lives_can_say_that_it_restarts() {
+    let mut replica = Replica::with_nodes(2);
+    replica.join(1, 2);
+    let refused = replica.apply(restart(1, 1)).accepted().unwrap_err();
+    assert!(
+        matches!(refused, Refused::OtherIncarnation { .. }),
+        "{refused}"
+    );
+    let refused = replica.apply(restart(9, 1)).accepted().unwrap_err();
+    assert!(matches!(refused, Refused::UnknownNode(_)), "{refused}");
+    replica.vacate(1, 2);
+    let refused = replica.apply(restart(1, 2)).accepted().unwrap_err();
+    assert!(matches!(refused, Refused::Dead { .. }), "{refused}");
+    replica.done(remove(2, 1));
+    let refused = replica.apply(restart(2, 1)).accepted().unwrap_err();
+    assert!(matches!(refused, Refused::Removed(_)), "{refused}");
+}
+
+#[test]
+fn a_drain_takes_a_restart_back() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    let drain = |draining| Command::Drain {
+        node: node(1),
+        draining,
+    };
+    let standing = |replica: &Replica| replica.state.nodes()[&node(1)].standing;
+    replica.done(restart(1, 1));
+    replica.done(drain(false));
+    assert_eq!(standing(&replica), Standing::Restarting);
+    replica.done(drain(true));
+    assert_eq!(standing(&replica), Standing::Draining);
+    let live = [1, 2].map(node).into();
+    assert_eq!(
+        replica.state.plan(&live, 100).len(),
+        1,
+        "what it has moves away"
+    );
+}
+
+#[test]
+fn settings_change_one_by_one_and_only_to_safe_ones() {
+    let mut replica = Replica::with_nodes(1);
+    let change = SettingsChange {
+        voters_wanted: Some(5),
+        fast_failover: Some(false),
+        ..SettingsChange::default()
+    };
+    replica.done(Command::Set(change));
+    replica.done(Command::Set(SettingsChange::default()));
+    let settings = |replica: &Replica| replica.state.cluster().unwrap().settings;
+    let wanted = ClusterSettings {
+        voters_wanted: 5,
+        fast_failover: false,
+        ..ClusterSettings::DEFAULT
+    };
+    assert_eq!(settings(&replica), wanted);
+    let unsafe_guard = SettingsChange {
+        lease_guard: Some(std::time::Duration::from_millis(1)),
+        ..SettingsChange::default()
+    };
+    let refused = replica.apply(Command::Set(unsafe_guard)).accepted();
+    assert!(matches!(refused, Err(Refused::Invalid(_))), "{refused:?}");
+    assert_eq!(settings(&replica), wanted);
+    let early = State::default().apply(
+        Position { index: 1, term: 1 },
+        Command::Set(change),
+        &mut Changes::new(),
+    );
+    assert_eq!(early, Outcome::Refused(Refused::Unfounded));
+}
+
 #[test]
 fn a_dead_incarnation_never_joins_again() {
     let mut replica = Replica::with_nodes(2);
@@ -580,11 +679,19 @@ fn deploying_what_serves_takes_a_rollout_back() {
 }
 
 #[test]
-fn removing_a_node_frees_its_slots() {
+fn a_removed_node_owns_what_it_did_until_a_leader_says_that_it_has_ended() {
     let mut replica = Replica::with_nodes(2);
     replica.allocate(&["a"], 1);
     replica.done(remove(1, 1));
+    assert_eq!(replica.owner("a"), Some((node(1), 1)));
+    let run = Owner {
+        node: node(1),
+        incarnation: Incarnation(1),
+    };
+    assert!(!replica.state.is_member(run), "it gets no lease");
+    assert_eq!(replica.vacate(1, 1), Outcome::Done);
     assert_eq!(replica.owner("a"), None);
+    assert_eq!(replica.state.nodes()[&node(1)].standing, Standing::Removed);
     let unknown = Refused::UnknownNode(node(9));
     assert_eq!(replica.apply(remove(9, 1)), Outcome::Refused(unknown));
     let removed = Outcome::Refused(Refused::Removed(node(1)));

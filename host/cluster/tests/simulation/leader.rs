@@ -16,7 +16,7 @@ use holdfast_model::{Incarnation, NodeId};
 
 use crate::{
     log::{Disk, What},
-    node::{Bug, Out, Process, TERMS},
+    node::{Bug, Out, Process},
     story,
 };
 
@@ -37,7 +37,7 @@ impl Leading {
     fn new(term: u64, elected: Now, first: u64) -> Self {
         Self {
             term,
-            grantor: Grantor::new(TERMS, elected, first),
+            grantor: Grantor::new(elected, first),
             round_at: elected,
             decided: 0,
             clients: Vec::new(),
@@ -184,11 +184,11 @@ impl Process {
                 node: *node,
                 incarnation: known.incarnation,
             });
-            let long_ago = Grantor::new(TERMS, Now::ZERO, 0);
+            let long_ago = Grantor::new(Now::ZERO, 0);
             let unheard = leading.grantor.silent(now, state);
             let fresh = members.filter(|run| {
                 let here = *run != self.me && !self.in_contact(run.node, now);
-                here && state.is_member(*run) && long_ago.has_expired(now, *run)
+                here && state.is_member(*run) && long_ago.has_expired(now, *run, state)
             });
             fresh.chain(unheard).collect()
         } else {
@@ -249,7 +249,7 @@ impl Process {
 
     fn voters_wanted(&self) -> usize {
         let cluster = self.disk.state.cluster();
-        cluster.map_or(1, |cluster| usize::from(cluster.voters_wanted))
+        cluster.map_or(1, |cluster| usize::from(cluster.settings.voters_wanted))
     }
 
     fn candidates(
@@ -298,6 +298,7 @@ fn told(decision: &Decision) -> String {
         Decision::Vacate { node, incarnation } => {
             format!("that {} is dead", run(*node, *incarnation))
         }
+        Decision::Outlasted { .. } => "that earlier grants are over".to_owned(),
         Decision::Place { slots } => format!("{} moves", slots.len()),
     }
 }

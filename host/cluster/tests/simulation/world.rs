@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use holdfast_cluster::{
     handover::{Now, SlotKey},
-    state::{Cluster, Command, Decision, Owner},
+    state::{Cluster, ClusterSettings, Command, Decision, Owner},
 };
 use holdfast_model::{ClusterId, Digest, Token};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
@@ -168,8 +168,12 @@ impl<'a> World<'a> {
             id: ClusterId(uuid::Uuid::from_u128(1)),
             name: "simulated".parse().expect("the name is valid"),
             founded_at_ms: 0,
-            voters_wanted: voters as u8,
-            lease: TERMS,
+            settings: ClusterSettings {
+                voters_wanted: voters as u8,
+                lease: TERMS,
+                ..ClusterSettings::DEFAULT
+            },
+            outlasting: None,
         });
         let component = b"component";
         let deploy = Command::Deploy {

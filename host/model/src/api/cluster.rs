@@ -57,6 +57,8 @@ pub struct NodeCounts {
     pub active: u64,
     /// Members that give theirs away.
     pub draining: u64,
+    /// Members whose process is about to be back.
+    pub restarting: u64,
     /// Known to be dead.
     pub down: u64,
     /// Not known to be dead, but without an answer.
@@ -70,6 +72,7 @@ impl NodeCounts {
         *match status {
             NodeStatus::Active => &mut self.active,
             NodeStatus::Draining => &mut self.draining,
+            NodeStatus::Restarting => &mut self.restarting,
             NodeStatus::Down => &mut self.down,
             NodeStatus::Unreachable => &mut self.unreachable,
         } += 1;
@@ -165,6 +168,9 @@ pub enum NodeStatus {
     Active,
     /// A member that gives its resources away and gets no new ones.
     Draining,
+    /// A member whose process is being replaced by another run; its resources are kept for that for
+    /// some seconds.
+    Restarting,
     /// Its incarnation is dead.
     Down,
     /// It does not answer, and is not known to be dead.
@@ -176,6 +182,7 @@ impl fmt::Display for NodeStatus {
         f.pad(match self {
             Self::Active => "active",
             Self::Draining => "draining",
+            Self::Restarting => "restarting",
             Self::Down => "down",
             Self::Unreachable => "unreachable",
         })
@@ -208,9 +215,52 @@ pub enum DrainWait {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoveNodeQuery {
-    /// The caller has made sure that the node's process is dead and stays so. Its resources start
-    /// elsewhere at once: were it alive, two nodes would hold them.
+    /// The caller has made sure that the node's process is dead and stays so. What it owns starts
+    /// elsewhere when its lease is over.
     pub confirm_dead: bool,
+}
+
+/// The settings of the cluster: answer of `GET /v1/cluster/settings`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSettings {
+    /// How many voters it wants once it has the nodes: 1, 3, 5 or 7. Default 3. More survive more
+    /// losses, and each change waits for more disks.
+    pub voters: u8,
+    /// How long a lease lasts, in milliseconds. Default 3,000. Too low: a slow disk or a busy machine
+    /// costs running resources. Too high: resources of a node that falls silent wait that long.
+    pub lease_ttl_ms: u64,
+    /// How far a node and the leader stay away from the end of a lease, each on its side, in
+    /// milliseconds. Default 500.
+    pub lease_guard_ms: u64,
+    /// How long a voter must be silent before another node votes in its place, in milliseconds.
+    /// Default 30,000. Too low: each restart changes the voters twice. Too high: for that long another
+    /// loss may end the majority.
+    pub replace_voters_after_ms: u64,
+    /// Whether a node whose address refuses connections is replaced at once. Default true. Off where
+    /// something between the nodes refuses connections in their place.
+    pub fast_failover: bool,
+}
+
+/// A change of some of the settings: body of `PATCH /v1/cluster/settings`. What is absent stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChangeClusterSettings {
+    /// See [`ClusterSettings::voters`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub voters: Option<u8>,
+    /// See [`ClusterSettings::lease_ttl_ms`]. Longer leases hold at once. Shorter ones are granted at
+    /// once, but a silent node is replaced by the former ones until the last of those is over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_ttl_ms: Option<u64>,
+    /// See [`ClusterSettings::lease_guard_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_guard_ms: Option<u64>,
+    /// See [`ClusterSettings::replace_voters_after_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replace_voters_after_ms: Option<u64>,
+    /// See [`ClusterSettings::fast_failover`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fast_failover: Option<bool>,
 }
 
 /// Query of `GET /v1/cluster/slots`.

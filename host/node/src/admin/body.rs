@@ -1,8 +1,9 @@
-//! Reads whole bodies, up to a limit.
+//! Reads whole bodies, up to a limit, and the JSON in them.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
+use serde::de::DeserializeOwned;
 
 use super::error::{Error, Result};
 
@@ -22,4 +23,22 @@ where
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(error) => Err(Error::invalid(format!("the body broke off: {error}"))),
     }
+}
+
+/// The value that this JSON object is; the error says where in `what` it makes no sense.
+pub(super) fn json<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T> {
+    // A list would be taken for a struct's fields in their order.
+    if text
+        .trim_ascii_start()
+        .first()
+        .is_some_and(|first| *first != b'{')
+    {
+        return Err(Error::invalid(format!("{what}: it must be a JSON object")));
+    }
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let value = serde_path_to_error::deserialize(&mut json);
+    let value = value.map_err(|error| Error::invalid(format!("{what}: {error}")))?;
+    json.end()
+        .map_err(|error| Error::invalid(format!("{what}: {error}")))?;
+    Ok(value)
 }

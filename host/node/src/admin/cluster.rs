@@ -176,6 +176,7 @@ async fn node_infos(admin: &Admin) -> Vec<NodeInfo> {
 fn status(standing: Standing, live: bool) -> NodeStatus {
     match (standing, live) {
         (Standing::Down | Standing::Removed, _) => NodeStatus::Down,
+        (Standing::Restarting, _) => NodeStatus::Restarting,
         (_, false) => NodeStatus::Unreachable,
         (Standing::Draining, true) => NodeStatus::Draining,
         (Standing::Active, true) => NodeStatus::Active,
@@ -203,13 +204,34 @@ pub(super) async fn drain(
     if query.wait.is_some() && !query.cancel {
         await_empty(&admin, node, deadline).await?;
     }
-    let found = node_infos(&admin)
+    info(&admin, node).await.map(Json)
+}
+
+/// `POST /v1/cluster/nodes/{node}/restart`
+pub(super) async fn restart(
+    State(admin): State<Admin>,
+    Node(node): Node,
+    Asked(NoQuery {}): Asked<NoQuery>,
+) -> Result<(StatusCode, Json<NodeInfo>)> {
+    let known = admin.control.read(|state| {
+        let known = state.nodes().get(&node);
+        known.is_some_and(|known| known.standing != Standing::Removed)
+    });
+    if !known {
+        let deadline = deadline(None, false).into_std();
+        admin.control.read_index(deadline).await?;
+    }
+    let before = info(&admin, node).await?;
+    admin.restarts.restart(node).await?;
+    Ok((StatusCode::ACCEPTED, Json(before)))
+}
+
+async fn info(admin: &Admin, node: NodeId) -> Result<NodeInfo> {
+    let found = node_infos(admin)
         .await
         .into_iter()
         .find(|info| info.node == node);
-    found
-        .map(Json)
-        .ok_or_else(|| Refused::UnknownNode(node).into())
+    found.ok_or_else(|| Refused::UnknownNode(node).into())
 }
 
 async fn await_empty(admin: &Admin, node: NodeId, deadline: Instant) -> Result<()> {
@@ -251,7 +273,8 @@ pub(super) async fn remove_node(
     if !is_safe && !query.confirm_dead {
         let detail = format!(
             "node {node} is not known to be dead. Drain it first; or, if its process has surely \
-             ended, say so with confirm_dead=true. If it still runs, its resources will run twice"
+             ended, say so with confirm_dead=true. Its resources start elsewhere once its \
+             lease is over"
         );
         return Err(Error::invalid(detail));
     }

@@ -17,6 +17,7 @@ use crate::{
     control::{ProposeError, ReadError},
     deploy, modules,
     placement::AllocateError,
+    restart::RestartError,
 };
 
 /// A problem on its way to the caller.
@@ -154,7 +155,8 @@ impl From<Refused> for Error {
             | Refused::Removing(_)
             | Refused::HasResources { .. }
             | Refused::NoRollout { .. } => ProblemKind::Conflict,
-            Refused::OtherTerm { .. } => ProblemKind::Unavailable,
+            Refused::Invalid(_) => ProblemKind::InvalidRequest,
+            Refused::OtherTerm { .. } | Refused::Unfounded => ProblemKind::Unavailable,
         };
         Self::new(kind, refused.to_string())
     }
@@ -190,6 +192,19 @@ impl From<AllocateError> for Error {
             AllocateError::NotAcknowledged(_) => {
                 Self::new(ProblemKind::NoLeader, format!("{error}; {MAYBE_DONE}"))
             }
+        }
+    }
+}
+
+impl From<RestartError> for Error {
+    fn from(error: RestartError) -> Self {
+        match error {
+            RestartError::Refused(refused) => refused.into(),
+            RestartError::NotAnnounced(_) => Self::new(
+                ProblemKind::NoLeader,
+                format!("{error}; it goes on as it is"),
+            ),
+            RestartError::NotReached(_) => Self::new(ProblemKind::Unavailable, error.to_string()),
         }
     }
 }

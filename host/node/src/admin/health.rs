@@ -25,6 +25,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Result<impl IntoRespon
     match standing {
         None => return Err(not_joined()),
         Some(Standing::Draining) => return Err(not_ready("the node is draining")),
+        Some(Standing::Restarting) => return Err(not_ready("the node is restarting")),
         Some(Standing::Down | Standing::Removed) => {
             return Err(not_ready("the cluster takes this run of the node for dead"));
         }

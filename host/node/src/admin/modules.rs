@@ -66,13 +66,7 @@ fn settings(headers: &HeaderMap) -> Result<Option<Settings>> {
         let detail = format!("header {SETTINGS_HEADER} has at most {SETTINGS_BYTES_MAX} bytes");
         return Err(Error::new(ProblemKind::TooLarge, detail));
     }
-    let mut json = serde_json::Deserializer::from_slice(value.as_bytes());
-    let settings = serde_path_to_error::deserialize(&mut json);
-    let settings =
-        settings.map_err(|error| Error::invalid(format!("header {SETTINGS_HEADER}: {error}")))?;
-    json.end()
-        .map_err(|error| Error::invalid(format!("header {SETTINGS_HEADER}: {error}")))?;
-    Ok(Some(settings))
+    body::json(&format!("header {SETTINGS_HEADER}"), value.as_bytes()).map(Some)
 }
 
 async fn await_rollout(

@@ -2,12 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use clap::Args;
-use holdfast_model::{
-    NodeId,
-    api::{DrainQuery, NodeInfo, NodeStatus},
-};
+use holdfast_model::api::{DrainQuery, NodeInfo, NodeStatus};
 
 use super::{
     failure::{Exit, Failure},
@@ -81,18 +77,10 @@ async fn until_empty(
                 .into());
         }
         tokio::time::sleep(POLL_INTERVAL).await;
-        info = find(client, node).await?;
+        info = target::node_info(client, node).await?;
     }
     bar.finish_and_clear();
     Ok(info)
-}
-
-async fn find(client: &Client, node: NodeId) -> anyhow::Result<NodeInfo> {
-    let nodes = client.nodes().await?.nodes;
-    nodes
-        .into_iter()
-        .find(|info| info.node == node)
-        .with_context(|| format!("node {node} was removed"))
 }
 
 fn describe(info: &NodeInfo) -> String {

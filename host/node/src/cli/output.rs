@@ -216,7 +216,7 @@ pub(super) fn resource_status(status: ResourceStatus) -> Cell {
 pub(super) fn node_status(status: NodeStatus) -> Cell {
     let colour = match status {
         NodeStatus::Active => Color::Green,
-        NodeStatus::Draining => Color::Yellow,
+        NodeStatus::Draining | NodeStatus::Restarting => Color::Yellow,
         NodeStatus::Down | NodeStatus::Unreachable => Color::Red,
     };
     Cell::new(status).fg(colour)

@@ -11,6 +11,8 @@ use anyhow::Context as _;
 use clap::Args;
 use holdfast_model::ClusterName;
 
+use crate::config::OnStop;
+
 /// Run a node
 ///
 /// The first node of a cluster is started with --bootstrap, once; the others with --seed. A node
@@ -86,15 +88,15 @@ pub struct StartArgs {
     /// How many voters the cluster wants that this node founds: 1, 3, 5 or 7.
     ///
     /// It has as many once it has the nodes. More survive more losses, and each change waits for
-    /// more disks. Fixed when the cluster is founded.
+    /// more disks. Changed later by `holdfast settings`, like the four that follow.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = voters)]
     pub voters: u8,
 
     /// How long a lease lasts in the cluster that this node founds.
     ///
     /// A node runs what it owns only under a lease. Too low: a slow disk or a busy machine costs
-    /// running resources. Too high: resources of a node that falls silent wait that long. Fixed
-    /// when the cluster is founded; at least four guards and half a second.
+    /// running resources. Too high: resources of a node that falls silent wait that long. At least
+    /// four guards and half a second, at most ten minutes.
     #[arg(long, value_name = "DURATION", default_value = "3s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub lease_ttl: Duration,
@@ -102,23 +104,24 @@ pub struct StartArgs {
     /// How far a node and the leader stay away from the end of a lease, each on its side.
     ///
     /// Two of them must be longer than an election (600 ms), the drift of clocks over a lease (1%)
-    /// and 50 ms together. Fixed when the cluster is founded.
+    /// and 50 ms together. For the cluster that this node founds.
     #[arg(long, value_name = "DURATION", default_value = "500ms")]
     #[arg(value_parser = humantime::parse_duration)]
     pub lease_guard: Duration,
 
     /// How long a voter must be silent before another node votes in its place.
     ///
-    /// The same on all nodes. Too low: each restart changes the voters twice. Too high: for that
-    /// long another loss may end the majority.
+    /// For the cluster that this node founds. Too low: each restart changes the voters twice. Too
+    /// high: for that long another loss may end the majority.
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub replace_voters_after: Duration,
 
     /// Whether a node whose address refuses connections is replaced at once.
     ///
-    /// The same on all nodes. Turn it off where something between the nodes refuses connections
-    /// in their place. The resources of a dead node wait for the end of its lease then.
+    /// For the cluster that this node founds. Turn it off where something between the nodes
+    /// refuses connections in their place. The resources of a dead node wait for the end of its
+    /// lease then.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub fast_failover: bool,
 
@@ -129,6 +132,13 @@ pub struct StartArgs {
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub drain_timeout: Duration,
+
+    /// What becomes of resources when the process is told to stop.
+    ///
+    /// With `reserve` they end here and are kept for this node for 5 s: for a supervisor that
+    /// starts the process again at once. Nothing moves then, and nothing is held meanwhile.
+    #[arg(long, value_enum, default_value_t)]
+    pub on_stop: OnStop,
 
     /// How the log on standard error looks.
     #[arg(long, value_enum, default_value_t)]
@@ -254,7 +264,8 @@ const SECRET_POLL: Duration = Duration::from_millis(50);
 
 const AFTER_HELP: &str = "\
 Signals: SIGTERM and SIGINT hand everything over to the other nodes and end the
-node; a second one ends it at once.
+node; a second one ends it at once. SIGUSR2 replaces the process by a new run of
+the program, which gets back what this one held.
 
 Examples:
   A cluster of one, on this machine:

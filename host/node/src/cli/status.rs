@@ -62,6 +62,7 @@ fn nodes_of(cluster: &ClusterInfo) -> String {
     let all = [
         (n.active, "active"),
         (n.draining, "draining"),
+        (n.restarting, "restarting"),
         (n.unreachable, "unreachable"),
         (n.down, "down"),
     ];

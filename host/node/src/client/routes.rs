@@ -6,10 +6,10 @@ use bytes::Bytes;
 use holdfast_model::{
     ModuleName, NodeId, ResourceId, Settings, Spec,
     api::{
-        AllocateQuery, ClusterInfo, DeallocateQuery, DeployQuery, DrainQuery,
-        IDEMPOTENCY_KEY_HEADER, ModuleInfo, ModuleList, NODE_HEADER, NodeInfo, NodeList,
-        REQUEST_ID_HEADER, RemoveModuleQuery, RemoveNodeQuery, ResourceInfo, ResourceList,
-        ResourcesQuery, SETTINGS_HEADER, SlotList, SlotsQuery, TIMEOUT_HEADER, WASM,
+        AllocateQuery, ChangeClusterSettings, ClusterInfo, ClusterSettings, DeallocateQuery,
+        DeployQuery, DrainQuery, IDEMPOTENCY_KEY_HEADER, ModuleInfo, ModuleList, NODE_HEADER,
+        NodeInfo, NodeList, REQUEST_ID_HEADER, RemoveModuleQuery, RemoveNodeQuery, ResourceInfo,
+        ResourceList, ResourcesQuery, SETTINGS_HEADER, SlotList, SlotsQuery, TIMEOUT_HEADER, WASM,
     },
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -237,6 +237,37 @@ impl Client {
             .query(query)
             .waiting(query.wait.and(query.timeout_ms));
         self.json(exchange).await
+    }
+
+    /// Has a node restart; gives the run that ends.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn restart(&self, node: NodeId) -> Result<NodeInfo, Error> {
+        let path = format!("/v1/cluster/nodes/{node}/restart");
+        self.json(Exchange::new(Method::POST, path)).await
+    }
+
+    /// The settings of the cluster.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn settings(&self) -> Result<ClusterSettings, Error> {
+        self.json(Exchange::new(Method::GET, "/v1/cluster/settings"))
+            .await
+    }
+
+    /// Changes settings of the cluster; gives all of them.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn change_settings(
+        &self,
+        change: &ChangeClusterSettings,
+    ) -> Result<ClusterSettings, Error> {
+        let body = serde_json::to_vec(change).expect("numbers, which can always be written");
+        let exchange = Exchange::new(Method::PATCH, "/v1/cluster/settings");
+        self.json(exchange.body("application/json", body)).await
     }
 
     /// Removes a dead node.

@@ -13,10 +13,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use holdfast_cluster::{
-    lease::Terms,
-    state::{Allocation, Key},
-};
+use holdfast_cluster::state::{Allocation, ClusterSettings, Key};
 use holdfast_model::{ClusterId, Digest, Settings, Spec};
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -206,8 +203,8 @@ fn new_cluster(name: &str) -> state::Cluster {
         id: ClusterId::random(),
         name: name.parse().unwrap(),
         founded_at_ms: 1,
-        voters_wanted: 3,
-        lease: Terms::DEFAULT,
+        settings: ClusterSettings::DEFAULT,
+        outlasting: None,
     }
 }
 

@@ -58,9 +58,11 @@ impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
             Command::Found { .. } => "found",
+            Command::Set(_) => "set",
             Command::Decide { .. } => "decide",
             Command::Release { .. } => "release",
             Command::Drain { .. } => "drain",
+            Command::Restart { .. } => "restart",
             Command::Remove { .. } => "remove",
             Command::Deploy { .. } => "deploy",
             Command::Tried { .. } => "tried",

@@ -44,6 +44,8 @@ struct Pending {
 
 enum Outcome {
     Answered(Type, Bytes),
+    /// The peer did not look at it, and will not.
+    Passed,
     /// The connection is over; this many bytes had been given to the socket.
     Broken {
         written: u64,
@@ -115,6 +117,7 @@ impl Caller {
             Outcome::Answered(_, reason) => Err(CallError::Remote(
                 String::from_utf8_lossy(&reason).into_owned(),
             )),
+            Outcome::Passed => Err(closed()),
             // The peer acts on whole frames only.
             Outcome::Broken { written } if written < end => Err(closed()),
             Outcome::Broken { .. } => Err(CallError::Lost),
@@ -134,6 +137,10 @@ impl Caller {
     /// Ends the connection: [`Caller::run`] returns, waiting calls fail.
     pub(super) fn close(&self) {
         let written = self.outbox.close();
+        self.end_calls(|| Outcome::Broken { written });
+    }
+
+    fn end_calls(&self, outcome: impl Fn() -> Outcome) {
         let calls = {
             let mut pending = self.pending.lock();
             pending.open = false;
@@ -141,7 +148,7 @@ impl Caller {
         };
         for answer in calls.into_values() {
             // Whoever gave up in this moment needs no answer.
-            let _ = answer.send(Outcome::Broken { written });
+            let _ = answer.send(outcome());
         }
     }
 
@@ -169,6 +176,10 @@ impl Caller {
         if matches!(frame.ty, Type::Request | Type::Cancel) {
             let text = "the accepting side of a connection sent a request";
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        if frame.ty == Type::Over {
+            self.end_calls(|| Outcome::Passed);
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let waiting = self.pending.lock().calls.remove(&frame.call);
         if let Some(answer) = waiting {

@@ -1,12 +1,17 @@
 //! This node's side of every connection: dials, accepts, and keeps track of who was seen.
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use holdfast_model::{ClusterId, Incarnation, NodeId};
 use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,6 +38,10 @@ pub(super) struct Endpoint {
     events: mpsc::Sender<Event>,
     /// The latest run of every node that has proven the secret.
     seen: Mutex<HashMap<NodeId, (Incarnation, BootId)>>,
+    /// Nodes that an operator has removed.
+    removed: Mutex<BTreeSet<NodeId>>,
+    /// A peer has said that this node is one of them.
+    expelled: watch::Sender<bool>,
     guests: Mutex<Guests>,
     refusals: Throttle,
 }
@@ -69,6 +78,8 @@ impl Endpoint {
             handler,
             events,
             seen: Mutex::default(),
+            removed: Mutex::default(),
+            expelled: watch::Sender::new(false),
             guests: Mutex::default(),
             refusals: Throttle::default(),
         }
@@ -84,8 +95,27 @@ impl Endpoint {
         let _ = self.events.send(event).await;
     }
 
-    pub(super) fn forget(&self, node: NodeId) {
+    /// Takes a node for none any more, whatever it says.
+    pub(super) fn remove(&self, node: NodeId) {
+        self.removed.lock().insert(node);
         self.seen.lock().remove(&node);
+        // It connects again, and hears why it does not belong here.
+        for guest in self.guests.lock().by_number.values() {
+            if guest.node == node {
+                guest.leave.cancel();
+            }
+        }
+    }
+
+    pub(super) fn has_removed(&self, node: NodeId) -> bool {
+        self.removed.lock().contains(&node)
+    }
+
+    /// Resolves when a peer, which has proven the secret, says that this node was removed.
+    pub(super) async fn expelled(&self) {
+        let mut expelled = self.expelled.subscribe();
+        // The sender is self's, so it is there.
+        let _ = expelled.wait_for(|expelled| *expelled).await;
     }
 
     /// Connects to an address and shakes hands with whoever is there.
@@ -107,7 +137,12 @@ impl Endpoint {
             .map_err(|failure| match failure {
                 Failure::Io(source) => HelloError::Broken { addr, source },
                 Failure::Foreign => HelloError::NotHoldfast { addr },
-                Failure::Refused(reason) => HelloError::Refused { addr, reason },
+                Failure::Refused(reason) => {
+                    if reason == Refusal::Removed(self.local.node) {
+                        self.expelled.send_replace(true);
+                    }
+                    HelloError::Refused { addr, reason }
+                }
             })?;
         let evidence = self
             .judge(&accepted.identity, Side::Dialer)
@@ -133,11 +168,7 @@ impl Endpoint {
             match listener.accept().await {
                 Ok((stream, from)) => {
                     let endpoint = self.clone();
-                    let admission = async move {
-                        let stop = endpoint.stop.clone();
-                        stop.run_until_cancelled(endpoint.admit(stream, from, permit))
-                            .await;
-                    };
+                    let admission = async move { endpoint.admit(stream, from, permit).await };
                     self.tasks.spawn_on(admission, &self.runtimes.control);
                 }
                 Err(error) => {
@@ -162,7 +193,7 @@ impl Endpoint {
         Ok((stream, accepted))
     }
 
-    /// Shakes hands with a connection, then serves it until it is over.
+    /// Shakes hands with a connection, then serves it until it is over, or until told to stop.
     async fn admit(
         self: &Arc<Self>,
         mut stream: TcpStream,
@@ -183,20 +214,22 @@ impl Endpoint {
             let (me, cluster) = (self.identity(), &self.local.cluster);
             handshake::accept(&mut stream, ends, &me, cluster, &self.key, judge).await
         };
-        let shaken = timeout(self.options.handshake_time, shaken).await;
+        let shaken = timeout(self.options.handshake_time, shaken);
+        let shaken = self.stop.run_until_cancelled(shaken).await;
         drop(permit);
         if let Some(evidence) = evidence {
             self.tell(Event::Dead(evidence)).await;
         }
         let (identity, purpose) = match shaken {
-            Ok(Ok(shaken)) => shaken,
-            Ok(Err(failure)) => {
+            None => return,
+            Some(Ok(Ok(shaken))) => shaken,
+            Some(Ok(Err(failure))) => {
                 if let Some(more) = self.refusals.pass() {
                     warn!(peer.addr = %from, reason = %failure, suppressed = more, "peer refused");
                 }
                 return;
             }
-            Err(_) => return debug!(peer.addr = %from, "handshake timed out"),
+            Some(Err(_)) => return debug!(peer.addr = %from, "handshake timed out"),
         };
         let peer = PeerInfo::new(identity, false);
         match purpose {
@@ -212,8 +245,7 @@ impl Endpoint {
                     let Ok(stream) = TcpStream::from_std(stream) else {
                         return;
                     };
-                    let stop = endpoint.stop.clone();
-                    stop.run_until_cancelled(endpoint.serve(stream, peer)).await;
+                    endpoint.serve(stream, peer).await;
                 };
                 self.tasks.spawn_on(serve, &self.runtimes.data);
             }
@@ -225,8 +257,9 @@ impl Endpoint {
         let Some(guest) = self.enter(&peer) else {
             return;
         };
-        let served = server::serve(Arc::new(stream), &peer, &*self.handler, &self.options);
-        if let Some(Err(error)) = guest.leave.run_until_cancelled(served).await {
+        let stream = Arc::new(stream);
+        let served = server::serve(stream, &peer, &*self.handler, &self.options, &guest.leave);
+        if let Err(error) = served.await {
             report(&error, &peer, "a peer's connection ended");
         }
     }
@@ -284,6 +317,9 @@ impl Endpoint {
         }
         if other.node == self.local.node {
             return Err(Refusal::SameNode(other.node));
+        }
+        if self.has_removed(other.node) {
+            return Err(Refusal::Removed(other.node));
         }
         let latest = (other.incarnation, other.boot_id);
         let before = {

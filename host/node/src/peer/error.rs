@@ -46,6 +46,12 @@ pub enum Refusal {
     /// The other side has this node's identity: it is this node, or a copy of its data directory.
     #[error("both sides are node {0}: an address of its own, or a copied data directory")]
     SameNode(NodeId),
+    /// An operator has removed the node from the cluster.
+    #[error(
+        "node {0} was removed from the cluster; it can come back as a new node, with an empty data \
+         directory"
+    )]
+    Removed(NodeId),
     /// A later run of the node has been seen already.
     #[error("incarnation {offered} of node {node} is over: {seen} has been seen")]
     StaleIncarnation {

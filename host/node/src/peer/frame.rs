@@ -32,6 +32,9 @@ pub(super) enum Type {
     Busy = 4,
     /// The caller no longer waits. From the side that dialed.
     Cancel = 5,
+    /// Every request that was acted on has its answer before this: the others were not looked at, and
+    /// none will be. From the side that accepted, which ends the connection; the call is 0.
+    Over = 6,
 }
 
 /// Bytes that are no frame. The connection that brought them is of no more use.
@@ -53,6 +56,7 @@ impl Type {
             Self::Error,
             Self::Busy,
             Self::Cancel,
+            Self::Over,
         ]
         .into_iter()
         .find(|ty| *ty as u8 == byte)

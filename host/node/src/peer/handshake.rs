@@ -84,7 +84,11 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
         }));
     }
     if let Challenge::Refused(refusal) = decode(&challenge)? {
-        return Err(Failure::Refused(refusal));
+        // Whoever says this must have proven the secret before: a node ends by it.
+        return Err(match refusal {
+            Refusal::Removed(_) => Failure::Foreign,
+            refusal => Failure::Refused(refusal),
+        });
     }
 
     let claim = encode(&Claim {

@@ -91,6 +91,17 @@ impl Outbox {
         }
     }
 
+    /// Waits until the socket was given everything.
+    pub(super) async fn flushed(&self) {
+        loop {
+            let room = self.room.notified();
+            if self.queue.lock().waiting == 0 {
+                return;
+            }
+            room.await;
+        }
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.queue.lock().waiting < self.bytes_max
     }

@@ -1,13 +1,15 @@
 //! The accepting side of a connection: runs the handler and sends what it says.
 
-use std::{collections::HashMap, future::poll_fn, io, sync::Arc, task::Poll};
+use std::{collections::HashMap, future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
     task::{AbortHandle, JoinSet},
+    time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Answer, Handler, Kind, Options, PeerInfo, Reply,
@@ -16,13 +18,15 @@ use super::{
     socket,
 };
 
-/// Serves a handshaken connection that the peer dialed, until it is over. Handlers that still work
-/// then are dropped.
+/// Serves a handshaken connection that the peer dialed, until it is over or this side leaves. Who
+/// leaves looks at no more requests, and says so after the answers to those before. Handlers that
+/// still work at the end are dropped.
 pub(super) async fn serve(
     stream: Arc<TcpStream>,
     peer: &PeerInfo,
     handler: &dyn Handler,
     options: &Options,
+    leave: &CancellationToken,
 ) -> io::Result<()> {
     let server = Server {
         peer,
@@ -33,8 +37,15 @@ pub(super) async fn serve(
         running: Arc::default(),
     };
     let _over = Over(&server.outbox);
+    let mut tasks = JoinSet::new();
+    let served = async {
+        server.read(&stream, &mut tasks, leave).await?;
+        // Whoever does not read any more has had its time.
+        let _ = timeout(PARTING, server.part(&stream, &mut tasks)).await;
+        Ok(())
+    };
     tokio::select! {
-        read = server.read(&stream) => read,
+        served = served => served,
         written = server.outbox.write() => written,
     }
 }
@@ -52,16 +63,46 @@ struct Server<'a> {
 type Running = Mutex<HashMap<u64, Option<AbortHandle>, foldhash::fast::RandomState>>;
 
 impl Server<'_> {
-    async fn read(&self, stream: &TcpStream) -> io::Result<()> {
-        let mut tasks = JoinSet::new();
+    /// Takes requests until the connection ends, or until told to leave: then what was not taken yet
+    /// never is.
+    async fn read(
+        &self,
+        stream: &TcpStream,
+        tasks: &mut JoinSet<()>,
+        leave: &CancellationToken,
+    ) -> io::Result<()> {
         let mut read = BytesMut::new();
+        let mut leave = std::pin::pin!(leave.cancelled());
         loop {
-            socket::fill(stream, &mut read).await?;
+            tokio::select! {
+                biased;
+                () = leave.as_mut() => return Ok(()),
+                filled = socket::fill(stream, &mut read) => filled?,
+            }
             while let Some(frame) = frame::take(&mut read, self.frame_bytes_max).map_err(invalid)? {
-                self.take(frame, &mut tasks).await?;
+                self.take(frame, tasks).await?;
             }
             // Their answers are on the way already; this only frees their memory.
             while tasks.try_join_next().is_some() {}
+        }
+    }
+
+    /// Answers what was taken, and says that this is all.
+    async fn part(&self, stream: &TcpStream, tasks: &mut JoinSet<()>) {
+        let answered = async { while tasks.join_next().await.is_some() {} };
+        if timeout(PARTING / 2, answered).await.is_err() {
+            // Some were begun and have no answer: that the connection breaks says so.
+            return;
+        }
+        let over = frame::header(Type::Over, 0, Kind(0), 0);
+        self.outbox.force(&over, &Bytes::new());
+        self.outbox.flushed().await;
+        // A socket that is closed with something unread in it takes back what it sent.
+        let mut unread = BytesMut::new();
+        if socket::finish(stream).is_ok() {
+            while socket::fill(stream, &mut unread).await.is_ok() {
+                unread.clear();
+            }
         }
     }
 
@@ -195,6 +236,9 @@ fn encode(call: u64, answer: Answer, frame_bytes_max: usize) -> ([u8; HEADER], B
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
+
+/// How long who leaves goes on with what it had begun, and waits for the other side to end.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// Longer reasons are cut.
 const ERROR_BYTES_MAX: usize = 16 * 1024;

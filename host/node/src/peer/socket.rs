@@ -33,6 +33,11 @@ pub(super) async fn fill(stream: &TcpStream, read: &mut BytesMut) -> io::Result<
     }
 }
 
+/// Says to the other side that nothing more comes.
+pub(super) fn finish(stream: &TcpStream) -> io::Result<()> {
+    Ok(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)?)
+}
+
 /// Whether two addresses are one, in whatever form the system wrote them.
 pub(super) fn same(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()

@@ -7,7 +7,8 @@ use std::{
 };
 
 use holdfast_cluster::{
-    state::{About, Decision, Outcome, Owner, Standing, State},
+    handover::Overdue,
+    state::{About, ClusterSettings, Decision, Outcome, Owner, Standing, State},
     voters::{self, Candidate, Change},
 };
 use holdfast_model::{Incarnation, NodeId};
@@ -15,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Died, Options, Placement};
+use super::{Died, Placement};
 use crate::{
     clock::{boot_time, now_ms},
     control::{ChangeError, Leadership, Membership},
@@ -29,26 +30,29 @@ pub struct Leader {
     placement: Placement,
     incarnation: Incarnation,
     about: About,
-    options: Options,
-    /// When each voter was last seen alive, in the term that this is about.
-    seen: (u64, BTreeMap<NodeId, Instant>),
+    watched: Watched,
+}
+
+/// What a leader has seen in its term. A later one begins with nothing: what was noted in an earlier
+/// one may be long past.
+#[derive(Default)]
+struct Watched {
+    term: u64,
+    /// When each voter was last alive.
+    seen: BTreeMap<NodeId, Instant>,
+    /// Slots that their owners are to give away.
+    leaving: Overdue,
 }
 
 impl Leader {
     /// Makes the task of a node that says this of itself.
     #[must_use]
-    pub fn new(
-        placement: Placement,
-        incarnation: Incarnation,
-        about: About,
-        options: Options,
-    ) -> Self {
+    pub fn new(placement: Placement, incarnation: Incarnation, about: About) -> Self {
         Self {
             placement,
             incarnation,
             about,
-            options,
-            seen: (0, BTreeMap::new()),
+            watched: Watched::default(),
         }
     }
 
@@ -75,18 +79,25 @@ impl Leader {
                 self.tell(lead).await;
                 continue;
             }
+            if self.watched.term != lead.term {
+                self.watched = Watched {
+                    term: lead.term,
+                    ..Watched::default()
+                };
+            }
             // A leader that is deposed in the middle of a round finds its decisions refused.
             self.admit(lead.term).await;
             self.bury(lead.term).await;
+            self.refuse_overdue();
             self.give_up(lead.term).await;
             self.plan(lead.term).await;
-            self.tend_voters(lead.term).await;
+            self.tend_voters().await;
         }
     }
 
     /// Gives the proofs of death that this node has to whoever leads.
     async fn tell(&self, lead: Leadership) {
-        if !self.options.fast_failover {
+        if !self.settings().fast_failover {
             return;
         }
         let inner = &self.placement.0;
@@ -167,16 +178,17 @@ impl Leader {
             (known.incarnation < incarnation && other_boot && state.is_member(run)).then_some(run)
         });
         let Some(former) = former else { return true };
+        let control = &self.placement.0.control;
         let ended = self.placement.with_grants(|grantor| {
             grantor.condemn(former);
-            grantor.has_expired(boot_time(), former)
+            control.read(|state| grantor.has_expired(boot_time(), former, state))
         });
         ended.unwrap_or(false)
     }
 
     /// Frees the slots of incarnations that are proven dead.
     async fn bury(&self, term: u64) {
-        if !self.options.fast_failover {
+        if !self.settings().fast_failover {
             return;
         }
         let inner = &self.placement.0;
@@ -189,22 +201,56 @@ impl Leader {
         });
         for decision in decisions {
             if let Decision::Vacate { node, incarnation } = decision {
-                info!(node.id = %node, node.incarnation = %incarnation, "dead; its slots are free");
-                // Were it alive against all proof, it would not get another lease.
                 let run = Owner { node, incarnation };
-                self.placement.with_grants(|grantor| grantor.condemn(run));
+                let buried = self.placement.with_grants(|grantor| {
+                    let is_reserved = |state: &State| grantor.is_reserved(boot_time(), run, state);
+                    if inner.control.read(is_reserved) {
+                        return false;
+                    }
+                    // Were it alive against all proof, it would not get another lease.
+                    grantor.condemn(run);
+                    true
+                });
+                if buried != Some(true) {
+                    continue;
+                }
+                info!(node.id = %node, node.incarnation = %incarnation, "dead; its slots are free");
             }
             self.decide(term, decision).await;
+        }
+    }
+
+    /// Lets the leases of those run out that do not give slots away which they were to.
+    fn refuse_overdue(&mut self) {
+        let leaving = &mut self.watched.leaving;
+        let control = &self.placement.0.control;
+        let overdue = control.read(|state| leaving.owners(boot_time(), state));
+        for run in overdue {
+            let fresh = self.placement.with_grants(|grantor| grantor.condemn(run));
+            if fresh == Some(true) {
+                warn!(
+                    node.id = %run.node, node.incarnation = %run.incarnation,
+                    "it does not give away what it was to; it gets no more leases"
+                );
+            }
         }
     }
 
     /// Frees the slots of incarnations whose leases are over.
     async fn give_up(&self, term: u64) {
         let control = &self.placement.0.control;
-        let silent = self
-            .placement
-            .with_grants(|grantor| control.read(|state| grantor.silent(boot_time(), state)));
-        for Owner { node, incarnation } in silent.unwrap_or_default() {
+        let found = self.placement.with_grants(|grantor| {
+            control.read(|state| {
+                let now = boot_time();
+                (grantor.silent(now, state), grantor.outlasted(now, state))
+            })
+        });
+        let (silent, outlasted) = found.unwrap_or_default();
+        if let Some(outlasted) = outlasted {
+            info!("the leases of the former settings are over");
+            self.decide(term, outlasted).await;
+        }
+        for Owner { node, incarnation } in silent {
             info!(
                 node.id = %node, node.incarnation = %incarnation,
                 "silent for longer than its lease; its slots are free"
@@ -222,6 +268,12 @@ impl Leader {
         if !slots.is_empty() {
             self.decide(term, Decision::Place { slots }).await;
         }
+    }
+
+    fn settings(&self) -> ClusterSettings {
+        let settings = |state: &State| state.cluster().map(|cluster| cluster.settings);
+        let settings = self.placement.0.control.read(settings);
+        settings.unwrap_or(ClusterSettings::DEFAULT)
     }
 
     async fn decide(&self, term: u64, decision: Decision) -> bool {
@@ -247,7 +299,7 @@ impl Leader {
     }
 
     /// Takes one step towards the voters that the cluster wants, and lets removed nodes go.
-    async fn tend_voters(&mut self, term: u64) {
+    async fn tend_voters(&mut self) {
         let inner = Arc::clone(&self.placement.0);
         let raft = inner.control.members();
         let now = Instant::now();
@@ -267,19 +319,16 @@ impl Leader {
             return;
         }
         let live = inner.live();
-        self.see(term, &live, &raft.voters, now);
-        let (candidates, wanted, removed) = inner.control.read(|state| {
-            let wanted = state.cluster().map_or(1, |cluster| cluster.voters_wanted);
-            (
-                self.candidates(state, &raft, &live, now),
-                wanted,
-                removed(state, &raft),
-            )
+        self.see(&live, &raft.voters, now);
+        let settings = self.settings();
+        let (candidates, removed) = inner.control.read(|state| {
+            let candidates = self.candidates(state, &raft, &live, now);
+            (candidates, removed(state, &raft))
         });
         let step = voters::next_change(
             &candidates,
-            usize::from(wanted),
-            self.options.replace_voters_after,
+            usize::from(settings.voters_wanted),
+            settings.replace_voters_after,
         );
         let changed = match step {
             Some(Change::Voters(voters)) => {
@@ -299,12 +348,9 @@ impl Leader {
     }
 
     /// Notes who is alive. A voter that was never seen in this term counts as seen when the term
-    /// began: what was noted in an earlier one may be long past.
-    fn see(&mut self, term: u64, live: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>, now: Instant) {
-        let (of_term, seen) = &mut self.seen;
-        if *of_term != term {
-            (*of_term, *seen) = (term, BTreeMap::new());
-        }
+    /// began.
+    fn see(&mut self, live: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>, now: Instant) {
+        let seen = &mut self.watched.seen;
         seen.extend(live.iter().map(|node| (*node, now)));
         for voter in voters {
             seen.entry(*voter).or_insert(now);
@@ -325,7 +371,7 @@ impl Leader {
                 .progress
                 .get(node)
                 .is_some_and(|progress| progress.lag <= LAG_MAX);
-            let seen = self.seen.1.get(node).copied();
+            let seen = self.watched.seen.get(node).copied();
             Candidate {
                 node: *node,
                 voter: raft.voters.contains(node),

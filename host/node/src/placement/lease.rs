@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use holdfast_cluster::{
-    lease::{Answer, Grantor, Holder, RENEW_EVERY, Standing, Terms},
-    state::{Owner, State},
+    lease::{Answer, Grantor, Holder, RENEW_EVERY, Standing},
+    state::{Cluster, Owner},
 };
 use holdfast_model::NodeId;
 use holdfast_runtime::Fence;
@@ -67,10 +67,10 @@ pub(super) struct Grants(Option<(u64, Grantor)>);
 impl Grants {
     /// The grantor of a term, begun when this node is first asked for it. Its state, applied up to
     /// `applied`, has the term's first entry.
-    fn of(&mut self, term: u64, terms: Terms, applied: u64) -> &mut Grantor {
+    fn of(&mut self, term: u64, applied: u64) -> &mut Grantor {
         let Self(grants) = self;
         if grants.as_ref().is_none_or(|(of, _)| *of != term) {
-            *grants = Some((term, Grantor::new(terms, boot_time(), applied)));
+            *grants = Some((term, Grantor::new(boot_time(), applied)));
         }
         let (_, grantor) = grants.as_mut().expect("it was made just above");
         grantor
@@ -104,15 +104,8 @@ impl Placement {
             return None;
         }
         let applied = *self.0.control.applied().borrow();
-        let terms = self.terms();
         let mut grants = self.0.grants.lock();
-        Some(act(grants.of(lead.term, terms, applied)))
-    }
-
-    /// What the cluster was founded with.
-    fn terms(&self) -> Terms {
-        let founded = |state: &State| state.cluster().map(|cluster| cluster.lease);
-        self.0.control.read(founded).unwrap_or(Terms::DEFAULT)
+        Some(act(grants.of(lead.term, applied)))
     }
 
     /// How long it takes until a node that fell silent is replaced, even if it led: its silence is
@@ -120,8 +113,10 @@ impl Placement {
     /// election without a winner is repeated, which comes on top.
     #[must_use]
     pub fn failover_max(&self) -> Duration {
-        let terms = self.terms();
-        2 * terms.contact + terms.silence_max()
+        self.0.control.read(|state| {
+            let of = |cluster: &Cluster| 2 * cluster.settings.lease.contact + cluster.silence_max();
+            state.cluster().map_or(Duration::ZERO, of)
+        })
     }
 
     /// Answers an incarnation that asks for a lease.
@@ -275,7 +270,9 @@ const CONTACT_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use holdfast_cluster::lease::Terms;
+    use holdfast_model::NodeId;
+
     use crate::control;
 
     #[test]

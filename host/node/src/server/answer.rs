@@ -13,6 +13,7 @@ use crate::{
     modules::{self, Modules},
     peer::{Answer, CallError, Handler, Kind, Lane, PeerInfo, Peers, Reply},
     placement::{Allocate, Died, Placement, Renew},
+    restart::{Restart, Restarts},
     rpc::{self, Question},
 };
 
@@ -27,6 +28,7 @@ pub(super) struct Parts {
     pub(super) modules: Modules,
     pub(super) placement: Placement,
     pub(super) dispatch: Dispatch,
+    pub(super) restarts: Restarts,
 }
 
 impl Answers {
@@ -80,6 +82,9 @@ impl Handler for Answers {
                 }
                 Renew::KIND => {
                     reply(&payload, async |Renew| parts.placement.answer_renew(asker)).await
+                }
+                Restart::KIND => {
+                    reply(&payload, async |Restart| parts.restarts.answer().await).await
                 }
                 Died::KIND => reply(&payload, async |q| parts.placement.answer_died(q)).await,
                 Kind(other) => Err(format!("this version knows no question of kind {other}")),

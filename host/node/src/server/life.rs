@@ -18,13 +18,14 @@ use tracing::{debug, info, warn};
 use super::{Error, join};
 use crate::{
     clock::now_ms,
-    config::NodeConfig,
+    config::{NodeConfig, OnStop},
     control::Control,
     gossip,
     identity::DataDir,
     modules::chain,
     peer::{self, Evidence, Peers, Proof},
     placement::{Members, Placement},
+    restart::{Ending, Restarts},
 };
 
 /// The cluster that a node belongs to.
@@ -63,8 +64,8 @@ pub(super) async fn belong(
                 id,
                 name: config.cluster.clone(),
                 founded_at_ms: now_ms(),
-                voters_wanted: config.voters,
-                lease: config.lease,
+                settings: config.founding,
+                outlasting: None,
             };
             control.found(cluster, deadline).await?;
             info!(cluster.id = %id, cluster.name = %config.cluster, "founded the cluster");
@@ -83,19 +84,27 @@ pub(super) async fn belong(
 /// node must end.
 pub(super) async fn follow_state(me: Owner, control: Control, peers: Peers) -> Error {
     let mut changes = control.subscribe();
+    let removed = || {
+        Error::Expelled(
+            "an operator removed this node from the cluster; it can come back as a new node, with an \
+             empty data directory"
+                .to_owned(),
+        )
+    };
     loop {
-        for key in changes.changed().await {
+        let changed = tokio::select! {
+            changed = changes.changed() => changed,
+            // Its copy of the state ends where it was removed, or before.
+            () = peers.expelled() => return removed(),
+        };
+        for key in changed {
             let Key::Node(id) = key else { continue };
             let node = control.read(|state| state.nodes().get(&id).cloned());
             let Some(node) = node else { continue };
             let present = node.incarnation == me.incarnation;
             match node.standing {
                 Standing::Removed if id == me.node => {
-                    return Error::Expelled(
-                        "an operator removed this node from the cluster; it can come back as a \
-                         new node, with an empty data directory"
-                            .to_owned(),
-                    );
+                    return removed();
                 }
                 Standing::Down if id == me.node && present => return Error::Fenced,
                 _ if id == me.node && node.incarnation > me.incarnation => {
@@ -105,7 +114,7 @@ pub(super) async fn follow_state(me: Owner, control: Control, peers: Peers) -> E
                             .to_owned(),
                     );
                 }
-                Standing::Removed => peers.forget(id),
+                Standing::Removed => peers.remove(id),
                 _ => peers.update(id, node.incarnation, node.about.addr),
             }
         }
@@ -224,16 +233,30 @@ pub(super) async fn name_taken(heard: gossip::Handle, control: Control, founder:
     }
 }
 
-/// Hands over what this node has, as far as there is somebody to take it, and its leadership.
+/// Hands over what this node has, as far as there is somebody to take it and it is not kept for the
+/// next run, and its leadership.
 pub(super) async fn leave(
+    ending: Ending,
     config: &NodeConfig,
     me: Owner,
     control: &Control,
     placement: &Placement,
+    restarts: &Restarts,
 ) {
     let others = placement.live().len() > 1;
     let joined = control.read(|state| state.active(me.node) == Some(me));
-    if others && joined && !config.drain_timeout.is_zero() {
+    let reserved = match (ending, config.on_stop) {
+        (Ending::Restart, _) => true,
+        (Ending::Stop, OnStop::HandOver) => false,
+        (Ending::Stop, OnStop::Reserve) => {
+            let announced = restarts.announce().await;
+            let lost = "the cluster did not hear that this node will be back";
+            announced
+                .inspect_err(|error| warn!(%error, "{lost}"))
+                .is_ok()
+        }
+    };
+    if others && joined && !reserved && !config.drain_timeout.is_zero() {
         info!(
             timeout_ms = config.drain_timeout.as_millis() as u64,
             "handing over"

@@ -254,7 +254,7 @@ async fn a_full_buffer_says_busy_and_its_unsent_part_never_ran() {
     };
     assert_eq!(busy, Err(CallError::Busy));
     assert!(!busy.unwrap_err().may_have_run());
-    a.peers.forget(b.node);
+    a.peers.remove(b.node);
     let ends = calls.join_all().await;
     let lost = ends
         .iter()
@@ -300,7 +300,7 @@ async fn a_panic_in_a_handler_fails_its_call_and_the_node_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_forgotten_peer_is_unknown_and_its_calls_end() {
+async fn a_removed_peer_is_unknown_its_calls_end_and_it_hears_why() {
     let (a, b) = pair().await;
     let (peers, node) = (a.peers.clone(), b.setup.node);
     let hanging = tokio::spawn(async move {
@@ -309,15 +309,18 @@ async fn a_forgotten_peer_is_unknown_and_its_calls_end() {
             .await
     });
     wait_until("it runs", || b.handler.begun.load(SeqCst) == 1).await;
-    a.peers.forget(node);
+    a.peers.remove(node);
     assert_eq!(hanging.await.unwrap(), Err(CallError::Lost));
     let answer = a.ask(&b, Lane::Data, ECHO, Bytes::new()).await;
     assert_eq!(answer, Err(CallError::UnknownPeer(node)));
+    // Gossip may see it for a while.
     a.knows(&b);
-    assert_eq!(
-        a.ask(&b, Lane::Data, ECHO, "x".into()).await,
-        Ok("x".into())
-    );
+    let answer = a.ask(&b, Lane::Data, ECHO, Bytes::new()).await;
+    assert_eq!(answer, Err(CallError::UnknownPeer(node)));
+    let told = timeout(WAIT, b.peers.expelled()).await;
+    assert_eq!(told, Ok(()), "it connects again, and is refused");
+    let others = timeout(Duration::from_millis(50), a.peers.expelled()).await;
+    assert!(others.is_err(), "nobody has removed the other one");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -353,4 +356,35 @@ async fn each_lane_is_served_on_its_own_runtime() {
     a.kill().await;
     b.kill().await;
     data.shutdown_background();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_stops_answers_what_it_began_and_passes_over_the_rest() {
+    let (a, b) = pair().await;
+    let answered = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let (peers, node) = (a.peers.clone(), b.setup.node);
+        let answered = Arc::clone(&answered);
+        // Calls until it gets no answer.
+        callers.spawn(async move {
+            loop {
+                let payload = Bytes::from_static(&[7; 2_000]);
+                match peers.call(node, Lane::Data, ECHO, payload, WAIT).await {
+                    Ok(_) => answered.fetch_add(1, SeqCst),
+                    Err(error) => return error,
+                };
+            }
+        });
+    }
+    wait_until("calls are under way", || answered.load(SeqCst) > 500).await;
+    b.stop.cancel();
+    let ends = callers.join_all().await;
+    let unsure: Vec<_> = ends.iter().filter(|end| end.may_have_run()).collect();
+    assert_eq!(
+        unsure,
+        Vec::<&CallError>::new(),
+        "each is answered, or was not looked at"
+    );
+    b.running.await.unwrap();
 }

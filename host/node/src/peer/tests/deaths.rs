@@ -64,7 +64,7 @@ async fn a_relay_on_the_same_address_as_the_peer_is_not_taken_for_it() {
     drop((accepted, listener));
     assert!(matches!(a.event().await, Event::Lost { .. }));
     wait_until("it was refused often", || a.failures(b.node) > 5).await;
-    a.peers.forget(b.node);
+    a.peers.remove(b.node);
     assert!(
         a.events.try_recv().is_err(),
         "refusals of a relay prove nothing"

@@ -1,0 +1,63 @@
+//! The settings of the cluster.
+
+use std::time::Duration;
+
+use axum::{Json, body::Body, extract::State};
+use holdfast_cluster::state::{self, Command, SettingsChange};
+use holdfast_model::api::{ChangeClusterSettings, ClusterSettings, ProblemKind};
+
+use super::{
+    Admin, body,
+    error::{Error, Result},
+    extract::{Asked, NoQuery},
+    look_up::not_joined,
+    modules::deadline,
+};
+
+/// `GET /v1/cluster/settings`
+pub(super) async fn describe(
+    State(admin): State<Admin>,
+    Asked(NoQuery {}): Asked<NoQuery>,
+) -> Result<Json<ClusterSettings>> {
+    present(&admin).map(Json)
+}
+
+/// `PATCH /v1/cluster/settings`
+pub(super) async fn change(
+    State(admin): State<Admin>,
+    Asked(NoQuery {}): Asked<NoQuery>,
+    body: Body,
+) -> Result<Json<ClusterSettings>> {
+    let too_large = || {
+        let detail = format!("a change of the settings has at most {BODY_BYTES_MAX} bytes");
+        Error::new(ProblemKind::TooLarge, detail)
+    };
+    let body = body::read(body, BODY_BYTES_MAX, too_large).await?;
+    let change: ChangeClusterSettings = body::json("the body", &body)?;
+    let deadline = deadline(None, false).into_std();
+    let command = Command::Set(SettingsChange {
+        voters_wanted: change.voters,
+        lease_ttl: change.lease_ttl_ms.map(Duration::from_millis),
+        lease_guard: change.lease_guard_ms.map(Duration::from_millis),
+        replace_voters_after: change.replace_voters_after_ms.map(Duration::from_millis),
+        fast_failover: change.fast_failover,
+    });
+    admin.control.propose(command, deadline).await?.accepted()?;
+    let current = admin.control.read_index(deadline).await;
+    current.map_err(|error| Error::done_but(&error))?;
+    present(&admin).map(Json)
+}
+
+fn present(admin: &Admin) -> Result<ClusterSettings> {
+    let settings = |state: &state::State| state.cluster().map(|cluster| cluster.settings);
+    let settings = admin.control.read(settings).ok_or_else(not_joined)?;
+    Ok(ClusterSettings {
+        voters: settings.voters_wanted,
+        lease_ttl_ms: settings.lease.ttl.as_millis() as u64,
+        lease_guard_ms: settings.lease.guard.as_millis() as u64,
+        replace_voters_after_ms: settings.replace_voters_after.as_millis() as u64,
+        fast_failover: settings.fast_failover,
+    })
+}
+
+const BODY_BYTES_MAX: u64 = 4 << 10;

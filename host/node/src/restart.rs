@@ -1,0 +1,149 @@
+//! Announced restarts: a node says that its process is about to be replaced, so that the cluster
+//! keeps its resources for the next run instead of giving them to others.
+//!
+//! Any node takes the wish; the node that it is about says so in the state, with a majority, before
+//! it ends anything. Without one it goes on as it is: its next run would not get a lease.
+
+use std::{sync::Arc, time::Duration};
+
+use holdfast_cluster::state::{Command, Owner, Refused};
+use holdfast_model::NodeId;
+use serde::{Deserialize, Serialize};
+use tokio::{sync::mpsc, time::Instant};
+use tracing::{info, warn};
+
+use crate::{
+    control::{Control, ProposeError},
+    modules::chain,
+    peer::{Kind, Lane, Peers},
+    rpc::{self, Question},
+};
+
+/// How a node's process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It stops.
+    Stop,
+    /// Another run takes its place at once.
+    Restart,
+}
+
+/// Restarts this node, and asks others to. Cheap to clone.
+#[derive(Clone)]
+pub struct Restarts(Arc<Inner>);
+
+struct Inner {
+    me: Owner,
+    control: Control,
+    peers: Peers,
+    tell: mpsc::Sender<Ending>,
+}
+
+/// Why a node does not restart.
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum RestartError {
+    /// The state refuses it.
+    #[error(transparent)]
+    Refused(Refused),
+    /// The cluster did not hear of it in time. The node goes on.
+    #[error("the restart could not be announced to the cluster: {0}")]
+    NotAnnounced(String),
+    /// It could not be asked, or did not answer.
+    #[error("the node did not answer: {0}")]
+    NotReached(String),
+}
+
+/// Asks a node to restart.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Restart;
+
+impl Question for Restart {
+    const KIND: Kind = Kind(11);
+    const LANE: Lane = Lane::Control;
+    type Answer = Result<(), RestartError>;
+}
+
+impl Restarts {
+    /// Makes the restarts of a node, and the receiver of its own.
+    #[must_use]
+    pub fn new(me: Owner, control: Control, peers: Peers) -> (Self, mpsc::Receiver<Ending>) {
+        // One is enough: whatever is told, the node ends.
+        let (tell, told) = mpsc::channel(1);
+        let inner = Inner {
+            me,
+            control,
+            peers,
+            tell,
+        };
+        (Self(Arc::new(inner)), told)
+    }
+
+    /// Has a node announce its restart, and begin it.
+    ///
+    /// # Errors
+    /// When it goes on as it is, or could not be asked.
+    pub async fn restart(&self, node: NodeId) -> Result<(), RestartError> {
+        if node == self.0.me.node {
+            return self.answer().await;
+        }
+        let asked = rpc::ask(&self.0.peers, node, &Restart, ANNOUNCE + ANSWER).await;
+        asked.unwrap_or_else(|error| Err(RestartError::NotReached(chain(&error))))
+    }
+
+    /// Announces the restart of this node, and begins it.
+    pub(crate) async fn answer(&self) -> Result<(), RestartError> {
+        self.announce().await?;
+        // Full or closed: it is about to end already.
+        let _ = self.0.tell.try_send(Ending::Restart);
+        Ok(())
+    }
+
+    /// Says in the state that this run of the node ends, and another one begins.
+    ///
+    /// # Errors
+    /// When the cluster did not hear of it, or takes this run for dead.
+    pub async fn announce(&self) -> Result<(), RestartError> {
+        let Owner { node, incarnation } = self.0.me;
+        let command = Command::Restart { node, incarnation };
+        let deadline = (Instant::now() + ANNOUNCE).into_std();
+        let outcome = self.0.control.propose(command, deadline).await;
+        let not_heard = |error: ProposeError| RestartError::NotAnnounced(chain(&error));
+        outcome
+            .map_err(not_heard)?
+            .accepted()
+            .map_err(RestartError::Refused)?;
+        info!("announced the restart; what this node holds is kept for its next run");
+        Ok(())
+    }
+
+    /// Waits for what ends the node: a signal, or a restart that was asked for through the API. A
+    /// restart that the cluster cannot hear of is none.
+    pub(crate) async fn ending(
+        &self,
+        mut signals: impl futures_util::Stream<Item = Ending> + Unpin,
+        mut asked: mpsc::Receiver<Ending>,
+    ) -> Ending {
+        use futures_util::StreamExt as _;
+        loop {
+            // Both only receive: what is cancelled is received the next time.
+            let ending = tokio::select! {
+                Some(ending) = signals.next() => ending,
+                Some(announced) = asked.recv() => return announced,
+            };
+            if ending == Ending::Stop {
+                return ending;
+            }
+            match self.announce().await {
+                Ok(()) => return ending,
+                Err(error) => warn!(%error, "told to restart, and does not"),
+            }
+        }
+    }
+}
+
+/// How long the announcement may take: an election, and a slow disk. Shorter than a lease, so that
+/// whoever asked hears that there is no majority before the node ends for that.
+const ANNOUNCE: Duration = Duration::from_secs(2);
+
+/// How much later its answer may come.
+const ANSWER: Duration = Duration::from_secs(1);
