@@ -23,6 +23,7 @@ mod propose;
 mod serve;
 mod snapshot;
 mod subscription;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -335,6 +336,12 @@ impl Control {
         deadline: Instant,
     ) -> Result<(), ChangeError> {
         self.core.transfer_leadership(to, deadline).await
+    }
+
+    /// Has another leader elected at once, as far as this node can, where the present one is known
+    /// to be dead. Returns once there is another, or after some attempts.
+    pub async fn succeed(&self, dead: NodeId) {
+        self.core.succeed(dead).await;
     }
 
     /// Answers a message that a [`Transport`] has brought. `from` is the node at the other end of the

@@ -252,6 +252,12 @@ impl Placement {
 }
 
 impl Inner {
+    /// Whether a connection to some run of a node stands.
+    fn is_connected(&self, node: NodeId) -> bool {
+        let contacts = self.peers.connected();
+        contacts.iter().any(|contact| contact.peer.node == node)
+    }
+
     /// The nodes that answer: membership sees them, and a connection to that very run stands.
     fn live(&self) -> BTreeSet<NodeId> {
         let members = self.members.borrow();

@@ -95,7 +95,8 @@ impl Leader {
         }
     }
 
-    /// Gives the proofs of death that this node has to whoever leads.
+    /// Gives the proofs of death that this node has to whoever leads; sees to it that somebody
+    /// does, where it is the leader that died.
     async fn tell(&self, lead: Leadership) {
         if !self.settings().fast_failover {
             return;
@@ -109,6 +110,11 @@ impl Leader {
         };
         if deaths.is_empty() {
             return;
+        }
+        // A later run of it may lead before the state knows that run.
+        if deaths.iter().any(|death| death.node == leader) && !inner.is_connected(leader) {
+            info!(node.id = %leader, "the leader is dead; another one is to be elected");
+            return inner.control.succeed(leader).await;
         }
         if let Err(error) = rpc::ask(&inner.peers, leader, &Died { deaths }, TELL).await {
             // Told again with the next tick, to whoever leads then.

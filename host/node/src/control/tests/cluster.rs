@@ -55,6 +55,57 @@ async fn another_node_leads_when_the_leader_is_cut_off_and_nothing_acknowledged_
     cluster.converge().await;
 }
 
+/// Nobody is elected by waiting, as far as these tests go.
+fn patient(options: Options) -> Options {
+    Options {
+        election_min: Duration::from_secs(300),
+        election_max: Duration::from_secs(600),
+        ..options
+    }
+}
+
+/// Has these nodes know that the first one is dead, all of them at about the same time.
+async fn succeed(cluster: &Cluster, heirs: &[usize]) {
+    let knowing = heirs.iter().map(|heir| cluster.nodes[*heir].succeed(id(1)));
+    futures_util::future::join_all(knowing).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_node_leads_at_once_when_the_leader_is_known_to_be_dead() {
+    let cluster = Cluster::start_with(3, patient).await;
+    deploy(&cluster.nodes[0], "clocks").await;
+    allocate(&cluster.nodes[0], "clocks", "before").await;
+    cluster.converge().await;
+    cluster.net.cut.lock().insert(id(1));
+    succeed(&cluster, &[1, 2]).await;
+    let leader = cluster.leader(&[1, 2]).await;
+    allocate(&cluster.nodes[leader], "clocks", "after").await;
+    assert!(has(&cluster.nodes[leader], "clocks", "before"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_the_newest_entries_does_not_succeed_a_dead_leader() {
+    let cluster = Cluster::start_with(3, patient).await;
+    deploy(&cluster.nodes[0], "clocks").await;
+    cluster.converge().await;
+    cluster.net.cut.lock().insert(id(2));
+    allocate(&cluster.nodes[0], "clocks", "newest").await;
+    *cluster.net.cut.lock() = BTreeSet::from([id(1)]);
+    succeed(&cluster, &[1, 2]).await;
+    assert_eq!(cluster.leader(&[1, 2]).await, 2);
+    cluster.nodes[1].read_index(soon()).await.unwrap();
+    assert!(has(&cluster.nodes[1], "clocks", "newest"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_one_node_takes_for_dead_stays() {
+    let cluster = Cluster::start_with(3, patient).await;
+    let before = *cluster.nodes[0].leadership().borrow();
+    succeed(&cluster, &[1]).await;
+    deploy(&cluster.nodes[1], "clocks").await;
+    assert_eq!(*cluster.nodes[0].leadership().borrow(), before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_whose_answer_is_lost_is_tried_again_and_done_once() {
     let cluster = Cluster::start(3).await;
