@@ -165,7 +165,7 @@ fn settings_change_while_the_cluster_runs() {
     let settings = change(json!({"lease_ttl_ms": 5_000, "fast_failover": false})).expect(200);
     let expected = json!({
         "voters": 3, "lease_ttl_ms": 5_000, "lease_guard_ms": 500,
-        "replace_voters_after_ms": 30_000, "fast_failover": false,
+        "replace_voters_after_ms": 30_000, "fast_failover": false, "stable_after_ms": 1_000,
     });
     assert_eq!(settings.json::<Value>(), expected);
     assert_eq!(failover(), Ok(6_700), "longer leases hold at once");

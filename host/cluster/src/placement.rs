@@ -16,6 +16,10 @@
 //! 5. **Close to the ring**: a slot goes to the first node clockwise on its module's [`Ring`](crate::ring::Ring) that
 //!    has room ("consistent hashing with bounded loads", Mirrokni, Thorup and Zadimoghaddam, 2018).
 //!
+//! A member that is not [stable](stability::Stability) yet gets nothing while others can take it,
+//! and keeps what it has. Where none is stable, what has no owner and what must leave goes to those
+//! that there are, and nothing is evened out.
+//!
 //! What is absent: liveness, leases, tokens and the steps of a move. An owner that is not a member
 //! keeps its slots here, until the view says that they have none.
 
@@ -26,6 +30,7 @@ use holdfast_model::{ModuleName, NodeId, Slot};
 use self::board::Board;
 
 mod board;
+pub mod stability;
 
 /// A node as the planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +44,8 @@ pub struct Member {
     pub zone: Option<Arc<str>>,
     /// Live and not draining. Slots of a member that is not are moved to others.
     pub eligible: bool,
+    /// There for long enough to be given what others run.
+    pub stable: bool,
 }
 
 impl Member {
@@ -92,11 +99,12 @@ pub fn plan(
 ) -> Vec<Assignment> {
     let mut holders = BTreeMap::new();
     let mut leavers = BTreeMap::new();
+    let any_stable = members.iter().any(|m| m.holds() && m.stable);
     for member in members {
-        let side = if member.holds() {
-            &mut holders
-        } else {
-            &mut leavers
+        let side = match (member.holds(), member.stable) {
+            (true, stable) if stable == any_stable => &mut holders,
+            (true, _) => continue,
+            (false, _) => &mut leavers,
         };
         side.entry(member.id).or_insert_with(|| member.clone());
     }
@@ -135,7 +143,11 @@ pub fn plan(
     for &lump in unowned.iter().chain(&draining) {
         board.assign(lump);
     }
-    board.even_out(moves_max - draining.len());
+    if any_stable {
+        board.even_out(moves_max - draining.len());
+    } else {
+        board.even_out(0);
+    }
     board.assignments([unowned, draining])
 }
 

@@ -282,7 +282,9 @@ impl State {
     }
 
     /// Plans first owners for the slots of these ids that do not exist yet, the whole batch
-    /// counted in. `live` says which nodes can be reached.
+    /// counted in. `live` says which nodes can be reached. Any of them will do, however short it has
+    /// been there: nothing runs yet that could be lost, and a cluster that was just started shall not
+    /// begin with all on one node.
     #[must_use]
     pub fn place<'a>(
         &self,
@@ -325,14 +327,19 @@ impl State {
 
     /// Plans the moves of a round: every slot without an owner gets one, moves to nodes that are
     /// gone are called off, and at most `moves_max` others move, over all modules. `live` says
-    /// which nodes can be reached.
+    /// which nodes can be reached, `stable` which of them have been there for long enough to be
+    /// given what others run.
     #[must_use]
     pub fn plan(
         &self,
         live: &BTreeSet<NodeId>,
+        stable: &BTreeSet<NodeId>,
         moves_max: usize,
     ) -> Vec<(ModuleName, Placed, Token)> {
-        let members = self.members(live);
+        let mut members = self.members(live);
+        for member in &mut members {
+            member.stable = stable.contains(&member.id);
+        }
         let mut moves = Vec::new();
         let mut budget = moves_max.saturating_sub(self.moves_under_way(live));
         for (name, module) in &self.modules {
@@ -371,7 +378,7 @@ impl State {
         slots.filter(moving).count()
     }
 
-    /// The nodes as placement sees them.
+    /// The nodes as placement sees them, all of them stable.
     #[must_use]
     pub fn members(&self, live: &BTreeSet<NodeId>) -> Vec<placement::Member> {
         self.nodes
@@ -381,6 +388,7 @@ impl State {
                 weight: node.about.weight,
                 zone: node.about.zone.clone(),
                 eligible: self.is_eligible(*id, live),
+                stable: true,
             })
             .collect()
     }

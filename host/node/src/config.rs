@@ -36,6 +36,10 @@ pub struct NodeConfig {
     pub founding: ClusterSettings,
     /// What becomes of resources when the process is told to stop. Default: other nodes get them.
     pub on_stop: OnStop,
+    /// How many instances may be starting at once on this node, those of all modules together.
+    /// Default 256. Too low: a failover takes long where `handle` waits for others. Too high: what
+    /// they all wait for is hit by all, and calls wait for processor time.
+    pub starts_max: u32,
     /// How long a stop waits for resources to move to other nodes. Default 30 s. Too low: they are
     /// terminated here first and held nowhere for a while. Too high: a supervisor loses patience.
     pub drain_timeout: Duration,
@@ -144,6 +148,7 @@ mod tests {
             zone: None,
             founding: ClusterSettings::DEFAULT,
             on_stop: OnStop::default(),
+            starts_max: 256,
             drain_timeout: Duration::from_secs(30),
             port_patience: Duration::ZERO,
             gossip: true,

@@ -15,6 +15,7 @@ mod forward;
 mod rollout;
 mod status;
 mod table;
+mod turns;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,6 +34,7 @@ use self::{
     engine::Engine,
     entry::{Called, Host},
     table::{Table, Tables},
+    turns::NodeTurns,
 };
 pub(crate) use self::{
     entry::Report,
@@ -95,7 +97,8 @@ enum Attempt {
 }
 
 impl Dispatch {
-    /// Makes the dispatch of a node, and the task that must run for it.
+    /// Makes the dispatch of a node, and the task that must run for it. At most about `starts_max`
+    /// instances start at once.
     #[must_use]
     pub fn new(
         me: Owner,
@@ -103,11 +106,12 @@ impl Dispatch {
         peers: Peers,
         modules: Modules,
         lease: watch::Receiver<Lease>,
+        starts_max: u32,
     ) -> (Self, Running) {
         let (ended, receiver) = mpsc::channel(ENDED_CAPACITY);
         let host = Host { modules, ended };
         let shared = Arc::new(Shared {
-            tables: Tables::default(),
+            tables: Tables::new(NodeTurns::new(starts_max)),
             host: Arc::new(host),
             view: watch::Sender::new(0),
         });

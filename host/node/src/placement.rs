@@ -8,13 +8,14 @@
 mod allocator;
 mod leader;
 mod lease;
+mod placing;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use holdfast_cluster::{
     evidence::{Death, Evidence},
     membership::Member,
-    state::{Allocation, Refused},
+    state::{Allocation, Owner, Refused},
 };
 use holdfast_model::{ModuleName, NodeId, ResourceId, Spec};
 use parking_lot::Mutex;
@@ -258,8 +259,14 @@ impl Inner {
         contacts.iter().any(|contact| contact.peer.node == node)
     }
 
-    /// The nodes that answer: membership sees them, and a connection to that very run stands.
+    /// The nodes that answer, this one included.
     fn live(&self) -> BTreeSet<NodeId> {
+        let others = self.reached().into_iter().map(|run| run.node);
+        others.chain([self.me]).collect()
+    }
+
+    /// The other nodes that answer: membership sees them, and a connection to that very run stands.
+    fn reached(&self) -> Vec<Owner> {
         let members = self.members.borrow();
         let contacts = self
             .peers
@@ -271,11 +278,11 @@ impl Inner {
                 .iter()
                 .any(|m| (m.node, m.incarnation) == (peer.node, peer.incarnation))
         };
-        contacts
-            .filter(answers)
-            .map(|peer| peer.node)
-            .chain([self.me])
-            .collect()
+        let run = |peer: PeerInfo| Owner {
+            node: peer.node,
+            incarnation: peer.incarnation,
+        };
+        contacts.filter(answers).map(run).collect()
     }
 }
 

@@ -372,6 +372,7 @@ impl Services {
             peers.clone(),
             modules.clone(),
             lease.clone(),
+            config.starts_max,
         );
         let deploy = Deploy::new(me.node, control.clone(), peers.clone(), modules.clone());
         let (restarts, asked) = Restarts::new(me, control.clone(), peers.clone());

@@ -131,6 +131,46 @@ fn unowned_slots_are_assigned_beyond_the_budget_and_everything_else_waits() {
 }
 
 #[test]
+fn a_member_that_is_not_stable_gets_nothing_from_others_and_keeps_what_it_has() {
+    let mut module = Module::even(3, 30);
+    module.members[2].stable = false;
+    module.members.push(Member {
+        stable: false,
+        ..member(9)
+    });
+    assert_eq!(module.round(100), []);
+    module.loads.extend((100..110).map(|slot| unowned(slot, 1)));
+    module.members[1].eligible = false;
+    module.settle(100);
+    assert_eq!(module.counts(), [30, 0, 10, 0], "it all went to the first");
+    for member in &mut module.members {
+        member.stable = true;
+    }
+    module.settle(100);
+    assert_eq!(sorted(module.counts()), [0, 13, 13, 14]);
+}
+
+#[test]
+fn where_nobody_is_stable_only_what_must_move_does() {
+    let mut module = Module::even(2, 20);
+    module.members.push(member(9));
+    for member in &mut module.members {
+        member.stable = false;
+    }
+    assert_eq!(module.round(100), [], "nothing is evened out");
+    module.loads.extend((100..104).map(|slot| unowned(slot, 1)));
+    module.round(0);
+    assert_eq!(
+        module.counts(),
+        [10, 10, 4],
+        "what nobody has is given away"
+    );
+    module.members[0].eligible = false;
+    assert_eq!(module.round(4).len(), 4, "and what must leave goes on");
+    assert_eq!(module.counts()[0], 6);
+}
+
+#[test]
 fn with_nobody_to_hold_them_all_slots_stay() {
     let mut module = Module::even(2, 8);
     module.loads.push(unowned(100, 1));
@@ -255,7 +295,9 @@ proptest! {
         let mut moves = 0;
         for Assignment { slot, to } in &assignments {
             let load = before.iter().find(|load| load.slot == *slot).unwrap();
-            prop_assert!(module.members.iter().any(|m| m.id == *to && m.holds()));
+            let any_stable = module.members.iter().any(|m| m.holds() && m.stable);
+            let taker = module.members.iter().find(|m| m.id == *to && m.holds());
+            prop_assert!(taker.is_some_and(|m| m.stable || !any_stable));
             prop_assert_ne!(load.owner, Some(*to));
             prop_assert!(load.settled || load.owner.is_none());
             moves += usize::from(load.owner.is_some());
@@ -383,7 +425,8 @@ proptest! {
 
 /// Any mix of members and loads, also of owners that are unknown or unable.
 fn modules() -> impl Strategy<Value = Module> {
-    let members = prop::collection::vec((0u32..4, any::<bool>(), 0u8..3), 0..8);
+    let stable = prop::bool::weighted(0.8);
+    let members = prop::collection::vec((0u32..4, any::<bool>(), 0u8..3, stable), 0..8);
     let loads = prop::collection::btree_map(
         0u16..Slot::COUNT,
         (
@@ -397,9 +440,10 @@ fn modules() -> impl Strategy<Value = Module> {
         members: members
             .into_iter()
             .zip(1..)
-            .map(|((weight, eligible, zone), number)| Member {
+            .map(|((weight, eligible, zone, stable), number)| Member {
                 weight,
                 eligible,
+                stable,
                 zone: (zone > 0).then(|| zone.to_string().into()),
                 ..member(number)
             })
@@ -481,6 +525,7 @@ fn member(number: u128) -> Member {
         weight: 1,
         zone: None,
         eligible: true,
+        stable: true,
     }
 }
 

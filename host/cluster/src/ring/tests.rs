@@ -11,6 +11,7 @@ fn member(number: u128, weight: u32) -> Member {
         weight,
         zone: None,
         eligible: true,
+        stable: true,
     }
 }
 

@@ -426,7 +426,7 @@ fn what_a_restarting_run_has_stays_for_the_next_one_of_its_node() {
     let present: BTreeSet<NodeId> = [1, 2, 3].map(node).into();
     let gone: BTreeSet<NodeId> = [2, 3].map(node).into();
     for live in [present, gone] {
-        let moves = replica.state.plan(&live, 100);
+        let moves = replica.state.plan(&live, &live, 100);
         assert_eq!(moves, [], "neither while it ends nor while it is away");
     }
     let fresh: ResourceId = "c".parse().unwrap();
@@ -474,7 +474,7 @@ fn a_drain_takes_a_restart_back() {
     assert_eq!(standing(&replica), Standing::Draining);
     let live = [1, 2].map(node).into();
     assert_eq!(
-        replica.state.plan(&live, 100).len(),
+        replica.state.plan(&live, &live, 100).len(),
         1,
         "what it has moves away"
     );
@@ -728,11 +728,11 @@ fn a_move_away_from_a_draining_node_can_be_called_off() {
     replica.place("a", 2);
     assert_eq!(replica.next("a"), Some(node(2)));
     let alone: BTreeSet<NodeId> = [node(1)].into();
-    let calls_off = replica.state.plan(&alone, 10);
+    let calls_off = replica.state.plan(&alone, &alone, 10);
     replica.decide(Decision::Place { slots: calls_off });
     assert_eq!(replica.next("a"), None);
     assert_eq!(
-        replica.state.plan(&alone, 10),
+        replica.state.plan(&alone, &alone, 10),
         vec![],
         "nothing is left to say"
     );
@@ -749,7 +749,7 @@ fn moves_of_a_node_that_cannot_be_reached_use_up_nobodys_budget() {
     replica.allocate(&first, 1);
     replica.allocate(&second, 2);
     let all: BTreeSet<NodeId> = (1..=3).map(node).collect();
-    let moves = replica.state.plan(&all, 10);
+    let moves = replica.state.plan(&all, &all, 10);
     replica.decide(Decision::Place { slots: moves });
     let moving = ids.iter().find(|id| replica.next(id).is_some());
     let (lost, _) = replica
@@ -758,7 +758,7 @@ fn moves_of_a_node_that_cannot_be_reached_use_up_nobodys_budget() {
     let live: BTreeSet<NodeId> = all.iter().copied().filter(|node| *node != lost).collect();
     let under_way = replica.state.moves_under_way(&live);
     assert!(under_way < 10, "{under_way} count");
-    let more = replica.state.plan(&live, 10);
+    let more = replica.state.plan(&live, &live, 10);
     assert!(!more.is_empty(), "the others go on");
 }
 
@@ -769,17 +769,17 @@ fn a_plan_calls_off_moves_to_nodes_that_are_gone_and_keeps_to_its_budget() {
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     replica.allocate(&ids, 1);
     let all: BTreeSet<NodeId> = (1..=3).map(node).collect();
-    let moves = replica.state.plan(&all, 10);
+    let moves = replica.state.plan(&all, &all, 10);
     assert_eq!(moves.len(), 10);
     replica.decide(Decision::Place { slots: moves });
     assert_eq!(replica.state.moves_under_way(&all), 10);
     assert_eq!(
-        replica.state.plan(&all, 10),
+        replica.state.plan(&all, &all, 10),
         vec![],
         "the budget is used up"
     );
     let alone: BTreeSet<NodeId> = [node(1)].into();
-    let calls_off = replica.state.plan(&alone, 10);
+    let calls_off = replica.state.plan(&alone, &alone, 10);
     assert_eq!(calls_off.len(), 10);
     assert!(calls_off.iter().all(|(_, placed, _)| placed.to == node(1)));
     replica.decide(Decision::Place { slots: calls_off });
@@ -791,7 +791,7 @@ fn the_slots_of_a_node_that_cannot_be_reached_stay() {
     let mut replica = Replica::with_nodes(2);
     replica.allocate(&["a", "b", "c"], 1);
     let others: BTreeSet<NodeId> = [node(2)].into();
-    assert_eq!(replica.state.plan(&others, 100), vec![]);
+    assert_eq!(replica.state.plan(&others, &others, 100), vec![]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 use holdfast_cluster::{
     handover::Now,
     lease::{Answer, Grantor},
-    state::{About, Decision, Owner, Position, Standing},
+    state::{About, ClusterSettings, Decision, Owner, Position, Standing},
     voters::{self, Candidate, Change},
 };
 use holdfast_model::{Incarnation, NodeId};
@@ -85,8 +85,10 @@ impl Leading {
 }
 
 impl Process {
-    /// Does the leader's work, if this node leads.
+    /// Looks who is there, and does the leader's work, if this node leads.
     pub(crate) fn lead(&mut self, now: Now, out: &mut Out) {
+        let runs: Vec<Owner> = self.reached(now).collect();
+        self.stability.see(now, runs);
         let Some(lead) = self.raft.lead() else {
             if self.leading.take().is_some() {
                 out.note("leads no more".to_owned());
@@ -123,7 +125,10 @@ impl Process {
             out.note(format!("decides {}", told(&decision)));
             self.note_decided(leading, decision);
         }
-        let moves = self.disk.state.plan(&live, MOVES_MAX);
+        let stable = self
+            .stability
+            .stable(now, ClusterSettings::DEFAULT.stable_after);
+        let moves = self.disk.state.plan(&live, &stable, MOVES_MAX);
         if !moves.is_empty() {
             out.note(format!(
                 "decides {} moves, reaches {}",

@@ -17,6 +17,7 @@ use holdfast_cluster::{
     handover::{Handover, Now, SlotKey},
     lease::{Answer, Holder, Terms},
     membership::{self, Member, Membership, Options},
+    placement::stability::Stability,
     state::{Changes, Command, Decision, Key, Owner, Position},
 };
 use holdfast_model::{Incarnation, NodeId, Token};
@@ -87,6 +88,8 @@ pub(crate) struct Process {
     pub(crate) handover: Handover,
     pub(crate) instances: BTreeMap<SlotKey, Instance>,
     pub(crate) membership: Membership,
+    /// Who has been in reach for how long.
+    pub(crate) stability: Stability,
     pub(crate) bug: Option<Bug>,
     /// Whether what is committed is applied late.
     pub(crate) lags: bool,
@@ -130,6 +133,7 @@ impl Process {
             handover: Handover::new(me, RELEASE_RETRY),
             instances: BTreeMap::new(),
             membership: member(me, addr, &mut rng),
+            stability: Stability::default(),
             bug,
             lags: false,
             compared: disk.applied,
@@ -399,17 +403,22 @@ impl Process {
 
     /// The nodes that answer: gossip sees them, and a connection to that very run stands.
     pub(crate) fn live(&self, now: Now) -> BTreeSet<NodeId> {
+        self.reached(now).map(|run| run.node).collect()
+    }
+
+    /// The runs of nodes that answer, this one included.
+    pub(crate) fn reached(&self, now: Now) -> impl Iterator<Item = Owner> {
         let members = self.membership.members();
-        let answers = |member: &Member| {
+        let answers = move |member: &Member| {
             let contact = self.contacts.get(&member.node);
             contact.is_some_and(|(incarnation, _)| *incarnation == member.incarnation)
                 && self.in_contact(member.node, now)
         };
-        members
-            .filter(answers)
-            .map(|member| member.node)
-            .chain([self.me.node])
-            .collect()
+        let run = |member: Member| Owner {
+            node: member.node,
+            incarnation: member.incarnation,
+        };
+        members.filter(answers).map(run).chain([self.me])
     }
 
     pub(crate) fn decide(&mut self, decision: Decision) -> Option<u64> {

@@ -239,6 +239,11 @@ pub struct ClusterSettings {
     /// Whether a node whose address refuses connections is replaced at once. Default true. Off where
     /// something between the nodes refuses connections in their place.
     pub fast_failover: bool,
+    /// How long a node must have been there before it is given what others run, in milliseconds;
+    /// twice as long for each time that it was lost lately, up to 2 min. Default 1,000; 0: at once.
+    /// Too low: resources move to nodes that do not stay. Too high: a node that joins is of no use
+    /// for that long.
+    pub stable_after_ms: u64,
 }
 
 /// A change of some of the settings: body of `PATCH /v1/cluster/settings`. What is absent stays.
@@ -261,6 +266,9 @@ pub struct ChangeClusterSettings {
     /// See [`ClusterSettings::fast_failover`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fast_failover: Option<bool>,
+    /// See [`ClusterSettings::stable_after_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stable_after_ms: Option<u64>,
 }
 
 /// Query of `GET /v1/cluster/slots`.

@@ -41,6 +41,7 @@ pub(super) async fn change(
         lease_guard: change.lease_guard_ms.map(Duration::from_millis),
         replace_voters_after: change.replace_voters_after_ms.map(Duration::from_millis),
         fast_failover: change.fast_failover,
+        stable_after: change.stable_after_ms.map(Duration::from_millis),
     });
     admin.control.propose(command, deadline).await?.accepted()?;
     let current = admin.control.read_index(deadline).await;
@@ -57,6 +58,7 @@ fn present(admin: &Admin) -> Result<ClusterSettings> {
         lease_guard_ms: settings.lease.guard.as_millis() as u64,
         replace_voters_after_ms: settings.replace_voters_after.as_millis() as u64,
         fast_failover: settings.fast_failover,
+        stable_after_ms: settings.stable_after.as_millis() as u64,
     })
 }
 

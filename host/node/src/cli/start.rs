@@ -125,6 +125,24 @@ pub struct StartArgs {
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub fast_failover: bool,
 
+    /// How long a node must have been there before it is given what others run.
+    ///
+    /// For the cluster that this node founds. Twice as long for each time that the node was lost
+    /// lately, up to two minutes; forgiven once it has stayed for ten. Resources that nobody holds do not wait for
+    /// it. 0: at once. Too low: resources move to nodes that do not stay. Too high: a node that
+    /// joins is of no use for that long.
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub stable_after: Duration,
+
+    /// How many instances may be starting at once on this node, of all modules together.
+    ///
+    /// At most 64 of one module. Too low: where `handle` waits for others, a failover takes long.
+    /// Too high: what they all wait for is hit by all of them, and calls wait for the processor.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub starts_max: u32,
+
     /// How long a stop waits for resources to move to other nodes.
     ///
     /// What has not moved by then is terminated here and starts elsewhere afterwards. Too low:

@@ -1,3 +1,5 @@
+use holdfast_cluster::state::ClusterSettings;
+
 use super::*;
 
 /// Every command, with the names that lead to it.
@@ -130,7 +132,8 @@ fn a_node_is_started_with_the_documented_defaults() {
     assert_eq!(args.listen.to_string(), "127.0.0.1:7301");
     assert_eq!(args.http.to_string(), "127.0.0.1:7300");
     assert_eq!(args.drain_timeout, std::time::Duration::from_secs(30));
-    assert_eq!(args.weight, 100);
+    assert_eq!(args.stable_after, ClusterSettings::DEFAULT.stable_after);
+    assert_eq!((args.weight, args.starts_max), (100, 256));
     assert!(!args.bootstrap && args.seeds.is_empty() && !args.exit_with_stdin);
 }
 
@@ -156,6 +159,10 @@ fn mistakes_are_named() {
         (
             "holdfast start --data-dir d --cluster-name a --drain-timeout 30",
             "time unit",
+        ),
+        (
+            "holdfast start --data-dir d --cluster-name a --starts-max 0",
+            "1..=65536",
         ),
         ("holdfast start --cluster-name a", "--data-dir"),
         ("holdfast modules get No", "module name \"No\""),

@@ -49,7 +49,7 @@ impl Core {
     }
 
     async fn take_back_promise(&self, dead: NodeId) {
-        let vote = self.raft.metrics().borrow_watched().vote.clone();
+        let vote = self.raft.metrics().borrow_watched().vote;
         // In the library's words, the leader gives its office to itself: all that follows from it
         // on any other node is that the promise ends, unless another leader was found meanwhile.
         let resigned = TransferLeaderRequest::new(vote, Peer(dead), None);

@@ -6,12 +6,13 @@ use std::time::Duration;
 pub(super) const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
 /// The pause after this many failures in a row: 100 ms, doubled each time up to 30 s, and up to a
-/// quarter less at random so that many resources that failed together do not return together.
+/// half less at random: resources that failed together, because what they talk to did, do not
+/// return together to what just recovered.
 pub(super) fn pause(failures: u32) -> Duration {
     let doubled = FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16));
     doubled
         .min(LONGEST)
-        .mul_f64(1.0 - rand::random::<f64>() / 4.0)
+        .mul_f64(1.0 - rand::random::<f64>() / 2.0)
 }
 
 const FIRST: Duration = Duration::from_millis(100);
@@ -20,6 +21,16 @@ const LONGEST: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_failed_together_returns_apart() {
+        let mut pauses: Vec<Duration> = (0..100).map(|_| pause(9)).collect();
+        pauses.sort();
+        assert!(
+            pauses[90] - pauses[10] > Duration::from_secs(5),
+            "{pauses:?}"
+        );
+    }
 
     #[test]
     fn pauses_grow_up_to_a_limit() {
@@ -35,7 +46,7 @@ mod tests {
             for _ in 0..50 {
                 let pause = pause(failures);
                 assert!(
-                    pause <= longest && pause >= longest.mul_f64(0.74),
+                    pause <= longest && pause >= longest.mul_f64(0.49),
                     "{failures}: {pause:?}"
                 );
             }

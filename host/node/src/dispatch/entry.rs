@@ -28,13 +28,13 @@ use holdfast_model::{
 use holdfast_runtime::{Failure, Instance, Stop, TerminateReason};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, mpsc},
     time::Instant,
 };
 use tracing::warn;
 
 pub(in crate::dispatch) use self::call::Called;
-use super::backoff;
+use super::{backoff, turns::Turns};
 use crate::{clock::now_ms, modules::Modules};
 
 /// What the entries of a node share.
@@ -42,14 +42,6 @@ pub(super) struct Host {
     pub(super) modules: Modules,
     /// Entries that have ended, for the engine.
     pub(super) ended: mpsc::Sender<(ModuleName, ResourceId)>,
-}
-
-/// Bounds how many instances of a module start or stop at once on a node. For each module, so that
-/// one whose handlers hang does not keep others from starting; and apart, so that hanging starts
-/// do not keep instances from ending.
-pub(super) struct Turns {
-    starts: Semaphore,
-    stops: Semaphore,
 }
 
 /// A resource that this node runs, starts or ends.
@@ -385,15 +377,6 @@ impl Mind {
             self.status = ResourceStatus::Failed;
             self.retry_at = Some(Instant::now() + backoff::pause(self.failures));
         }
-    }
-}
-
-impl Turns {
-    pub(super) fn new(at_once_max: usize) -> Arc<Self> {
-        Arc::new(Self {
-            starts: Semaphore::new(at_once_max),
-            stops: Semaphore::new(at_once_max),
-        })
     }
 }
 

@@ -10,13 +10,16 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use holdfast_model::{ModuleName, NodeId, ResourceId, Settings, Slot};
 
-use super::entry::{Entry, Turns};
+use super::{
+    entry::Entry,
+    turns::{NodeTurns, Turns},
+};
 
 type Map<K, V> = papaya::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// All modules, by name.
-#[derive(Default)]
 pub(super) struct Tables {
+    turns: NodeTurns,
     modules: Map<ModuleName, Arc<Table>>,
     /// Nodes by the number that routes use for them, from 1.
     nodes: ArcSwap<Vec<NodeId>>,
@@ -39,6 +42,14 @@ pub(super) struct Serving {
 }
 
 impl Tables {
+    pub(super) fn new(turns: NodeTurns) -> Self {
+        Self {
+            turns,
+            modules: Map::default(),
+            nodes: ArcSwap::default(),
+        }
+    }
+
     pub(super) fn get(&self, module: &str) -> Option<Arc<Table>> {
         self.modules.pin().get(module).cloned()
     }
@@ -50,7 +61,7 @@ impl Tables {
                 name: name.clone(),
                 entries: Map::default(),
                 serving: ArcSwap::from_pointee(serving()),
-                turns: Turns::new(TURNS_MAX),
+                turns: Turns::new(self.turns.clone()),
                 routes: (0..Slot::COUNT).map(|_| AtomicU16::new(NOBODY)).collect(),
             })
         };
@@ -101,7 +112,3 @@ impl Tables {
 }
 
 const NOBODY: u16 = 0;
-
-/// How many instances of a module may start at once on this node, and how many stop. Too few: handlers that
-/// wait for others (HTTP) start one after the other. Too many: what they wait for is hit by all.
-const TURNS_MAX: usize = 64;

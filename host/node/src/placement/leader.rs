@@ -6,8 +6,10 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use holdfast_cluster::{
     handover::Overdue,
+    placement::stability::Stability,
     state::{About, ClusterSettings, Decision, Outcome, Owner, Standing, State},
     voters::{self, Candidate, Change},
 };
@@ -16,7 +18,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Died, Placement};
+use super::{
+    Died, Placement,
+    placing::{Placing, Round},
+};
 use crate::{
     clock::{boot_time, now_ms},
     control::{ChangeError, Leadership, Membership},
@@ -30,6 +35,8 @@ pub struct Leader {
     placement: Placement,
     incarnation: Incarnation,
     about: About,
+    /// Who has been there for how long, seen from here, whoever leads.
+    stability: Stability,
     watched: Watched,
 }
 
@@ -52,6 +59,7 @@ impl Leader {
             placement,
             incarnation,
             about,
+            stability: Stability::default(),
             watched: Watched::default(),
         }
     }
@@ -62,6 +70,7 @@ impl Leader {
         let mut leadership = inner.control.leadership();
         let mut changes = inner.control.subscribe();
         let mut members = inner.members.clone();
+        let mut placing = Placing::default();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -74,6 +83,12 @@ impl Leader {
                 () = inner.news.notified() => {}
                 _ = tick.tick() => {}
             }
+            let own = Owner {
+                node: inner.me,
+                incarnation: self.incarnation,
+            };
+            let present = inner.reached().into_iter().chain([own]);
+            self.stability.see(boot_time(), present);
             let lead = *leadership.borrow_and_update();
             if !lead.me {
                 self.tell(lead).await;
@@ -90,7 +105,7 @@ impl Leader {
             self.bury(lead.term).await;
             self.refuse_overdue();
             self.give_up(lead.term).await;
-            self.plan(lead.term).await;
+            self.plan(lead.term, &mut placing).await;
             self.tend_voters().await;
         }
     }
@@ -267,12 +282,27 @@ impl Leader {
     }
 
     /// Gives every slot an owner, and the modules their balance.
-    async fn plan(&self, term: u64) {
+    async fn plan(&self, term: u64, placing: &mut Placing) {
         let inner = &self.placement.0;
-        let live = inner.live();
-        let slots = inner.control.read(|state| state.plan(&live, MOVES_MAX));
-        if !slots.is_empty() {
-            self.decide(term, Decision::Place { slots }).await;
+        let plan = || {
+            let live = inner.live();
+            let after = self.settings().stable_after;
+            let stable = self.stability.stable(boot_time(), after);
+            let plan = |state: &State| state.plan(&live, &stable, MOVES_MAX);
+            let slots = inner.control.read(plan);
+            (!slots.is_empty()).then(|| {
+                let (control, place) = (inner.control.clone(), Decision::Place { slots });
+                let until = (Instant::now() + WHOLE_TERM).into_std();
+                async move { control.propose_as_leader(term, place, until).await }.boxed()
+            })
+        };
+        match placing.round(term, DECISION, plan).await {
+            Round::Idle | Round::StillUnheard | Round::Heard(Ok(Outcome::Done)) => {}
+            Round::Heard(Ok(outcome)) => warn!(?outcome, "a plan was refused"),
+            Round::Heard(Err(error)) => warn!(error = chain(&error), "a plan was not heard"),
+            Round::Unheard => {
+                warn!("a plan was not heard yet; nothing more is planned until it is")
+            }
         }
     }
 
@@ -425,6 +455,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long a decision may take to be applied. Longer than an election, so that a slow disk does
 /// not make the leader decide the same again and again.
 const DECISION: Duration = Duration::from_secs(2);
+
+/// Longer than any term lasts in which nothing is committed.
+const WHOLE_TERM: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How long telling the leader of a death may take.
 const TELL: Duration = Duration::from_millis(500);

@@ -101,7 +101,7 @@ impl Entry {
         let turn = tokio::select! {
             biased;
             () = self.until(unwanted) => return,
-            turn = self.turns.starts.acquire() => turn,
+            turn = self.turns.start() => turn,
         };
         if unwanted().is_some() {
             return;
@@ -195,10 +195,9 @@ impl Entry {
     }
 
     async fn terminate(&self, mut instance: Instance, reason: TerminateReason) {
-        // Turns spare what the hooks talk to. Hooks that hang must not add up: none waits for its
-        // turn longer than it may take itself.
+        // No hook waits for its turn longer than it may take itself.
         let patience = Duration::from_millis(instance.limits().terminate_timeout_ms);
-        let _turn = tokio::time::timeout(patience, self.turns.stops.acquire()).await;
+        let _turn = self.turns.stop(patience).await;
         if let Err(failure) = instance.terminate(reason).await {
             warn!(?reason, error = %failure, "terminate failed");
             self.mind.lock().last_error = Some(last_error(&failure));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use holdfast_model::{
     Digest, Lane, Settings,
     call::{self, Request},
@@ -12,7 +12,10 @@ use holdfast_runtime::{Options, Runtime};
 use holdfast_test_components::probe;
 use tokio::time::timeout;
 
-use super::*;
+use super::{
+    super::turns::{NodeTurns, Start},
+    *,
+};
 use crate::modules::Fetch;
 
 /// A node's part of entries.
@@ -76,7 +79,7 @@ impl Node {
     }
 
     async fn held(&self, spec: &str) -> Arc<Entry> {
-        let entry = entry(8);
+        let entry = entry(&Turns::new(NodeTurns::new(8)));
         entry.run(&self.host, self.run(1, spec));
         assert_eq!(soon(entry.settled(1)).await, ResourceStatus::Held);
         entry
@@ -105,9 +108,14 @@ impl Node {
 
 type Answered = Option<Result<Vec<u8>, call::Error>>;
 
-fn entry(at_once_max: usize) -> Arc<Entry> {
+fn entry(turns: &Arc<Turns>) -> Arc<Entry> {
     let (module, id) = ("probe".parse().unwrap(), "r".parse().unwrap());
-    Entry::new(module, id, Turns::new(at_once_max))
+    Entry::new(module, id, Arc::clone(turns))
+}
+
+/// Every turn that there is.
+fn take_all(turns: &Turns) -> Vec<Start<'_>> {
+    std::iter::from_fn(|| turns.start().now_or_never()).collect()
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -120,8 +128,10 @@ const HOUR_MS: u64 = 3_600_000;
 #[tokio::test]
 async fn a_start_that_waits_for_its_turn_is_given_up_when_it_is_wanted_no_more() {
     let mut node = Node::start(Lane::Direct).await;
+    let turns = Turns::new(NodeTurns::new(8));
+    let _taken = take_all(&turns);
     for drop in [true, false] {
-        let entry = entry(0);
+        let entry = entry(&turns);
         entry.run(&node.host, node.run(1, "{}"));
         // On the only thread there is: the driver gets as far as it can.
         tokio::task::yield_now().await;
@@ -138,12 +148,14 @@ async fn a_start_that_waits_for_its_turn_is_given_up_when_it_is_wanted_no_more()
 #[tokio::test]
 async fn a_changed_spec_is_what_a_start_that_had_to_wait_uses() {
     let node = Node::start(Lane::Direct).await;
-    let entry = entry(0);
+    let turns = Turns::new(NodeTurns::new(8));
+    let taken = take_all(&turns);
+    let entry = entry(&turns);
     entry.run(&node.host, node.run(1, r#"{"fatal": true}"#));
     // On the only thread there is: the driver gets as far as it can.
     tokio::task::yield_now().await;
     entry.run(&node.host, node.run(2, "{}"));
-    entry.turns.starts.add_permits(1);
+    drop(taken);
     assert_eq!(soon(entry.settled(2)).await, ResourceStatus::Held);
     assert!(entry.report().last_error.is_none());
 }

@@ -1,0 +1,116 @@
+//! Which nodes have been there for long enough to be given what others run.
+//!
+//! To move a resource to a node that is gone a moment later costs two gaps and helps nobody. So a
+//! node gets nothing from others before it has been there without a break for a while, and for
+//! twice as long after each time that it was lost lately: one that comes and goes attracts less
+//! and less. [`plan`](super::plan) says what that does not hold up.
+//!
+//! Every node keeps its own record, so that whoever comes to lead knows what it has seen itself.
+//! Absent: what it means to be there. Nothing depends on this but when something moves.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use holdfast_model::{Incarnation, NodeId};
+
+use crate::{handover::Now, state::Owner};
+
+/// What one node has seen of the presence of all.
+#[derive(Debug, Default)]
+pub struct Stability {
+    nodes: BTreeMap<NodeId, Presence>,
+}
+
+#[derive(Debug)]
+struct Presence {
+    incarnation: Incarnation,
+    /// Since when it has been there without a break.
+    since: Now,
+    /// Since when it has been away, if it is.
+    away: Option<Now>,
+    /// How often it was lost lately.
+    losses: u32,
+}
+
+impl Stability {
+    /// These runs are there now, and no others. What happened since the last look was not seen: a
+    /// node that was there then and is there now has not been away.
+    pub fn see(&mut self, now: Now, live: impl IntoIterator<Item = Owner>) {
+        let live: BTreeMap<NodeId, Incarnation> = live
+            .into_iter()
+            .map(|run| (run.node, run.incarnation))
+            .collect();
+        for (node, presence) in &mut self.nodes {
+            if !live.contains_key(node) {
+                presence.away.get_or_insert(now);
+            }
+        }
+        for (node, incarnation) in live {
+            let fresh = Presence {
+                incarnation,
+                since: now,
+                away: None,
+                losses: 0,
+            };
+            let presence = self.nodes.entry(node).or_insert(fresh);
+            presence.is_there(now, incarnation);
+        }
+        self.nodes
+            .retain(|_, presence| presence.away_for(now) < FORGIVEN_AFTER);
+    }
+
+    /// The nodes that are there and may be given what others run. One that was not lost lately is
+    /// stable once it has been there for `after`; zero makes every node stable at once.
+    #[must_use]
+    pub fn stable(&self, now: Now, after: Duration) -> BTreeSet<NodeId> {
+        let stable = |presence: &Presence| {
+            let present = now.saturating_sub(presence.since);
+            presence.away.is_none() && present >= wait(after, presence.losses)
+        };
+        let nodes = self.nodes.iter();
+        nodes
+            .filter(|(_, presence)| stable(presence))
+            .map(|(node, _)| *node)
+            .collect()
+    }
+}
+
+/// How long a node waits that was lost so often lately.
+fn wait(after: Duration, losses: u32) -> Duration {
+    let doubled = after.saturating_mul(1 << losses.min(16));
+    doubled.min(WAIT_MAX.max(after))
+}
+
+impl Presence {
+    fn is_there(&mut self, now: Now, incarnation: Incarnation) {
+        let lost = incarnation != self.incarnation || self.away_for(now) > BLIP_MAX;
+        if lost {
+            let stayed = self.away.unwrap_or(now).saturating_sub(self.since);
+            if stayed >= FORGIVEN_AFTER {
+                self.losses = 0;
+            }
+            (self.losses, self.since) = (self.losses.saturating_add(1), now);
+        }
+        (self.incarnation, self.away) = (incarnation, None);
+    }
+
+    fn away_for(&self, now: Now) -> Duration {
+        self.away
+            .map_or(Duration::ZERO, |away| now.saturating_sub(away))
+    }
+}
+
+/// An absence up to this long is none, if the process is the same: a connection broke, and was made
+/// again.
+const BLIP_MAX: Duration = Duration::from_secs(1);
+
+/// The longest that a node waits, however often it was lost.
+const WAIT_MAX: Duration = Duration::from_secs(120);
+
+/// What a node was before it stayed, or was away, for this long does not count any more.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
