@@ -156,7 +156,16 @@ pub struct Holder {
     deadline: Option<Now>,
     /// The position of the first grant.
     index: u64,
-    over: bool,
+    end: Option<End>,
+}
+
+/// How a lease ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// At this time, for want of a further grant.
+    Unheard(Now),
+    /// A leader said so; or grants again, so that the incarnation's time is over.
+    Told,
 }
 
 /// Whether an incarnation may run its slots.
@@ -169,6 +178,8 @@ pub enum Standing {
         /// By its own clock.
         until: Now,
     },
+    /// Never again, and no leader with a majority was heard since: maybe there is none.
+    Lost,
     /// Never again: a lease that ended does not come back.
     Over,
 }
@@ -178,7 +189,7 @@ impl Holder {
     pub fn answered(&mut self, asked: Now, now: Now, answer: Answer) {
         self.expire(now);
         match answer {
-            Answer::Granted(Grant { terms, index }) if !self.over => {
+            Answer::Granted(Grant { terms, index }) if self.end.is_none() => {
                 let deadline = asked + terms.ttl.saturating_sub(terms.guard);
                 if self.deadline.is_none() {
                     self.index = index;
@@ -187,23 +198,33 @@ impl Holder {
                 // The very first answer may have been under way for longer than it grants.
                 self.expire(now);
             }
-            Answer::Granted(_) | Answer::NotNow => {}
-            Answer::Over => self.over = true,
+            Answer::Granted(_) => {
+                // One that was asked for before the end says nothing of the time since.
+                if let Some(End::Unheard(since)) = self.end
+                    && asked >= since
+                {
+                    self.end = Some(End::Told);
+                }
+            }
+            Answer::NotNow => {}
+            Answer::Over => self.end = Some(End::Told),
         }
     }
 
     /// Whether the incarnation may run at `now`, with everything up to `applied` in its state.
     pub fn standing(&mut self, now: Now, applied: u64) -> Standing {
         self.expire(now);
-        match self.deadline {
-            _ if self.over => Standing::Over,
-            Some(until) if applied >= self.index => Standing::Runs { until },
-            Some(_) | None => Standing::Waiting,
+        match (self.end, self.deadline) {
+            (Some(End::Told), _) => Standing::Over,
+            (Some(End::Unheard(_)), _) => Standing::Lost,
+            (None, Some(until)) if applied >= self.index => Standing::Runs { until },
+            (None, Some(_) | None) => Standing::Waiting,
         }
     }
 
     fn expire(&mut self, now: Now) {
-        self.over |= self.deadline.is_some_and(|deadline| now >= deadline);
+        let ended = self.deadline.filter(|deadline| now >= *deadline);
+        self.end = self.end.or(ended.map(End::Unheard));
     }
 }
 

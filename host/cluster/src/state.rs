@@ -31,8 +31,8 @@ use std::{
 };
 
 use holdfast_model::{
-    ClusterId, ClusterName, Digest, Epoch, Incarnation, ModuleName, NodeId, ResourceId, Settings,
-    Slot, Spec, Token,
+    ClusterId, ClusterName, Digest, Epoch, Incarnation, ModuleName, NodeId, OnLostQuorum,
+    ResourceId, Settings, Slot, Spec, Token,
 };
 use serde::{Deserialize, Serialize};
 
@@ -279,6 +279,15 @@ impl State {
             .values()
             .flat_map(|module| module.slots.values());
         slots.filter_map(|slot| slot.owner)
+    }
+
+    /// Whether an incarnation owns anything that goes on when it can reach no majority.
+    #[must_use]
+    pub fn goes_on_without_quorum(&self, run: Owner) -> bool {
+        self.modules.values().any(|module| {
+            module.about.version.settings.on_lost_quorum == OnLostQuorum::Continue
+                && module.slots.values().any(|slot| slot.owner == Some(run))
+        })
     }
 
     /// Plans first owners for the slots of these ids that do not exist yet, the whole batch

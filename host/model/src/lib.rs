@@ -13,5 +13,5 @@ pub use id::{
     ClusterId, ClusterName, Epoch, Incarnation, InvalidName, InvalidResourceId, ModuleName, NodeId,
     ResourceId, Slot, Token,
 };
-pub use module::{Digest, Lane, Limits, Settings};
+pub use module::{Digest, Lane, Limits, OnLostQuorum, Settings};
 pub use resource::{ResourceKey, Spec};

@@ -97,6 +97,23 @@ pub struct Settings {
     pub config: BTreeMap<String, String>,
     /// The lane of calls; chosen from the component's granted imports when absent.
     pub lane: Option<Lane>,
+    /// What becomes of the instances of a node that can reach no majority of the voters.
+    pub on_lost_quorum: OnLostQuorum,
+}
+
+/// What becomes of a module's instances when their node can reach no majority of the voters.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLostQuorum {
+    /// They stop when the lease of their node is over: others may run them by then. At most one
+    /// instance of a resource, at the price of none while there is no majority.
+    #[default]
+    Stop,
+    /// They go on until a majority is heard again. At least one instance, at the price of several
+    /// at a time: the majority, where there is one, runs the resources elsewhere.
+    Continue,
 }
 
 /// Limits of every instance of a module. Durations are in milliseconds, sizes in bytes.

@@ -22,7 +22,7 @@ use holdfast_cluster::{
     state::{About, Owner},
 };
 use holdfast_model::{ClusterId, api::Listening};
-use holdfast_runtime::{Fence, Runtime};
+use holdfast_runtime::{Fences, Runtime};
 use tokio::{
     net::{TcpListener, UdpSocket},
     sync::{mpsc, watch},
@@ -261,7 +261,7 @@ impl Node {
             }
         };
         if matches!(outcome, Err(Error::Fenced)) {
-            services.fence.pass_until(Duration::ZERO);
+            services.fences.end();
             // Whoever is being answered that this node may not run anything gets the answer.
             tokio::time::sleep(FENCED_GRACE).await;
             std::mem::forget(tasks);
@@ -314,7 +314,7 @@ struct Services {
     allocations: placement::Allocations,
     renewals: placement::Renewals,
     lease: watch::Receiver<Lease>,
-    fence: Fence,
+    fences: Fences,
     engine: crate::dispatch::Running,
     restarts: Restarts,
     /// Restarts of this node that were asked for.
@@ -347,10 +347,10 @@ impl Services {
         let key = secret.handshake_key(&config.cluster);
         let options = peer::Options::default();
         let (peers, events) = Peers::new(local, key, answers.clone(), options, runtimes.clone());
-        let fence = Fence::shut();
+        let fences = Fences::shut();
         let options = holdfast_runtime::Options {
             cache_dir: Some(dir.path().join("compiled")),
-            fence: fence.clone(),
+            fences: fences.clone(),
             ..holdfast_runtime::Options::default()
         };
         let component_bytes_max = options.component_bytes_max;
@@ -365,7 +365,7 @@ impl Services {
         let members = watch::Sender::<Members>::default();
         let (placement, allocations) =
             Placement::new(me.node, control.clone(), peers.clone(), members.subscribe());
-        let (renewals, lease) = placement.renewals(me, fence.clone());
+        let (renewals, lease) = placement.renewals(me, fences.clone());
         let (dispatch, engine) = Dispatch::new(
             me,
             control.clone(),
@@ -406,7 +406,7 @@ impl Services {
             allocations,
             renewals,
             lease,
-            fence,
+            fences,
             engine,
             restarts,
             asked,

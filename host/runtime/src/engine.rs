@@ -9,7 +9,7 @@ use wasmtime::{Config, Engine, WasmBacktraceDetails, component::Linker};
 use crate::{
     capability::{self, http},
     compile::{Cache, Compiler},
-    fence::Fence,
+    fence::Fences,
     fibers::Fibers,
     inspect::{self, LoadError},
     journal::{GuestLogSink, TracingSink},
@@ -39,7 +39,7 @@ pub struct Options {
     /// the process runs out of memory mappings, and may die.
     pub fibers_max: Option<u64>,
     /// Until when instances may act. Default: always.
-    pub fence: Fence,
+    pub fences: Fences,
     /// Takes what guests say.
     pub log: Arc<dyn GuestLogSink>,
 }
@@ -53,7 +53,7 @@ impl Default for Options {
             compile_timeout: Duration::from_secs(120),
             epoch_tick: Duration::from_millis(10),
             fibers_max: None,
-            fence: Fence::open(),
+            fences: Fences::open(),
             log: Arc::new(TracingSink),
         }
     }
@@ -119,7 +119,7 @@ impl Runtime {
         );
         Ok(Self(Arc::new(Inner {
             fibers: Arc::new(Fibers::new(options.fibers_max)),
-            http: Arc::new(http::Client::new(options.fence.clone())),
+            http: Arc::new(http::Client::new()),
             options,
             compiler,
             direct,
@@ -168,7 +168,7 @@ impl Runtime {
             http: self.0.http.clone(),
             http_share: Arc::default(),
             fibers: self.0.fibers.clone(),
-            fence: options.fence.clone(),
+            fence: options.fences.of(settings.on_lost_quorum).clone(),
         };
         let module = Module::new(grounds, digest, compiled, pre, found);
         module.try_out().await?;

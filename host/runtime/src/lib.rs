@@ -29,7 +29,7 @@ pub use bindings::TerminateReason;
 pub use budget::Stop;
 pub use engine::{NewError, Options, Runtime};
 pub use failure::Failure;
-pub use fence::Fence;
+pub use fence::{Fence, Fences};
 pub use inspect::LoadError;
 pub use instance::{Instance, ManagedResource};
 pub use journal::{GuestLog, GuestLogSink, Level, Source, TracingSink};

@@ -93,7 +93,7 @@ fn a_lease_that_ended_never_comes_back() {
         holder.standing(end - ms(1), 0),
         Standing::Runs { .. }
     ));
-    assert_eq!(holder.standing(end, 0), Standing::Over);
+    assert_eq!(holder.standing(end, 0), Standing::Lost);
     holder.answered(end, end, grant(0));
     assert_eq!(holder.standing(end, 0), Standing::Over);
 
@@ -101,7 +101,34 @@ fn a_lease_that_ended_never_comes_back() {
     let mut holder = Holder::default();
     holder.answered(ms(0), ms(1), grant(0));
     holder.answered(ms(2_400), ms(60_000), grant(0));
-    assert_eq!(holder.standing(ms(60_000), 0), Standing::Over);
+    assert_eq!(holder.standing(ms(60_000), 0), Standing::Lost);
+}
+
+#[test]
+fn a_lease_is_lost_until_a_leader_with_a_majority_is_heard_after_its_end() {
+    let lost = || {
+        let mut holder = Holder::default();
+        holder.answered(ms(0), ms(1), grant(0));
+        assert_eq!(holder.standing(ms(9_000), 0), Standing::Lost);
+        holder
+    };
+    // Asked before the end: it says nothing of the time since.
+    let mut holder = lost();
+    holder.answered(ms(2_499), ms(9_000), grant(0));
+    // A leader without a majority says neither yes nor no.
+    holder.answered(ms(9_000), ms(9_001), Answer::NotNow);
+    assert_eq!(holder.standing(ms(9_001), 0), Standing::Lost);
+    for told in [grant(0), Answer::Over] {
+        let mut holder = lost();
+        holder.answered(ms(2_500), ms(9_000), told);
+        assert_eq!(holder.standing(ms(9_000), 0), Standing::Over, "{told:?}");
+        holder.answered(ms(9_001), ms(9_002), grant(0));
+        assert_eq!(holder.standing(ms(9_002), 0), Standing::Over);
+    }
+    // Whoever never ran has nothing that could go on.
+    let mut holder = Holder::default();
+    holder.answered(ms(0), ms(1), Answer::Over);
+    assert_eq!(holder.standing(ms(1), 0), Standing::Over);
 }
 
 #[test]

@@ -679,6 +679,30 @@ fn deploying_what_serves_takes_a_rollout_back() {
 }
 
 #[test]
+fn an_incarnation_goes_on_without_a_majority_while_it_owns_what_says_so() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    let goes_on = |replica: &Replica, n: u128, incarnation: u64| {
+        replica.state.goes_on_without_quorum(Owner {
+            node: node(n),
+            incarnation: Incarnation(incarnation),
+        })
+    };
+    assert!(
+        !goes_on(&replica, 1, 1),
+        "modules stop unless they say otherwise"
+    );
+    let about = &mut replica.state.modules.get_mut(&m()).unwrap().about;
+    about.version.settings = Arc::new(Settings {
+        on_lost_quorum: OnLostQuorum::Continue,
+        ..Settings::default()
+    });
+    assert!(goes_on(&replica, 1, 1));
+    assert!(!goes_on(&replica, 1, 2), "another run owns nothing");
+    assert!(!goes_on(&replica, 2, 1), "it owns nothing of it");
+}
+
+#[test]
 fn a_removed_node_owns_what_it_did_until_a_leader_says_that_it_has_ended() {
     let mut replica = Replica::with_nodes(2);
     replica.allocate(&["a"], 1);

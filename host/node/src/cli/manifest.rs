@@ -7,7 +7,7 @@ use std::{
 };
 
 use holdfast_model::{
-    Lane, Limits, ModuleName, Settings,
+    Lane, Limits, ModuleName, OnLostQuorum, Settings,
     module::{Grants, OutOfBounds},
 };
 use serde::Deserialize;
@@ -91,6 +91,7 @@ impl Manifest {
                 grants: file.grants,
                 config: file.config,
                 lane: file.lane,
+                on_lost_quorum: file.on_lost_quorum,
             },
         })
     }
@@ -104,6 +105,8 @@ struct File {
     name: ModuleName,
     #[serde(default)]
     lane: Option<Lane>,
+    #[serde(default)]
+    on_lost_quorum: OnLostQuorum,
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
@@ -154,6 +157,7 @@ mod tests {
             r#"
             name = "counter"
             lane = "fiber"
+            on_lost_quorum = "continue"
             [limits]
             memory_bytes_max = 1_048_576
             [grants]
@@ -165,6 +169,7 @@ mod tests {
         .unwrap();
         let settings = manifest.settings;
         assert_eq!(settings.lane, Some(Lane::Fiber));
+        assert_eq!(settings.on_lost_quorum, OnLostQuorum::Continue);
         assert_eq!(settings.limits.memory_bytes_max, 1 << 20);
         assert_eq!(settings.grants.http[0].to_string(), "api.example.com:443");
         assert_eq!(settings.config["region"], "eu");
@@ -187,6 +192,10 @@ mod tests {
             (
                 "name = \"a\"\n[limits]\n# queue_calls_max\n  queue_calls_max = 0",
                 "x/holdfast.toml:4:3: limits.queue_calls_max is 0",
+            ),
+            (
+                "name = \"a\"\non_lost_quorum = \"go\"",
+                "x/holdfast.toml:2:18: unknown variant `go`",
             ),
             (
                 "name = \"a\"\n[grants]\nhttp = [\"nonsense\"]",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use holdfast_model::{
-    Lane, ModuleName,
+    Lane, ModuleName, OnLostQuorum,
     api::{ModuleInfo, ModuleList, ProblemKind, RemoveModuleQuery},
 };
 
@@ -185,6 +185,14 @@ fn describe(output: Output, info: &ModuleInfo) -> String {
                 .lane
                 .map_or("not compiled here yet", lane)
                 .to_owned(),
+        ),
+        (
+            "no quorum",
+            match version.settings.on_lost_quorum {
+                OnLostQuorum::Stop => "its resources stop",
+                OnLostQuorum::Continue => "its resources go on, maybe twice",
+            }
+            .to_owned(),
         ),
         ("exports", or_none(version.exports.join(", "))),
         ("imports", or_none(version.imports.join(", "))),

@@ -98,7 +98,7 @@ impl Engine {
             // Every branch only receives: what is cancelled is received the next time.
             tokio::select! {
                 () = stop.cancelled() => break,
-                Ok(()) = self.lease.changed() => self.let_go(),
+                Ok(()) = self.lease.changed() => self.lease_changed(),
                 changes = subscription.changed() => self.changed(&changes),
                 Some((module, id)) = ended.recv() => self.ended(&module, &id),
                 Some(done) = self.tasks.join_next() => self.done(done),
@@ -215,7 +215,7 @@ impl Engine {
 
     fn resource_changed(&mut self, module: &ModuleName, id: &ResourceId) {
         let key = (module.clone(), id.slot());
-        if !self.may_run() || !self.handover.is_running(&key) {
+        if !self.may_run(module) || !self.handover.is_running(&key) {
             return;
         }
         match self.run_of(module, id, None) {
@@ -230,23 +230,36 @@ impl Engine {
         }
     }
 
-    /// Runs what had to wait for the lease.
-    fn let_go(&mut self) {
-        if self.may_run() {
-            for (key, token) in std::mem::take(&mut self.held_back) {
-                self.run_slot(&key, Some(token));
+    fn lease_changed(&mut self) {
+        let lease = *self.lease.borrow_and_update();
+        match lease {
+            // What had to wait for it.
+            Lease::Runs => {
+                for (key, token) in std::mem::take(&mut self.held_back) {
+                    self.run_slot(&key, Some(token));
+                }
             }
+            Lease::Lost => self.drop_what_stops(),
+            Lease::Waiting | Lease::Over => {}
         }
     }
 
-    fn may_run(&self) -> bool {
-        *self.lease.borrow() == Lease::Runs
+    /// Whether instances of the module may run and start. Without a majority the last applied state
+    /// is as good as any other: what goes on is run as it says.
+    fn may_run(&self, module: &ModuleName) -> bool {
+        match *self.lease.borrow() {
+            Lease::Runs => true,
+            Lease::Lost => self.goes_on(module),
+            Lease::Waiting | Lease::Over => false,
+        }
     }
 
     fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Run(key, token) if self.may_run() => self.run_slot(&key, Some(token)),
+                Action::Run(key, token) if self.may_run(&key.0) => {
+                    self.run_slot(&key, Some(token));
+                }
                 Action::Run(key, token) => {
                     self.held_back.insert(key, token);
                 }
@@ -272,7 +285,7 @@ impl Engine {
             slot.map(|slot| slot.resources.iter().cloned().collect())
                 .unwrap_or_default()
         });
-        if !self.handover.is_running(key) {
+        if !self.may_run(module) || !self.handover.is_running(key) {
             return;
         }
         for id in ids {
@@ -361,7 +374,8 @@ impl Engine {
         table.entries.pin().remove(id);
         self.forget(&key, id);
         // Deallocated and allocated again while it ended: only now may it start anew.
-        if self.handover.is_running(&key)
+        if self.may_run(module)
+            && self.handover.is_running(&key)
             && let Some(run) = self.run_of(module, id, None)
         {
             self.run_entry(&key, id, run);

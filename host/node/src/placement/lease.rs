@@ -11,7 +11,7 @@ use holdfast_cluster::{
     state::{Cluster, Owner},
 };
 use holdfast_model::NodeId;
-use holdfast_runtime::Fence;
+use holdfast_runtime::Fences;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
@@ -45,6 +45,9 @@ pub enum Lease {
     Waiting,
     /// It may, until the fence shuts.
     Runs,
+    /// Never again, but for what goes on without a majority: none is heard. Followed by
+    /// [`Lease::Over`] once one is.
+    Lost,
     /// Never again, in this incarnation.
     Over,
 }
@@ -53,7 +56,7 @@ pub enum Lease {
 pub struct Renewals {
     placement: Placement,
     me: Owner,
-    fence: Fence,
+    fences: Fences,
     lease: watch::Sender<Lease>,
 }
 
@@ -80,12 +83,12 @@ impl Grants {
 impl Placement {
     /// What a task that keeps this node's lease needs. Nothing runs before it does.
     #[must_use]
-    pub fn renewals(&self, me: Owner, fence: Fence) -> (Renewals, watch::Receiver<Lease>) {
+    pub fn renewals(&self, me: Owner, fences: Fences) -> (Renewals, watch::Receiver<Lease>) {
         let (lease, follow) = watch::channel(Lease::Waiting);
         let renewals = Renewals {
             placement: self.clone(),
             me,
-            fence,
+            fences,
             lease,
         };
         (renewals, follow)
@@ -180,10 +183,12 @@ impl Renewals {
             let granted = matches!(answer, Some(Answer::Granted(_)));
             let again = match standing {
                 Standing::Runs { .. } if granted => RENEW_EVERY,
+                // For as long as it takes; a leader that is found is asked at once.
+                Standing::Lost => RENEW_EVERY,
                 _ => ASK_AGAIN,
             };
             let pause = self.adopt(standing, asked + again);
-            if standing == Standing::Over {
+            if *self.lease.borrow() == Lease::Over {
                 stop.cancelled().await;
                 return;
             }
@@ -201,11 +206,15 @@ impl Renewals {
         let lease = match standing {
             Standing::Waiting => Lease::Waiting,
             Standing::Runs { until } => {
-                self.fence.pass_until(until);
+                self.fences.pass_until(until);
                 Lease::Runs
             }
-            Standing::Over => {
-                self.fence.pass_until(Duration::ZERO);
+            Standing::Lost if self.goes_on() => {
+                self.fences.lapse();
+                Lease::Lost
+            }
+            Standing::Lost | Standing::Over => {
+                self.fences.end();
                 Lease::Over
             }
         };
@@ -214,15 +223,27 @@ impl Renewals {
             match lease {
                 Lease::Waiting => {}
                 Lease::Runs => info!("may run what it owns"),
+                Lease::Lost => warn!(
+                    "may not run anything any more, but for modules that go on without a majority: \
+                     its lease was not renewed, and no leader is heard"
+                ),
                 Lease::Over => warn!("may not run anything any more: its lease was not renewed"),
             }
         }
         // At the end of the lease at the latest, to see that it has ended.
         let next = match standing {
             Standing::Runs { until } => until.min(next),
-            Standing::Waiting | Standing::Over => next,
+            Standing::Waiting | Standing::Lost | Standing::Over => next,
         };
         next.saturating_sub(boot_time()).max(PAUSE_MIN)
+    }
+
+    /// Whether this run has something that goes on without a majority. One that had no lease yet
+    /// runs nothing, so nothing goes on.
+    fn goes_on(&self) -> bool {
+        let ran = matches!(*self.lease.borrow(), Lease::Runs | Lease::Lost);
+        let control = &self.placement.0.control;
+        ran && control.read(|state| state.goes_on_without_quorum(self.me))
     }
 }
 

@@ -24,7 +24,7 @@ use wasmtime_wasi_http::{
     },
 };
 
-use crate::state::State;
+use crate::{fence::Fence, state::State};
 
 mod client;
 mod destination;
@@ -46,6 +46,7 @@ struct Hooks {
     /// Requests of this instance under way.
     permits: Arc<Semaphore>,
     share: Arc<Share>,
+    fence: Fence,
 }
 
 pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -69,6 +70,7 @@ impl WasiHttpView for State {
                     grants: grounds.grants.clone(),
                     permits: Arc::new(Semaphore::new(REQUESTS_PER_INSTANCE_MAX)),
                     share: grounds.http_share.clone(),
+                    fence: grounds.fence.clone(),
                 },
             })
         });
@@ -89,11 +91,12 @@ impl WasiHttpHooks for Hooks {
     ) -> Box<dyn Future<Output = Sent> + Send> {
         let (client, grants) = (self.client.clone(), self.grants.clone());
         let (permit, share) = (self.permits.clone().try_acquire_owned(), self.share.clone());
+        let fence = self.fence.clone();
         Box::new(async move {
             let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
             let options = options.unwrap_or_default();
             let response = client
-                .send(&grants, request, options, permit, &share)
+                .send(&grants, request, options, permit, &share, &fence)
                 .await?;
             // The connection is driven by a task of the client: nothing is left to do here.
             let io: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(async { Ok(()) });

@@ -4,16 +4,16 @@
 
 use std::{thread, time::Duration};
 
-use holdfast_model::{Lane, Settings};
-use holdfast_runtime::{Failure, Fence, Instance, Options, Runtime, TerminateReason};
+use holdfast_model::{Lane, OnLostQuorum, Settings};
+use holdfast_runtime::{Failure, Fence, Fences, Instance, Options, Runtime, TerminateReason};
 
 use crate::support::{held, load, probe, request, resource};
 
-/// A held instance in this lane, and the fence that it is behind.
-async fn fenced(lane: Lane) -> (Instance, Fence, Runtime) {
-    let fence = Fence::open();
+/// A held instance in this lane, and the fences of its node.
+async fn fenced(lane: Lane) -> (Instance, Fences, Runtime) {
+    let fences = Fences::open();
     let options = Options {
-        fence: fence.clone(),
+        fences: fences.clone(),
         ..Options::default()
     };
     let runtime = Runtime::new(options).unwrap();
@@ -21,15 +21,15 @@ async fn fenced(lane: Lane) -> (Instance, Fence, Runtime) {
         lane: Some(lane),
         ..Settings::default()
     };
-    (held(&runtime, &settings).await, fence, runtime)
+    (held(&runtime, &settings).await, fences, runtime)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_begins_behind_a_shut_fence() {
     for lane in [Lane::Direct, Lane::Fiber] {
-        let (mut instance, fence, runtime) = fenced(lane).await;
+        let (mut instance, fences, runtime) = fenced(lane).await;
         instance.invoke(&request("")).await.unwrap();
-        fence.pass_until(Duration::ZERO);
+        fences.pass_until(Duration::ZERO);
         assert_eq!(instance.invoke(&request("")).await, Err(Failure::Fenced));
         let ended = instance.terminate(TerminateReason::Moved).await;
         assert_eq!(ended, Err(Failure::Fenced), "no hook runs either");
@@ -43,16 +43,46 @@ async fn nothing_begins_behind_a_shut_fence() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_computes_is_cut_when_the_fence_shuts() {
     for lane in [Lane::Direct, Lane::Fiber] {
-        let (mut instance, fence, _runtime) = fenced(lane).await;
+        let (mut instance, fences, _runtime) = fenced(lane).await;
         // The guest spins for ever, and its limit is half a minute.
         let shutter = thread::spawn(move || {
             thread::sleep(Duration::from_millis(100));
-            fence.pass_until(Duration::ZERO);
+            fences.pass_until(Duration::ZERO);
         });
         let cut = instance.invoke(&request(r#"{"op":"spin"}"#)).await;
         assert_eq!(cut, Err(Failure::Cut), "{lane:?}");
         assert!(instance.is_dead());
         shutter.join().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_on_without_a_majority_passes_until_the_node_ends() {
+    let (mut stops, fences, runtime) = fenced(Lane::Direct).await;
+    let settings = Settings {
+        on_lost_quorum: OnLostQuorum::Continue,
+        ..Settings::default()
+    };
+    let mut goes_on = held(&runtime, &settings).await;
+    for lapsed in [
+        // By the clock alone, and told.
+        (|fences| fences.pass_until(Duration::from_nanos(1))) as fn(&Fences),
+        Fences::lapse,
+    ] {
+        lapsed(&fences);
+        assert_eq!(stops.invoke(&request("")).await, Err(Failure::Fenced));
+        goes_on.invoke(&request("")).await.unwrap();
+    }
+    fences.end();
+    assert_eq!(goes_on.invoke(&request("")).await, Err(Failure::Fenced));
+}
+
+#[test]
+fn fences_that_were_never_passed_are_not_opened_by_a_lease_that_ends() {
+    let fences = Fences::shut();
+    fences.lapse();
+    for module in [OnLostQuorum::Stop, OnLostQuorum::Continue] {
+        assert!(fences.of(module).is_shut(), "{module:?}");
     }
 }
 

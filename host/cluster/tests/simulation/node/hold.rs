@@ -42,10 +42,12 @@ impl Process {
                 self.until = Some(until);
                 self.start_instances(now, out);
             }
-            Standing::Over if self.bug == Some(Bug::RunsPastDeadline) && self.is_member() => {
+            Standing::Lost | Standing::Over
+                if self.bug == Some(Bug::RunsPastDeadline) && self.is_member() =>
+            {
                 self.holder = Holder::default();
             }
-            Standing::Over => self.fence(now, out),
+            Standing::Lost | Standing::Over => self.fence(now, out),
         }
     }
 

@@ -6,7 +6,7 @@ use holdfast_cluster::{
     handover::SlotKey,
     state::{ModuleAbout, Version},
 };
-use holdfast_model::ModuleName;
+use holdfast_model::{ModuleName, OnLostQuorum};
 use tracing::warn;
 
 use super::{
@@ -17,6 +17,7 @@ use super::{
     },
     Done, Engine,
 };
+use crate::placement::Lease;
 
 impl Engine {
     pub(super) fn module_changed(&mut self, name: &ModuleName) {
@@ -61,9 +62,42 @@ impl Engine {
         self.try_rollouts();
     }
 
+    /// Whether the module's instances go on when no majority is heard.
+    pub(super) fn goes_on(&self, name: &ModuleName) -> bool {
+        let version = self.versions.get(name);
+        version.is_some_and(|version| goes_on(version))
+    }
+
+    /// Drops every instance but those that go on without a majority.
+    pub(super) fn drop_what_stops(&mut self) {
+        let (mut dropped, mut kept) = (0, 0);
+        for table in self.shared.tables.all() {
+            let candidate = self.rollouts.get(&table.name);
+            for entry in table.entries.pin().values() {
+                if !self.goes_on(&table.name) {
+                    entry.drop_now(&self.shared.host);
+                    dropped += 1;
+                    continue;
+                }
+                kept += 1;
+                // A trial of one that stops would leave the resource behind a shut fence.
+                if let Some(candidate) = candidate.filter(|version| !goes_on(version)) {
+                    entry.end_trial(&self.shared.host, candidate.number);
+                }
+            }
+        }
+        warn!(
+            dropped,
+            kept, "no majority is heard; what goes on without one is kept"
+        );
+    }
+
     /// Tries each version that is being rolled out once, as soon as this node has resources to
-    /// try it on.
+    /// try it on. Without a lease nobody could be told the result.
     pub(super) fn try_rollouts(&mut self) {
+        if *self.lease.borrow() != Lease::Runs {
+            return;
+        }
         for (name, candidate) in self.rollouts.clone() {
             if self.tried.get(&name) == Some(&candidate) {
                 continue;
@@ -142,6 +176,10 @@ impl Engine {
             Done::Loaded(name)
         });
     }
+}
+
+fn goes_on(version: &Version) -> bool {
+    version.settings.on_lost_quorum == OnLostQuorum::Continue
 }
 
 /// Among how many entries those for a trial are chosen.

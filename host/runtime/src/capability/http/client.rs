@@ -45,19 +45,18 @@ pub(crate) struct Client {
     permits: Arc<Semaphore>,
     /// Names that are being looked up.
     lookups: Arc<Semaphore>,
-    fence: Fence,
 }
 
 /// Finds the addresses of a name. It may block.
 type Resolve = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 impl Client {
-    pub(crate) fn new(fence: Fence) -> Self {
+    pub(crate) fn new() -> Self {
         let resolve = |host: &str, port: u16| Ok((host, port).to_socket_addrs()?.collect());
-        Self::resolving_with(Arc::new(resolve), fence)
+        Self::resolving_with(Arc::new(resolve))
     }
 
-    fn resolving_with(resolve: Resolve, fence: Fence) -> Self {
+    fn resolving_with(resolve: Resolve) -> Self {
         let roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         };
@@ -74,12 +73,11 @@ impl Client {
             pool: Arc::default(),
             permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
-            fence,
         }
     }
 
-    /// Sends a request if the grants allow it. The permit, and the place in the module's share, are
-    /// held until the answer has been read.
+    /// Sends a request if the grants allow it, and the fence lets it pass. The permit, and the place
+    /// in the module's share, are held until the answer has been read.
     pub(super) async fn send(
         &self,
         grants: &[HttpGrant],
@@ -87,6 +85,7 @@ impl Client {
         options: RequestOptions,
         permit: OwnedSemaphorePermit,
         share: &Share,
+        fence: &Fence,
     ) -> Result<http::Response<WasiBody>, Error> {
         let destination = Destination::of(request.uri())?;
         if !destination.is_granted(grants) {
@@ -111,7 +110,7 @@ impl Client {
                 addr,
             };
             while let Some(mut sender) = self.pool.take(&key) {
-                self.pass()?;
+                pass(fence)?;
                 let sending = sender.try_send_request(request);
                 let Ok(sent) = timeout(first_byte, sending).await else {
                     return Err(Error::ConnectionReadTimeout);
@@ -131,21 +130,13 @@ impl Client {
         let (addr, mut sender) = timeout_at(connect_by, connecting)
             .await
             .map_err(|_| Error::ConnectionTimeout)??;
-        self.pass()?;
+        pass(fence)?;
         let response = timeout(first_byte, sender.send_request(request))
             .await
             .map_err(|_| Error::ConnectionReadTimeout)?
             .map_err(|error| hyper_error(&error))?;
         let key = Key { destination, addr };
         Ok(self.answer(response, key, sender, options, permits))
-    }
-
-    /// Nothing leaves a node that may not run its instances any more, however long it was prepared.
-    fn pass(&self) -> Result<(), Error> {
-        match self.fence.is_shut() {
-            true => Err(Error::HttpRequestDenied),
-            false => Ok(()),
-        }
     }
 
     /// The addresses that a connection may go to.
@@ -264,6 +255,14 @@ impl Client {
             };
             body.boxed_unsync()
         })
+    }
+}
+
+/// Nothing leaves a node that may not run its instances any more, however long it was prepared.
+fn pass(fence: &Fence) -> Result<(), Error> {
+    match fence.is_shut() {
+        true => Err(Error::HttpRequestDenied),
+        false => Ok(()),
     }
 }
 

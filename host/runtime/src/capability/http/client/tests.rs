@@ -20,10 +20,7 @@ fn client(addrs: &[IpAddr]) -> (Client, Arc<AtomicUsize>) {
         let addrs = addrs.iter();
         Ok(addrs.map(|addr| SocketAddr::new(*addr, port)).collect())
     };
-    (
-        Client::resolving_with(Arc::new(resolve), Fence::open()),
-        asked,
-    )
+    (Client::resolving_with(Arc::new(resolve)), asked)
 }
 
 async fn get(client: &Client, grants: &[&str], url: &str) -> Result<Bytes, Error> {
@@ -39,9 +36,30 @@ async fn get_with(
     get_within(client, &Share::default(), grants, url, options).await
 }
 
+async fn get_behind(
+    client: &Client,
+    fence: &Fence,
+    grants: &[&str],
+    url: &str,
+) -> Result<Bytes, Error> {
+    let options = RequestOptions::default();
+    get_as(client, &Share::default(), fence, grants, url, options).await
+}
+
 async fn get_within(
     client: &Client,
     share: &Share,
+    grants: &[&str],
+    url: &str,
+    options: RequestOptions,
+) -> Result<Bytes, Error> {
+    get_as(client, share, &Fence::open(), grants, url, options).await
+}
+
+async fn get_as(
+    client: &Client,
+    share: &Share,
+    fence: &Fence,
     grants: &[&str],
     url: &str,
     options: RequestOptions,
@@ -54,7 +72,7 @@ async fn get_within(
         .unwrap();
     let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
     let response = client
-        .send(&grants, request, options, permit, share)
+        .send(&grants, request, options, permit, share, fence)
         .await?;
     Ok(response.into_body().collect().await?.to_bytes())
 }
@@ -327,13 +345,10 @@ async fn a_module_with_slow_servers_leaves_connections_to_others() {
 async fn a_slow_lookup_keeps_its_place_until_it_ends() {
     let (end, ended) = std::sync::mpsc::channel::<()>();
     let ended = parking_lot::Mutex::new(ended);
-    let client = Client::resolving_with(
-        Arc::new(move |_: &str, _: u16| {
-            let _ = ended.lock().recv();
-            Ok(vec![])
-        }),
-        Fence::open(),
-    );
+    let client = Client::resolving_with(Arc::new(move |_: &str, _: u16| {
+        let _ = ended.lock().recv();
+        Ok(vec![])
+    }));
     let share = Share::default();
     let places = share.lookups.available_permits();
     let grants = ["a.example:*"];
@@ -358,11 +373,12 @@ async fn nothing_leaves_behind_a_shut_fence_neither_anew_nor_on_an_open_connecti
     let (client, _) = client(&[LOOPBACK]);
     let grants = [&*format!("127.0.0.1:{}", server.addr.port())];
     let url = server.url("127.0.0.1");
-    get(&client, &grants, &url).await.unwrap();
+    let fence = Fence::open();
+    get_behind(&client, &fence, &grants, &url).await.unwrap();
     // The connection is back in the pool, or a new one would be made: both are refused.
-    client.fence.pass_until(Duration::ZERO);
+    fence.pass_until(Duration::ZERO);
     for _ in 0..2 {
-        let refused = get(&client, &grants, &url).await;
+        let refused = get_behind(&client, &fence, &grants, &url).await;
         assert!(
             matches!(refused, Err(Error::HttpRequestDenied)),
             "{refused:?}"

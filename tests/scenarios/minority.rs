@@ -1,0 +1,114 @@
+//! Life without a majority of the voters.
+
+use std::collections::BTreeSet;
+
+use holdfast_model::NodeId;
+use holdfast_tests::{Cluster, LONG, Probe, SOON, checker::Key, probe::ids, wait_until};
+use serde_json::json;
+
+const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+
+#[test]
+fn without_a_majority_what_goes_on_answers_and_everything_else_is_refused() {
+    let mut cluster = Cluster::builder(BIN).nodes(4).start();
+    let mut settings = Probe::settings(cluster.collector());
+    Probe::deploy_with(&cluster.api(0), "stops", &settings);
+    settings["on_lost_quorum"] = json!("continue");
+    Probe::deploy_with(&cluster.api(0), "goes-on", &settings);
+    let ids = ids("r", 40);
+    for module in ["stops", "goes-on"] {
+        cluster.api(0).allocate_all(module, &ids);
+        cluster.collector().wait_held(module, &ids, LONG);
+    }
+    wait_until("the fourth node has its share", LONG, || {
+        let nodes = cluster.api(0).nodes()?;
+        let held = |n: &holdfast_model::api::NodeInfo| n.held.is_some_and(|held| held >= 15);
+        let all = nodes.iter().all(held);
+        all.then_some(()).ok_or_else(|| format!("{nodes:?}"))
+    });
+    let voters = cluster.api(0).cluster().expect("it answers").voters;
+    let voters: Vec<usize> = voters.iter().map(|v| cluster.number_of(*v)).collect();
+    assert_eq!(voters.len(), 3);
+    let lost = [voters[0], voters[1]];
+    let left: Vec<usize> = (0..4).filter(|node| !lost.contains(node)).collect();
+    for node in lost {
+        cluster.kill9(node);
+    }
+
+    for node in &left {
+        wait_until("the node notices that its lease is over", LONG, || {
+            let log = cluster.log(*node);
+            log.contains("no majority is heard")
+                .then_some(())
+                .ok_or("it has not")
+        });
+    }
+    let pids: Vec<u32> = left.iter().map(|node| cluster.pid(*node)).collect();
+    let owner = |module: &str, id: &str| -> Option<NodeId> {
+        let info = cluster.api(left[0]).resource(module, id);
+        Some(info.owner?.node)
+    };
+    let of = |node: usize| cluster.listening(node).node;
+    let mut answered = 0;
+    for id in &ids {
+        for module in ["stops", "goes-on"] {
+            let owner = owner(module, id).expect("nobody took it away");
+            if !left.iter().any(|node| of(*node) == owner) {
+                continue;
+            }
+            // Here, and forwarded from the other node without a majority.
+            for node in &left {
+                let call = cluster.api(*node).invoke(module, id, Probe::echo());
+                // Its caller would wait for half a minute: it is not left waiting.
+                let answer = call.patience(SOON).answer();
+                if module == "goes-on" {
+                    let _ = answer.expect(200);
+                    answered += 1;
+                } else {
+                    assert_eq!(answer.status, 503, "{answer}");
+                    assert!(answer.header("retry-after").is_some(), "{answer}");
+                    assert!(answer.to_string().contains("no majority"), "{answer}");
+                }
+            }
+        }
+    }
+    assert!(answered >= 20, "{answered} calls");
+    // What fails is started again by the node that has it.
+    let here = |id: &&String| owner("goes-on", id) == Some(of(left[0]));
+    let fails = ids.iter().find(here).expect("it holds some");
+    let api = cluster.api(left[0]);
+    let _ = api
+        .invoke("goes-on", fails, Probe::panic())
+        .answer()
+        .expect(500);
+    let _ = api
+        .invoke("goes-on", fails, Probe::echo())
+        .answer()
+        .expect(200);
+    for (node, pid) in left.iter().zip(&pids) {
+        assert_eq!(cluster.pid(*node), *pid);
+        assert!(!cluster.log(*node).contains("starting anew"));
+    }
+
+    for node in lost {
+        cluster.restart(node);
+    }
+    // A majority may have given their resources to others by now: they begin anew.
+    for node in &left {
+        cluster.wait_started_anew(*node);
+    }
+    cluster.wait_formed();
+    for module in ["stops", "goes-on"] {
+        let all: BTreeSet<Key> = ids.iter().map(|id| Key::new(module, id)).collect();
+        wait_until("each is held once", LONG, || {
+            let findings = cluster.collector().findings();
+            assert_eq!(findings.regressions, [], "tokens only grow");
+            findings.holds_exactly(module, &all)
+        });
+    }
+    let late = cluster
+        .api(0)
+        .allocate_held("goes-on", "late", &json!({}))
+        .answer();
+    assert_eq!(late.status, 201, "{late}");
+}
