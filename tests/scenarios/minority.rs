@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use holdfast_model::NodeId;
-use holdfast_tests::{Cluster, LONG, Probe, SOON, checker::Key, probe::ids, wait_until};
+use holdfast_tests::{
+    Cluster, LONG, Probe, SOON, api::resource_path, checker::Key, probe::ids, wait_until,
+};
 use serde_json::json;
 
 const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
@@ -111,4 +113,110 @@ fn without_a_majority_what_goes_on_answers_and_everything_else_is_refused() {
         .allocate_held("goes-on", "late", &json!({}))
         .answer();
     assert_eq!(late.status, 201, "{late}");
+}
+
+#[test]
+fn a_node_without_a_majority_says_so_and_marks_what_it_reads() {
+    let mut cluster = Cluster::builder(BIN).nodes(3).start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let ids = ids("r", 3);
+    cluster.api(0).allocate_all("probe", &ids);
+    cluster.collector().wait_held("probe", &ids, LONG);
+    let (left, lost) = (0, [1, 2]);
+    let api = cluster.api(left);
+    let read = |path: &str| api.get(path).answer().expect(200);
+    let resource = resource_path("probe", &ids[0]);
+    wait_until("what it reads is current", SOON, || {
+        let answer = read(&resource);
+        let stale = answer.header("holdfast-stale-ms").is_some();
+        (!stale).then_some(()).ok_or("it is not")
+    });
+    for node in lost {
+        cluster.kill9(node);
+    }
+    cluster.wait_started_anew(left);
+    let names = lost.map(|node| cluster.listening(node).node.to_string());
+    let info = wait_until("it says so", LONG, || {
+        let info = api.cluster()?;
+        let no_majority = info.no_majority.clone();
+        no_majority
+            .filter(|lost| lost.missing.len() == 2)
+            .ok_or_else(|| format!("{info:?}"))
+    });
+    let missing: BTreeSet<String> = info.0.missing.iter().map(ToString::to_string).collect();
+    assert_eq!(missing, names.iter().cloned().collect());
+    assert!(api.cluster().expect("it answers").stale);
+
+    for path in [
+        &resource,
+        "/v1/modules",
+        "/v1/modules/probe",
+        "/v1/modules/probe/resources",
+        "/v1/cluster",
+        "/v1/cluster/nodes",
+        "/v1/cluster/slots?module=probe",
+    ] {
+        let answer = read(path);
+        let age = answer.header("holdfast-stale-ms").map(str::to_owned);
+        let age: Option<u64> = age.and_then(|age| age.parse().ok());
+        assert!(age.is_some_and(|age| age > 0), "{path}: {answer}");
+    }
+    // Neither does it claim that something does not exist, nor keep anybody waiting.
+    let body = json!({}).to_string();
+    for (method, path) in [
+        ("GET", "/v1/modules/probe/resources/none"),
+        ("GET", "/v1/modules/none"),
+        (
+            "PUT",
+            "/v1/modules/probe/resources/x?wait=held&timeout_ms=60000",
+        ),
+        ("PUT", "/v1/modules/probe?wait=serving&timeout_ms=60000"),
+        ("DELETE", "/v1/modules/probe/resources/x?timeout_ms=60000"),
+        ("POST", "/v1/modules/probe/resources:batch"),
+        ("POST", "/v1/modules/probe/resources/none/invoke"),
+        ("GET", "/readyz"),
+    ] {
+        let ask = api.ask(method, path).body(body.clone()).patience(SOON);
+        let answer = ask.answer();
+        assert_eq!(answer.status, 503, "{method} {path}: {answer}");
+        assert!(answer.header("retry-after").is_some(), "{answer}");
+        let text = answer.to_string();
+        assert!(text.contains("no majority of the voters"), "{text}");
+        for name in &names {
+            assert!(text.contains(name), "{method} {path}: {text}");
+        }
+    }
+    let server = format!("http://{}", cluster.listening(left).http);
+    let command = |args: &[&str]| {
+        let mut command = std::process::Command::new(BIN);
+        command.args(["--server", &server]).args(args);
+        let output = command.output().expect("the command runs");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (text(output.stdout), text(output.stderr))
+    };
+    for args in [&["status"][..], &["nodes"]] {
+        let (shown, warned) = command(args);
+        assert!(shown.contains("No majority: "), "{args:?}: {shown}");
+        assert!(shown.contains(&names[0][..8]), "{args:?}: {shown}");
+        assert!(warned.contains("this may be out of date"), "{warned}");
+    }
+    let (_, warned) = command(&["resources", "get", "probe/r0", "--format", "json"]);
+    assert!(warned.starts_with("{\"warning\":"), "{warned}");
+    // Once, not at every look, by this run of the node.
+    let log = cluster.log(left);
+    let run = log.rsplit("starting anew").next().expect("there is one");
+    assert_eq!(
+        run.matches("no majority of the voters is heard").count(),
+        1,
+        "{run}"
+    );
+
+    for node in lost {
+        cluster.restart(node);
+    }
+    cluster.wait_formed();
+    let answer = read(&resource);
+    assert!(answer.header("holdfast-stale-ms").is_none(), "{answer}");
+    assert!(cluster.log(left).contains("is heard again"));
+    assert!(!command(&["status"]).0.contains("No majority"));
 }

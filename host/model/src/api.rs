@@ -14,8 +14,8 @@ mod resource;
 pub use batch::{BatchAnswer, BatchOutcome, BatchRequest, BatchResult};
 pub use cluster::{
     ChangeClusterSettings, ClusterInfo, ClusterSettings, DrainQuery, DrainWait, Listening,
-    NodeCounts, NodeEvent, NodeInfo, NodeList, NodeStatus, Owner, RemoveNodeQuery, ResourceCounts,
-    SlotInfo, SlotList, SlotsQuery,
+    NoMajority, NodeCounts, NodeEvent, NodeInfo, NodeList, NodeStatus, Owner, RemoveNodeQuery,
+    ResourceCounts, SlotInfo, SlotList, SlotsQuery,
 };
 pub use module::{
     DeployQuery, DeployWait, FailedOn, FailedVersion, ModuleInfo, ModuleList, ModuleNode,
@@ -45,6 +45,11 @@ pub const SETTINGS_BYTES_MAX: usize = 32 << 10;
 
 /// Request header of a call: how long the caller waits, in milliseconds.
 pub const TIMEOUT_HEADER: &str = "holdfast-timeout-ms";
+
+/// Response header of everything that is answered from a state that may be out of date, because the
+/// node could not make sure for some seconds that it has all that was acknowledged: for how long, in
+/// milliseconds. Absent: it is current, but for a moment.
+pub const STALE_HEADER: &str = "holdfast-stale-ms";
 
 /// Response header of a call: the node on which the handler ran.
 pub const NODE_HEADER: &str = "holdfast-node";

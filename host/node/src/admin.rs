@@ -28,8 +28,11 @@ use axum::{
     routing::{delete, get, post, put},
 };
 use bytes::Bytes;
-use holdfast_model::{NodeId, api::ProblemKind};
-use http::{Method, Request, Response};
+use holdfast_model::{
+    NodeId,
+    api::{ProblemKind, STALE_HEADER},
+};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use tower::util::ServiceExt;
 
@@ -130,14 +133,26 @@ impl Api {
             let response = invoke::invoke(&self.admin, parts, body).await;
             return response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
         }
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        // Nobody waits for what is known not to come.
+        if !reads && let Err(error) = self.admin.may_change() {
+            let response = error.response();
+            return response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
+        }
+        // Before it is read: it does not get younger meanwhile.
+        let stale = self.admin.placement.stale();
         let request = request.map(axum::body::Body::new);
         let dispatch = self.admin.dispatch.clone();
-        let response = tokio::select! {
+        let mut response = tokio::select! {
             biased;
             Ok(response) = self.router.oneshot(request) => response,
             // The connection ends with this run of the node.
             () = dispatch.over() => starting_anew().into_response(),
         };
+        if let Some(age) = stale.filter(|_| reads && !open && response.status().is_success()) {
+            let age = HeaderValue::from(age.as_millis() as u64);
+            response.headers_mut().insert(STALE_HEADER, age);
+        }
         response.map(|body| body.boxed_unsync())
     }
 }

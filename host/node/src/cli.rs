@@ -31,6 +31,9 @@ mod start;
 mod status;
 mod target;
 
+use self::output::Output;
+use crate::client::Client;
+
 pub use failure::Exit;
 pub use output::Format;
 pub use session::Session;
@@ -91,16 +94,39 @@ async fn talk(session: Session, command: Command) -> anyhow::Result<Exit> {
         Command::Demo(args) => return demo::run(args, &output).await,
         Command::New(args) => new::run(&args, &output),
         Command::Build(args) => build::run(&args, &output).await,
-        Command::Deploy(args) => deploy::run(args, &session.client()?, &output).await,
-        Command::Modules(args) => modules::run(args, &session.client()?, &output).await,
-        Command::Resources(args) => return resources::run(args, &session.client()?, &output).await,
-        Command::Invoke(args) => invoke::run(args, &session.client()?, &output).await,
-        Command::Nodes(args) => nodes::run(args, &session.client()?, &output).await,
-        Command::Status => status::run(&session.client()?, &output).await,
-        Command::Drain(args) => drain::run(args, &session.client()?, &output).await,
-        Command::Restart(args) => restart::run(args, &session.client()?, &output).await,
-        Command::Settings(args) => settings::run(&args, &session.client()?, &output).await,
-        Command::Start(_) | Command::Completions { .. } => Ok(()),
+        command => {
+            let client = session.client()?;
+            let exit = ask(command, &client, &output).await;
+            if let Some(age) = client.take_stale() {
+                output.warn(&format!(
+                    "this may be out of date: the node has had no contact with a majority of the \
+                     voters for {}",
+                    human::duration(age)
+                ));
+            }
+            return exit;
+        }
+    };
+    done.map(|()| Exit::Done)
+}
+
+/// Does what only a node can.
+async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Result<Exit> {
+    let done = match command {
+        Command::Deploy(args) => deploy::run(args, client, output).await,
+        Command::Modules(args) => modules::run(args, client, output).await,
+        Command::Resources(args) => return resources::run(args, client, output).await,
+        Command::Invoke(args) => invoke::run(args, client, output).await,
+        Command::Nodes(args) => nodes::run(args, client, output).await,
+        Command::Status => status::run(client, output).await,
+        Command::Drain(args) => drain::run(args, client, output).await,
+        Command::Restart(args) => restart::run(args, client, output).await,
+        Command::Settings(args) => settings::run(&args, client, output).await,
+        Command::Demo(_)
+        | Command::New(_)
+        | Command::Build(_)
+        | Command::Start(_)
+        | Command::Completions { .. } => Ok(()),
     };
     done.map(|()| Exit::Done)
 }

@@ -4,10 +4,18 @@
 //! repeated here: a caller that gets an error knows from its kind whether the request may have
 //! had its effect. Connections are kept alive and shared by clones.
 
-use std::{convert::Infallible, error::Error as StdError, time::Duration};
+use std::{
+    convert::Infallible,
+    error::Error as StdError,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use holdfast_model::api::Problem;
+use holdfast_model::api::{Problem, STALE_HEADER};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
@@ -30,6 +38,8 @@ pub struct Client {
     server: String,
     token: Option<HeaderValue>,
     timeout: Duration,
+    /// See [`Client::take_stale`].
+    stale_ms: Arc<AtomicU64>,
 }
 
 /// Why there is no answer, or no good one.
@@ -123,6 +133,7 @@ impl Client {
             server: parse_server(server)?,
             token: None,
             timeout: TIMEOUT,
+            stale_ms: Arc::default(),
         })
     }
 
@@ -144,6 +155,14 @@ impl Client {
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// How old the oldest of the answers may be that came since this was asked last, if a node said
+    /// of one that it may be out of date.
+    #[must_use]
+    pub fn take_stale(&self) -> Option<Duration> {
+        let age = self.stale_ms.swap(0, Ordering::Relaxed);
+        (age > 0).then(|| Duration::from_millis(age))
     }
 
     /// The server, as `http://host:port`.
@@ -178,6 +197,9 @@ impl Client {
             .await
             .map_err(|error| self.failed(error))?;
         if response.status().is_success() {
+            let age = response.headers().get(STALE_HEADER);
+            let age = age.and_then(|age| age.to_str().ok()?.parse().ok());
+            self.stale_ms.fetch_max(age.unwrap_or(0), Ordering::Relaxed);
             return Ok(response);
         }
         Err(self.refused(response).await)

@@ -41,7 +41,12 @@ pub(crate) use self::{
     forward::{CALL, answer_call},
     status::{AwaitHeld, Counts, CountsOf, Reports},
 };
-use crate::{control::Control, modules::Modules, peer::Peers, placement::Lease};
+use crate::{
+    control::Control,
+    modules::Modules,
+    peer::Peers,
+    placement::{Lease, Placement},
+};
 
 /// Calls and the state of resources, on any node. Cheap to clone.
 #[derive(Clone)]
@@ -53,6 +58,7 @@ struct Inner {
     control: Control,
     peers: Peers,
     lease: watch::Receiver<Lease>,
+    placement: Placement,
 }
 
 /// What the engine writes and calls read.
@@ -107,6 +113,7 @@ impl Dispatch {
         modules: Modules,
         lease: watch::Receiver<Lease>,
         starts_max: u32,
+        placement: Placement,
     ) -> (Self, Running) {
         let (ended, receiver) = mpsc::channel(ENDED_CAPACITY);
         let host = Host { modules, ended };
@@ -122,6 +129,7 @@ impl Dispatch {
             control,
             peers,
             lease,
+            placement,
         }));
         (
             dispatch,
@@ -204,6 +212,10 @@ impl Dispatch {
             if !known {
                 self.exists(module, id, deadline).await?;
                 known = true;
+            }
+            // Without a majority nobody takes it over.
+            if let Some(lost) = self.0.placement.lost_quorum() {
+                return Err(unavailable(format!("{why}, and {lost}")));
             }
             let pause = Instant::now() + LOOK_AGAIN;
             if deadline <= Instant::now() {
@@ -296,6 +308,10 @@ impl Dispatch {
             return Ok(());
         }
         // This node may lag behind an allocation that was acknowledged elsewhere.
+        if let Some(lost) = self.0.placement.lost_quorum() {
+            let why = format!("it is not known here, and whether it exists cannot be said: {lost}");
+            return Err(unavailable(why));
+        }
         let limit = deadline.min(Instant::now() + READ_INDEX);
         match self.0.control.read_index(limit.into_std()).await {
             Ok(()) => look(),
@@ -306,9 +322,9 @@ impl Dispatch {
     }
 }
 
-fn unavailable(why: &str) -> call::Error {
+fn unavailable(why: impl Into<String>) -> call::Error {
     call::Error::Unavailable {
-        reason: why.to_owned(),
+        reason: why.into(),
         retry_after: RETRY_AFTER,
     }
 }

@@ -9,6 +9,7 @@ mod allocator;
 mod leader;
 mod lease;
 mod placing;
+mod quorum;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -27,14 +28,16 @@ use tokio::{
 use tracing::debug;
 
 use self::allocator::Allocator;
-use self::lease::Grants;
 pub(crate) use self::lease::Renew;
 pub use self::{
     allocator::Allocations,
     leader::Leader,
     lease::{Contacts, Lease, Renewals},
+    quorum::{LostQuorum, QuorumWatch},
 };
+use self::{lease::Grants, quorum::Heard};
 use crate::{
+    clock::boot_time,
     control::Control,
     peer::{Kind, Lane, PeerInfo, Peers},
     rpc::{self, AskError, Question},
@@ -52,6 +55,7 @@ struct Inner {
     members: watch::Receiver<Members>,
     evidence: Mutex<Evidence>,
     grants: Mutex<Grants>,
+    heard: Mutex<Heard>,
     /// Something happened that the leader should look at now.
     news: Notify,
 }
@@ -137,6 +141,7 @@ impl Placement {
             members,
             evidence: Mutex::default(),
             grants: Mutex::default(),
+            heard: Mutex::new(Heard::new(boot_time())),
             news: Notify::new(),
         };
         let placement = Self(Arc::new(inner));

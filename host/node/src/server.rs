@@ -204,6 +204,7 @@ impl Node {
         tasks.control("placement", leader.run(ends.rest.clone()));
         tasks.control("allocations", services.allocations.run(ends.rest.clone()));
         tasks.control("lease", services.renewals.run(ends.peers.clone()));
+        tasks.control("quorum", placement.quorum_watch().run(ends.rest.clone()));
         tasks.control("contact", placement.contacts().run(ends.rest.clone()));
         tasks.follow("deaths", &ends.rest, deaths(events, placement.clone()));
         tasks.control("peers", peers.clone().run(listener, ends.peers.clone()));
@@ -373,6 +374,7 @@ impl Services {
             modules.clone(),
             lease.clone(),
             config.starts_max,
+            placement.clone(),
         );
         let deploy = Deploy::new(me.node, control.clone(), peers.clone(), modules.clone());
         let (restarts, asked) = Restarts::new(me, control.clone(), peers.clone());

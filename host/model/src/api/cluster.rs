@@ -43,9 +43,20 @@ pub struct ClusterInfo {
     pub modules: u64,
     /// How many resources are how.
     pub resources: ResourceCounts,
-    /// The answering node could not make sure that this is the newest state: it has no contact
-    /// with a leader.
+    /// The answering node could not make sure for some seconds that this is the newest state.
     pub stale: bool,
+    /// Present while the answering node hears no majority of the voters: nothing can be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_majority: Option<NoMajority>,
+}
+
+/// That a node hears no majority of the voters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoMajority {
+    /// Since when; at the earliest since the node was started.
+    pub since_ms: u64,
+    /// The voters that the node does not reach.
+    pub missing: Vec<NodeId>,
 }
 
 /// Nodes by status.
@@ -125,6 +136,9 @@ impl ResourceCounts {
 pub struct NodeList {
     /// All nodes, dead ones included until they are removed.
     pub nodes: Vec<NodeInfo>,
+    /// See [`ClusterInfo::no_majority`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_majority: Option<NoMajority>,
 }
 
 /// A node.

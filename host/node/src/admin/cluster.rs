@@ -15,8 +15,9 @@ use holdfast_cluster::{
 use holdfast_model::{
     ClusterId, NodeId,
     api::{
-        ClusterInfo, DrainQuery, NodeCounts, NodeInfo, NodeList, NodeStatus, Owner, ProblemKind,
-        RemoveNodeQuery, ResourceCounts, ResourceStatus, SlotInfo, SlotList, SlotsQuery,
+        ClusterInfo, DrainQuery, NoMajority, NodeCounts, NodeInfo, NodeList, NodeStatus, Owner,
+        ProblemKind, RemoveNodeQuery, ResourceCounts, ResourceStatus, SlotInfo, SlotList,
+        SlotsQuery,
     },
 };
 use tokio::time::Instant;
@@ -30,6 +31,7 @@ use super::{
     resources::module_of,
 };
 use crate::{
+    clock::now_ms,
     dispatch::{Counts, CountsOf},
     rpc,
 };
@@ -47,8 +49,7 @@ pub(super) async fn describe(
     for node in &nodes {
         node_counts.add(node.status);
     }
-    let soon = (Instant::now() + FRESH).into_std();
-    let stale = admin.control.read_index(soon).await.is_err();
+    let stale = admin.placement.stale().is_some();
     let live = admin.placement.live();
     // During a change, both the old and the new voters have to be able to decide.
     let survived = members
@@ -72,6 +73,7 @@ pub(super) async fn describe(
             modules: state.modules().len() as u64,
             resources,
             stale,
+            no_majority: no_majority(&admin),
         }))
     })
 }
@@ -138,7 +140,18 @@ pub(super) async fn nodes(
 ) -> Result<Json<NodeList>> {
     admin.joined()?;
     let nodes = node_infos(&admin).await;
-    Ok(Json(NodeList { nodes }))
+    Ok(Json(NodeList {
+        nodes,
+        no_majority: no_majority(&admin),
+    }))
+}
+
+fn no_majority(admin: &Admin) -> Option<NoMajority> {
+    let lost = admin.placement.lost_quorum()?;
+    Some(NoMajority {
+        since_ms: now_ms().saturating_sub(lost.silent.as_millis() as u64),
+        missing: lost.missing.into_iter().collect(),
+    })
 }
 
 async fn node_infos(admin: &Admin) -> Vec<NodeInfo> {
@@ -321,6 +334,3 @@ pub(super) async fn slots(
 
 /// How long a node may take to count its resources.
 const ASK: Duration = Duration::from_secs(1);
-
-/// How long to wait for the leader before a summary is called stale.
-const FRESH: Duration = Duration::from_millis(700);

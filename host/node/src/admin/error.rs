@@ -50,6 +50,12 @@ impl Error {
         Self::new(ProblemKind::NoLeader, format!("it is done; but {error}"))
     }
 
+    /// The same, of a change that was not begun.
+    pub(super) fn not_done(mut self) -> Self {
+        self.problem.detail = format!("{}; {NOT_DONE}", self.problem.detail);
+        self
+    }
+
     pub(super) fn status(self, status: http::StatusCode) -> Self {
         self.with_status(status.as_u16())
     }

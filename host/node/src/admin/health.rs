@@ -31,6 +31,9 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Result<impl IntoRespon
         }
         Some(Standing::Active) => {}
     }
+    if let Some(lost) = admin.placement.lost_quorum() {
+        return Err(not_ready(&lost.to_string()));
+    }
     let soon = (Instant::now() + CATCH_UP).into_std();
     if admin.control.read_index(soon).await.is_err() {
         return Err(not_ready(

@@ -20,9 +20,23 @@ impl Parts {
         if let Ok(found) = self.control.read(&look) {
             return Ok(found);
         }
+        self.majority()?;
         let deadline = deadline(None, false).into_std();
         self.control.read_index(deadline).await?;
         Ok(self.control.read(&look)?)
+    }
+
+    /// Makes sure that it is not in vain to ask for a change.
+    pub(super) fn may_change(&self) -> Result<()> {
+        self.majority().map_err(Error::not_done)
+    }
+
+    /// Makes sure that it is not in vain to ask for a leader.
+    pub(super) fn majority(&self) -> Result<()> {
+        match self.placement.lost_quorum() {
+            None => Ok(()),
+            Some(lost) => Err(Error::new(ProblemKind::NoLeader, lost.to_string())),
+        }
     }
 
     /// Makes sure that this node has a state: one that has not joined yet has an empty one, which

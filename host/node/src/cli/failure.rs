@@ -241,7 +241,7 @@ fn hint_of_problem(kind: ProblemKind) -> Option<&'static str> {
             "the call may have had its effect; with --idempotency-key it can be repeated"
         }
         ProblemKind::NoLeader => {
-            "a majority of the voters must be up; `holdfast status` names them"
+            "a majority of the voters must be up; `holdfast status` says who is missing"
         }
         ProblemKind::Unavailable | ProblemKind::QueueFull => "try again in a moment",
         _ => return None,

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
-use holdfast_model::api::{NodeInfo, NodeList, ProblemKind, RemoveNodeQuery};
+use holdfast_model::api::{NoMajority, NodeInfo, NodeList, ProblemKind, RemoveNodeQuery};
 
 use super::{
     failure::Failure,
@@ -45,7 +45,13 @@ pub(super) async fn run(args: NodesArgs, client: &Client, output: &Output) -> an
     match args.action.unwrap_or(Action::List) {
         Action::List => {
             let nodes = client.nodes().await?;
-            output.show(&nodes, |nodes| table(*output, nodes))
+            output.show(&nodes, |nodes| {
+                let mut text = table(*output, nodes);
+                if let Some(lost) = &nodes.no_majority {
+                    text.push_str(&format!("\n{}\n", output.paragraph(&no_majority(lost))));
+                }
+                text
+            })
         }
         Action::Remove { node, confirm_dead } => {
             let node = target::node(client, &node).await?;
@@ -86,6 +92,21 @@ pub(super) fn table(output: Output, list: &NodeList) -> String {
         "NODE", "STATUS", "HTTP", ">OWNS", ">HOLDS", "ROLE", ">WEIGHT", "ZONE",
     ];
     output.table(&columns, rows)
+}
+
+/// What it means that a node hears no majority, and what to do.
+pub(super) fn no_majority(lost: &NoMajority) -> String {
+    let missing: Vec<String> = lost.missing.iter().map(|id| human::node(*id)).collect();
+    let missing = match missing.is_empty() {
+        true => "All of them answer, but they agree on no leader".to_owned(),
+        false => format!("It does not reach {}", missing.join(", ")),
+    };
+    format!(
+        "No majority: this node has heard none of the voters' for {}. {missing}. Nothing can be \
+         changed, and resources stop, until enough voters are back. If they are lost for good: \
+         `holdfast recover --help`.",
+        human::ago(lost.since_ms)
+    )
 }
 
 fn role(info: &NodeInfo) -> &'static str {
@@ -132,6 +153,21 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_lost_majority_is_told_with_who_is_missing() {
+        let lost = NoMajority {
+            since_ms: 0,
+            missing: vec![info("1b000000-0000-4000-8000-000000000000").node],
+        };
+        let text = no_majority(&lost);
+        assert!(text.contains("It does not reach 1b000000. "), "{text}");
+        let lost = NoMajority {
+            missing: Vec::new(),
+            ..lost
+        };
+        assert!(no_majority(&lost).contains("agree on no leader"));
+    }
+
+    #[test]
     fn nodes_are_listed_within_80_columns() {
         let mut gone = info("1b000000-0000-4000-8000-000000000000");
         gone.status = NodeStatus::Unreachable;
@@ -141,6 +177,7 @@ pub(super) mod tests {
         gone.zone = Some("eu-1".to_owned());
         let list = NodeList {
             nodes: vec![info("9f3a0000-0000-4000-8000-000000000000"), gone],
+            no_majority: None,
         };
         let text = table(Output::plain(), &list);
         let lines: Vec<&str> = text.lines().collect();

@@ -80,6 +80,15 @@ impl Output {
         write(&text)
     }
 
+    /// Writes a warning to standard error, where it does not mix with the result.
+    pub(super) fn warn(self, text: &str) {
+        if self.is_json() {
+            eprintln!("{}", serde_json::json!({"warning": text}));
+        } else {
+            eprintln!("warning: {text}");
+        }
+    }
+
     /// Writes a sentence for people.
     pub(super) fn say(self, text: impl AsRef<str>) -> anyhow::Result<()> {
         if self.is_json() {

@@ -45,6 +45,12 @@ fn describe(output: Output, Status { cluster, members }: &Status) -> String {
     ]);
     text.push('\n');
     text.push_str(&nodes::table(output, members));
+    if let Some(lost) = &members.no_majority {
+        text.push_str(&format!(
+            "\n{}\n",
+            output.paragraph(&nodes::no_majority(lost))
+        ));
+    }
     for warning in warnings(cluster) {
         text.push_str(&format!("\n{}\n", output.paragraph(&warning)));
     }
@@ -97,13 +103,6 @@ fn parts(all: &[(u64, &str)]) -> String {
 
 fn warnings(cluster: &ClusterInfo) -> Vec<String> {
     let mut warnings = Vec::new();
-    if cluster.stale {
-        warnings.push(
-            "This may be out of date: the node has no contact with a leader. Nothing can be \
-             changed until a majority of the voters is back."
-                .to_owned(),
-        );
-    }
     if cluster.resources.quarantined > 0 {
         warnings.push(
             "Quarantined resources wait for a change of their spec or a new version: \
@@ -146,9 +145,11 @@ mod tests {
             modules: 1,
             resources,
             stale: false,
+            no_majority: None,
         };
         let members = NodeList {
             nodes: vec![nodes::tests::info(node); 3],
+            no_majority: None,
         };
         let text = describe(Output::plain(), &Status { cluster, members });
         assert!(

@@ -243,6 +243,10 @@ pub(super) async fn leave(
     placement: &Placement,
     restarts: &Restarts,
 ) {
+    if let Some(lost) = placement.lost_quorum() {
+        warn!(%lost, "nothing can be handed over");
+        return;
+    }
     let others = placement.live().len() > 1;
     let joined = control.read(|state| state.active(me.node) == Some(me));
     let reserved = match (ending, config.on_stop) {
