@@ -149,6 +149,7 @@ const NODE_ORDER: &[&str] = &[
     "telemetry",
     "control",
     "modules",
+    "recover",
     "peer",
     "gossip",
     "rpc",

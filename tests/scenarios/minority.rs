@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use holdfast_model::NodeId;
 use holdfast_tests::{
-    Cluster, LONG, Probe, SOON, api::resource_path, checker::Key, probe::ids, wait_until,
+    Cluster, LONG, Probe, SOON, api::resource_path, checker::Key, cluster::Join, probe::ids,
+    wait_until,
 };
 use serde_json::json;
 
@@ -113,6 +114,37 @@ fn without_a_majority_what_goes_on_answers_and_everything_else_is_refused() {
         .allocate_held("goes-on", "late", &json!({}))
         .answer();
     assert_eq!(late.status, 201, "{late}");
+}
+
+#[test]
+fn a_witness_votes_holds_nothing_and_makes_the_majority() {
+    let mut cluster = Cluster::builder(BIN).nodes(2).start();
+    let witness = cluster.add(Join {
+        args: vec!["--weight".to_owned(), "0".to_owned()],
+        ..Join::default()
+    });
+    cluster.wait_formed();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let ids = ids("r", 20);
+    cluster.api(witness).allocate_all("probe", &ids);
+    cluster.collector().wait_held("probe", &ids, LONG);
+    let owns = |cluster: &Cluster, node: usize| {
+        let info = cluster.api(witness).node(cluster.listening(node).node);
+        let info = info.expect("it is listed");
+        (info.resources, info.voter)
+    };
+    assert_eq!(owns(&cluster, witness), (0, true));
+    assert_eq!((owns(&cluster, 0).0, owns(&cluster, 1).0), (10, 10));
+
+    // The founder, too, can be lost: two of three are left.
+    cluster.kill9(0);
+    let findings = cluster.collector().wait_held("probe", &ids, LONG);
+    findings.assert_undisturbed();
+    assert_eq!(owns(&cluster, witness), (0, true));
+    assert_eq!(owns(&cluster, 1).0, 20);
+    // It answers like any other node.
+    let call = cluster.api(witness).invoke("probe", &ids[0], Probe::echo());
+    let _ = call.answer().expect(200);
 }
 
 #[test]

@@ -17,6 +17,7 @@
 
 mod apply;
 mod command;
+mod refound;
 mod rows;
 #[cfg(test)]
 pub(crate) mod sample;

@@ -1,6 +1,6 @@
 //! The command line `holdfast`.
 //!
-//! A front of the HTTP API: every command but `start`, `new` and `build` only talks to a node,
+//! A front of the HTTP API: every command but `start`, `recover`, `new` and `build` only talks to a node,
 //! and knows no more than any other client. Results go to standard output, everything else to
 //! standard error; with `--format json` standard output has exactly one JSON document, or one a
 //! line where a list streams. Each command is a file of its own with its arguments and `run`.
@@ -22,6 +22,7 @@ mod modules;
 mod new;
 mod nodes;
 mod output;
+mod recover;
 mod resources;
 mod restart;
 mod scaffold;
@@ -94,6 +95,7 @@ async fn talk(session: Session, command: Command) -> anyhow::Result<Exit> {
         Command::Demo(args) => return demo::run(args, &output).await,
         Command::New(args) => new::run(&args, &output),
         Command::Build(args) => build::run(&args, &output).await,
+        Command::Recover(args) => recover::run(&args, &output).await,
         command => {
             let client = session.client()?;
             let exit = ask(command, &client, &output).await;
@@ -125,6 +127,7 @@ async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Resu
         Command::Demo(_)
         | Command::New(_)
         | Command::Build(_)
+        | Command::Recover(_)
         | Command::Start(_)
         | Command::Completions { .. } => Ok(()),
     };
@@ -165,6 +168,7 @@ enum Command {
     Drain(drain::DrainArgs),
     Restart(restart::RestartArgs),
     Settings(settings::SettingsArgs),
+    Recover(recover::RecoverArgs),
     /// Print a script that completes this command line in a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {

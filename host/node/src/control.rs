@@ -20,6 +20,7 @@ mod membership;
 mod network;
 mod options;
 mod propose;
+mod recover;
 mod serve;
 mod snapshot;
 mod subscription;
@@ -54,6 +55,7 @@ pub use self::{
     network::{HandleError, Transport, TransportError},
     options::Options,
     propose::{DecideError, ProposeError, ReadError},
+    recover::{Remains, RemainsError},
     subscription::Subscription,
 };
 use self::{

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+mod replace;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -167,6 +168,10 @@ impl DataDir {
                 source,
             })?;
         let lock = lock(&path)?;
+        replace::finish(&path).map_err(|source| Error::Write {
+            path: path.clone(),
+            source,
+        })?;
         let cluster = read(&path.join(CLUSTER_ID))?.map(ClusterId);
         let counter = path.join(INCARNATION);
         let last: Option<u64> = read(&counter)?;
@@ -194,6 +199,32 @@ impl DataDir {
             path,
             _lock: lock,
         })
+    }
+
+    /// Whether a directory is a node's, or was.
+    #[must_use]
+    pub fn is_one(path: &Path) -> bool {
+        path.join(NODE_ID).is_file()
+    }
+
+    /// Makes the directory another cluster's, whose files `make` puts into the folder that it is
+    /// given: they take the place of those of the same names. Gives the folder of the former ones. A
+    /// crash leaves either all of the old or all of the new.
+    ///
+    /// # Errors
+    /// When a file cannot be written. The directory is as before then, or will be at its next use;
+    /// after an error past the decision it is the other cluster's then.
+    pub fn become_anothers<E: From<io::Error>>(
+        self,
+        cluster: ClusterId,
+        at_ms: u64,
+        make: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
+        let all = |into: &Path| {
+            make(into)?;
+            Ok(fs::write(into.join(CLUSTER_ID), format!("{cluster}\n"))?)
+        };
+        replace::replace(&self.path, all, at_ms)
     }
 
     /// Where it is.

@@ -3,6 +3,7 @@
 //! Each module uses only those before it in this list:
 //! - [`clock`], [`config`], [`identity`], [`telemetry`], [`token`]: what a node is and is told;
 //! - [`control`]: the replicated state, on Raft and disk; [`modules`]: components;
+//! - [`recover`]: both of them, of a node that does not run;
 //! - [`peer`], [`gossip`], `rpc`: other nodes;
 //! - [`placement`]: the leader's work; [`restart`]: announced restarts; [`dispatch`]: resources and
 //!   calls; [`deploy`]: deployments;
@@ -22,6 +23,7 @@ pub mod identity;
 pub mod modules;
 pub mod peer;
 pub mod placement;
+pub mod recover;
 pub mod restart;
 mod rpc;
 pub mod server;

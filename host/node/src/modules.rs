@@ -278,6 +278,14 @@ impl Inner {
     }
 }
 
+/// Whether a folder of components has one, whole.
+pub(crate) fn is_kept(folder: &Path, digest: Digest) -> bool {
+    matches!(
+        read_whole(&folder.join(file_name(digest)), digest),
+        Ok(Some(_))
+    )
+}
+
 fn file_name(digest: Digest) -> String {
     format!("{}{EXTENSION}", digest.hex())
 }

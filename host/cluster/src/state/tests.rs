@@ -703,6 +703,69 @@ fn an_incarnation_goes_on_without_a_majority_while_it_owns_what_says_so() {
 }
 
 #[test]
+fn a_cluster_founded_anew_has_what_the_lost_one_had_and_nobody_owns_it() {
+    let mut replica = Replica::with_nodes(3);
+    replica.allocate(&["a", "b"], 1);
+    replica.allocate(&["c"], 2);
+    replica.place("a", 3);
+    // A slot that waits for its owner, who never releases it, must not stay.
+    replica.deallocate(&["c"]);
+    replica.deploy(b"second");
+    let (before, token) = (replica.state.clone(), replica.slot("b").token);
+    let mut state = before.clone();
+    let anew = ClusterId(uuid::Uuid::from_u128(5));
+    state.refound(anew, node(2), 77);
+
+    let cluster = state.cluster().unwrap();
+    assert_eq!((cluster.id, cluster.founded_at_ms), (anew, 77));
+    assert_eq!(cluster.name, before.cluster().unwrap().name);
+    assert_eq!(state.nodes().keys().copied().collect::<Vec<_>>(), [node(2)]);
+    let module = &state.modules()[&m()];
+    assert_eq!(module.resources, before.modules()[&m()].resources);
+    assert_eq!(module.about.rollout, before.modules()[&m()].about.rollout);
+    assert!(state.slot(&m(), id("c").slot()).is_none());
+    for slot in module.slots.values() {
+        assert_eq!((slot.owner, slot.next), (None, None));
+        assert!(slot.token.0 > token.0 + (1 << 39) && slot.token.0 <= state.epoch().0);
+    }
+    let rows = state
+        .keys()
+        .map(|key| (key.to_bytes(), state.row(&key).unwrap()));
+    assert_eq!(State::from_rows(rows).unwrap(), state);
+
+    // The node that is left joins, and takes all of it.
+    replica.state = state;
+    replica.rows = replica
+        .state
+        .keys()
+        .map(|key| (key.to_bytes(), replica.state.row(&key).unwrap()))
+        .collect();
+    replica.join(2, 2);
+    let alone = BTreeSet::from([node(2)]);
+    let plan = replica.state.plan(&alone, &alone, 0);
+    assert_eq!(plan.len(), replica.state.modules()[&m()].slots.len());
+    replica.place("a", 2);
+    assert_eq!(replica.owner("a"), Some((node(2), 2)));
+}
+
+#[test]
+fn a_module_that_was_being_removed_does_not_outlive_its_cluster() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a"], 1);
+    replica.apply(Command::RemoveModule {
+        module: m(),
+        resources_too: true,
+    });
+    assert!(
+        replica.state.modules().contains_key(&m()),
+        "its slot ends yet"
+    );
+    let mut state = replica.state.clone();
+    state.refound(ClusterId(uuid::Uuid::from_u128(5)), node(2), 77);
+    assert!(state.modules().is_empty());
+}
+
+#[test]
 fn a_removed_node_owns_what_it_did_until_a_leader_says_that_it_has_ended() {
     let mut replica = Replica::with_nodes(2);
     replica.allocate(&["a"], 1);

@@ -34,6 +34,7 @@ use tokio::sync::{Semaphore, oneshot};
 use self::writer::{Append, Job, Queue};
 use super::{
     file::{self, META, OpenError, io_error},
+    recover::RemainsError,
     types::{Entry, LogId, Types, Vote, decode, encode},
 };
 
@@ -94,6 +95,29 @@ impl LogStore {
                 writer: Some(writer),
             }),
         })
+    }
+
+    /// Makes the log of a node whose state begins with everything up to an entry.
+    pub(crate) fn begin_after(
+        path: &Path,
+        me: NodeId,
+        vote: Vote,
+        last: LogId,
+    ) -> Result<(), RemainsError> {
+        let db = file::open(path, me, CACHE_BYTES)?;
+        let write = || -> Result<(), redb::Error> {
+            let transaction = db.begin_write()?;
+            {
+                transaction.open_table(LOG)?;
+                let mut meta = transaction.open_table(META)?;
+                meta.insert("vote", encode(&vote).as_slice())?;
+                meta.insert("purged", encode(&last).as_slice())?;
+                meta.insert("committed", encode(&last).as_slice())?;
+            }
+            transaction.commit()?;
+            Ok(())
+        };
+        write().map_err(|error| RemainsError::Write(error.into()))
     }
 
     fn shared(&self) -> &Shared {

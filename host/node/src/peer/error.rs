@@ -32,7 +32,8 @@ pub enum Refusal {
     /// Their clusters share a name but were founded separately.
     #[error(
         "two clusters have the same name: the accepting node's has the id {acceptor}, the dialing \
-         one's {dialer}"
+         one's {dialer}. A node joins another cluster, or its own that was founded anew, with an \
+         empty data directory only"
     )]
     OtherClusterId {
         /// The accepting node's.

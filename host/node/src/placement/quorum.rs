@@ -110,6 +110,8 @@ impl Placement {
     #[must_use]
     pub fn lost_quorum(&self) -> Option<LostQuorum> {
         let silent = self.0.heard.lock().silent(boot_time())?;
+        // A node without a cluster has nobody to miss.
+        self.0.control.read(|state| state.cluster().map(|_| ()))?;
         let voters = self.0.control.members().voters;
         let live = self.live();
         let missing = voters.difference(&live).copied().collect();
@@ -142,9 +144,7 @@ impl QuorumWatch {
                 answer = placement.0.control.read_index(deadline) => answer,
             };
             placement.0.heard.lock().note(asked, &answer);
-            // A node without a cluster has nobody to miss.
-            let belongs = placement.0.control.read(|state| state.cluster().is_some());
-            let now_lost = placement.lost_quorum().filter(|_| belongs);
+            let now_lost = placement.lost_quorum();
             match &now_lost {
                 Some(why) if !lost => error!(
                     "{why}. Nothing can be changed, and what this node runs stops, until enough \

@@ -132,7 +132,7 @@ async fn open_error(dir: &Path, me: NodeId) -> OpenError {
 }
 
 /// Waits until the library's last task has let go of the files.
-async fn closed(dir: &Path, me: NodeId) {
+pub(super) async fn closed(dir: &Path, me: NodeId) {
     within(|| async { LogStore::open(&dir.join(LOG_FILE), me).is_ok() }).await;
     within(|| async { Replica::open(dir.join(STATE_FILE), me).is_ok() }).await;
 }
