@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use holdfast_model::{Lane, Settings};
-use holdfast_runtime::Instance;
+use holdfast_runtime::{Fence, Instance};
 
 fn main() {
     let tokio = tokio::runtime::Builder::new_multi_thread()
@@ -28,6 +28,7 @@ fn main() {
 
 async fn measure() {
     println!("size of an Instance: {} bytes", size_of::<Instance>());
+    fence();
     for lane in [Lane::Direct, Lane::Fiber] {
         let settings = Settings {
             lane: Some(lane),
@@ -37,6 +38,17 @@ async fn measure() {
         residents("an echo in WAT", &support::echo(), &settings).await;
         residents("the probe in Rust", &support::probe(), &settings).await;
     }
+}
+
+/// Time of one look at the clock of the lease; a call takes two.
+fn fence() {
+    let fence = Fence::open();
+    let looks = 10_000_000;
+    let begin = Instant::now();
+    for _ in 0..looks {
+        black_box(black_box(&fence).is_shut());
+    }
+    println!("one look at the fence: {:?}", begin.elapsed() / looks);
 }
 
 /// Time of one call that echoes a body.
