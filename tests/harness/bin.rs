@@ -7,6 +7,10 @@ use std::process::ExitCode;
 
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
+/// The product's, which is its binary's and not its library's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // A node that is stopped (SIGSTOP) does not notice that its test was killed; the kernel does.
     let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());

@@ -46,6 +46,16 @@ struct Node {
     listening: Listening,
     folder: PathBuf,
     join: Join,
+    runs: Vec<Run>,
+}
+
+/// One process of a node, and where in the node's log it began to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// How long the log was before.
+    pub log_from: u64,
+    /// The process.
+    pub pid: u32,
 }
 
 /// How a node starts.
@@ -245,7 +255,25 @@ impl Cluster {
     /// The log of a node, over all its runs.
     #[must_use]
     pub fn log(&self, node: usize) -> String {
-        fs::read_to_string(log_of(&self.nodes[node].folder)).unwrap_or_default()
+        fs::read_to_string(self.log_file(node)).unwrap_or_default()
+    }
+
+    /// The file of that log.
+    #[must_use]
+    pub fn log_file(&self, node: usize) -> PathBuf {
+        log_of(&self.nodes[node].folder)
+    }
+
+    /// The processes of a node, in order; several where it was restarted.
+    #[must_use]
+    pub fn runs(&self, node: usize) -> &[Run] {
+        &self.nodes[node].runs
+    }
+
+    /// How many nodes there were in all. They are numbered from 0.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
     }
 
     /// Waits until a node has lost its lease and begun a new run in the same process: what it held
@@ -277,12 +305,13 @@ impl Cluster {
             .join(format!("node-{}", self.nodes.len()));
         fs::create_dir_all(&folder).expect("the temp folder is writable");
         let launch = self.launch(&folder, &join, None);
-        let (process, listening) = self.start(&launch);
+        let (process, listening, run) = self.start(&launch);
         self.nodes.push(Node {
             process: Some(process),
             listening,
             folder,
             join,
+            runs: vec![run],
         });
         self.nodes.len() - 1
     }
@@ -392,9 +421,11 @@ impl Cluster {
             ..
         } = &self.nodes[node];
         let launch = self.launch(folder, join, Some(listening));
-        let (process, listening) = self.start(&launch);
-        self.nodes[node].process = Some(process);
-        self.nodes[node].listening = listening;
+        let (process, listening, run) = self.start(&launch);
+        let node = &mut self.nodes[node];
+        node.process = Some(process);
+        node.listening = listening;
+        node.runs.push(run);
     }
 
     /// Deletes the data of a node that does not run. Started again it is a new node, which joins
@@ -439,12 +470,16 @@ impl Cluster {
         self.nodes[node].process.as_ref().expect("the node runs")
     }
 
-    fn start(&self, launch: &Launch) -> (Process, Listening) {
+    fn start(&self, launch: &Launch) -> (Process, Listening, Run) {
         let mut attempt = 1;
         loop {
+            let log_from = fs::metadata(&launch.log).map_or(0, |log| log.len());
             let mut process = Process::start(launch, &self.roster);
             match process.listening(LONG) {
-                Ok(listening) => return (process, listening),
+                Ok(listening) => {
+                    let pid = process.pid();
+                    return (process, listening, Run { log_from, pid });
+                }
                 // Between two runs of a node another process may have got its port for a
                 // connection of its own, for a moment.
                 Err(_) if attempt < 20 && process.log_tail().contains("in use") => {

@@ -17,7 +17,6 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use serde::Deserialize;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
@@ -26,6 +25,7 @@ use tokio::{
 use crate::{
     checker::{self, Event, Fact, Findings, Key},
     executor,
+    report::Report,
     roster::Roster,
     wait::{LONG, wait_until},
 };
@@ -36,25 +36,6 @@ pub struct Collector {
     addr: SocketAddr,
     notes: Arc<Notes>,
     listening: JoinHandle<()>,
-}
-
-/// What a probe reports.
-#[derive(Debug, Deserialize)]
-struct Report {
-    event: Kind,
-    module: String,
-    id: String,
-    token: u64,
-    attempt: u32,
-    reason: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Kind {
-    Handle,
-    Terminating,
-    Terminated,
 }
 
 impl Collector {
@@ -207,27 +188,6 @@ async fn take(
             answer(200, "noted")
         }
         Err(error) => answer(400, &error.to_string()),
-    }
-}
-
-impl Report {
-    fn fact(self, pid: u32) -> Fact {
-        let key = Key::new(&self.module, &self.id);
-        match self.event {
-            Kind::Handle => Fact::Handled {
-                key,
-                pid,
-                token: self.token,
-                attempt: self.attempt,
-            },
-            Kind::Terminating => Fact::Terminating { key, pid },
-            Kind::Terminated => Fact::Terminated {
-                key,
-                pid,
-                token: self.token,
-                reason: self.reason.unwrap_or_default(),
-            },
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 //!   of its own, and removes all of it when it is dropped.
 //! - [`Collector`] is the observer: the probe handler reports to it over HTTP. What is true of a
 //!   cluster is what the collector saw, never what a node says about itself.
+//! - [`Logs`] is another one, which costs the nodes less: it reads what the probe says in their logs.
 //! - [`checker`] is pure: events in, overlaps, losses and gaps out.
 //! - [`Api`] speaks raw HTTP to one node, so that a test sees what a user's client would see.
 //! - [`wait_until`] polls with a deadline. Nothing here sleeps to hope for the best.
@@ -18,9 +19,11 @@ pub mod cluster;
 pub mod collector;
 mod folder;
 pub mod http;
+pub mod logs;
 pub mod permit;
 pub mod probe;
 pub mod process;
+mod report;
 pub mod roster;
 pub mod source;
 pub mod wait;
@@ -32,6 +35,7 @@ pub use cluster::Cluster;
 pub use collector::Collector;
 pub use holdfast_test_components as component;
 pub use http::{Answer, Ask, Unanswered};
+pub use logs::Logs;
 pub use probe::Probe;
 pub use process::{Launch, Process};
 pub use wait::{LONG, SOON, never, wait_until};

@@ -27,6 +27,16 @@ impl Probe {
         })
     }
 
+    /// Settings with which it reports to the node's log, for [`Logs`](crate::Logs): it makes no
+    /// requests, so it runs in the direct lane, as a handler does that costs little.
+    #[must_use]
+    pub fn settings_logging() -> Value {
+        json!({
+            "limits": { "memory_bytes_max": 16 << 20 },
+            "config": { "report_log": "on" },
+        })
+    }
+
     /// Deploys it under this name, and waits until it serves.
     ///
     /// # Panics

@@ -2,8 +2,9 @@
 //!
 //! A report is the last thing before `handle` succeeds, the first thing in `terminate`, and the
 //! last thing there: an observer that gets the reports of a whole cluster sees who held a resource,
-//! and when. An owner whose report is not accepted does not hold the resource. Without
-//! `report_url` in the module's config nothing is reported.
+//! and when. An owner whose report is not accepted does not hold the resource. The observer is at
+//! `report_url` of the module's config; with `report_log` there instead, reports go to the node's
+//! log, which costs next to nothing; without either nothing is reported.
 
 use std::{hint, thread, time::Duration};
 
@@ -11,7 +12,7 @@ use holdfast_guest::{
     Context as _, Ctx, Error, Invocation, InvokeError, Request, Resource, ResourceHandler,
     Response, Result, TerminateReason,
     anyhow::{self, ensure},
-    export,
+    export, serde_json,
 };
 use serde::{Deserialize, Serialize};
 
@@ -200,22 +201,26 @@ fn report(
     event: &'static str,
     reason: Option<&'static str>,
 ) -> anyhow::Result<()> {
+    let report = Report {
+        event,
+        module: &resource.module,
+        id: &resource.id,
+        token: resource.token,
+        attempt: resource.attempt,
+        node: ctx.config("node")?,
+        reason,
+    };
     let Some(url) = ctx.config("report_url")? else {
+        if ctx.config("report_log")?.is_some() {
+            ctx.info(serde_json::to_string(&report)?);
+        }
         return Ok(());
     };
     let answer = ctx
         .http()
         .post(url)
         .timeout(REPORT_TIMEOUT)
-        .json(&Report {
-            event,
-            module: &resource.module,
-            id: &resource.id,
-            token: resource.token,
-            attempt: resource.attempt,
-            node: ctx.config("node")?,
-            reason,
-        })?
+        .json(&report)?
         .send()
         .with_context(|| format!("report {event}"))?;
     ensure!(

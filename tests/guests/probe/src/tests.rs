@@ -52,6 +52,20 @@ fn a_probe_whose_report_is_not_accepted_does_not_hold() {
 }
 
 #[test]
+fn reports_go_to_the_log_where_the_config_says_so() {
+    let ctx = Ctx::test().with_config("report_log", "on");
+    let probe = probe(&ctx, Spec::default()).unwrap();
+    probe.terminate(&ctx, TerminateReason::Moved).unwrap();
+    let events: Vec<Value> = ctx
+        .logs()
+        .iter()
+        .map(|(_, line)| from_slice::<Value>(line.as_bytes()).unwrap()["event"].take())
+        .collect();
+    assert_eq!(events, ["handle", "terminating", "terminated"]);
+    assert!(ctx.sent().is_empty());
+}
+
+#[test]
 fn the_spec_scripts_failures_of_handle() {
     let ctx = Ctx::test();
     let fatal = Spec {
