@@ -27,6 +27,14 @@ impl Api {
         }
     }
 
+    /// The same with an API token in every request.
+    #[must_use]
+    pub fn with_token(self, token: &str) -> Self {
+        Self {
+            connection: self.connection.with_token(token),
+        }
+    }
+
     /// Begins any request.
     pub fn ask(&self, method: &str, path: &str) -> Ask {
         self.connection.ask(method, path)

@@ -68,12 +68,7 @@ impl Due {
             Ok(answer) => answer,
             Err(Unanswered { what, reason }) => return Err(format!("{what}: {reason:?}")),
         };
-        let in_vain = self == Self::AnswerInTime
-            && match answer.status {
-                503 => answer.header("retry-after").is_some(),
-                504 => answer.took >= timeout,
-                _ => false,
-            };
+        let in_vain = self == Self::AnswerInTime && is_clear(&answer, timeout);
         match answer.status == 200 || in_vain {
             true => Ok(answer),
             false => Err(format!("{answer} after {:?}", answer.took)),
@@ -140,7 +135,22 @@ impl Drop for Callers {
     }
 }
 
+/// Whether this failure tells a client what to do: a problem that says when to come back, or that all
+/// of the time that the client gave is over.
+pub(crate) fn is_clear(answer: &Answer, timeout: Duration) -> bool {
+    let a_problem = answer.header("content-type") == Some("application/problem+json");
+    a_problem
+        && match answer.status {
+            503 => {
+                let seconds = answer.header("retry-after").and_then(|s| s.parse().ok());
+                seconds >= Some(1_u64)
+            }
+            504 => answer.took >= timeout,
+            _ => false,
+        }
+}
+
 /// What a loaded machine may add to a timeout before an answer counts as hanging.
-const LATE_MAX: Duration = Duration::from_secs(15);
+pub(crate) const LATE_MAX: Duration = Duration::from_secs(15);
 
 const PAUSE: Duration = Duration::from_millis(5);

@@ -58,8 +58,21 @@ pub enum Fact {
         pid: u32,
         /// The fencing token it was given.
         token: u64,
+        /// The number that the instance drew for itself.
+        instance: u64,
         /// The number of the attempt it was given.
         attempt: u32,
+    },
+    /// A process reported that an instance has begun to work on a call.
+    Called {
+        /// The resource.
+        key: Key,
+        /// The process.
+        pid: u32,
+        /// The fencing token it was given.
+        token: u64,
+        /// The number that the instance drew for itself.
+        instance: u64,
     },
     /// A process reported the beginning of `terminate`: it still holds the resource, but takes no
     /// more calls of it.
@@ -68,6 +81,10 @@ pub enum Fact {
         key: Key,
         /// The process.
         pid: u32,
+        /// The fencing token it was given.
+        token: u64,
+        /// The number that the instance drew for itself.
+        instance: u64,
     },
     /// A process reported the end of `terminate`: it no longer holds the resource.
     Terminated {
@@ -77,6 +94,8 @@ pub enum Fact {
         pid: u32,
         /// The fencing token it was given.
         token: u64,
+        /// The number that the instance drew for itself.
+        instance: u64,
         /// The reason it was given.
         reason: String,
     },
@@ -342,7 +361,9 @@ impl Judge {
                     ending: None,
                 },
             ),
-            Fact::Terminating { key, pid } => self.terminating(key, *pid, at),
+            // Says nothing about who began or ended to hold.
+            Fact::Called { .. } => {}
+            Fact::Terminating { key, pid, .. } => self.terminating(key, *pid, at),
             Fact::Terminated {
                 key, pid, reason, ..
             } => self.terminated(key, *pid, reason, at),

@@ -4,12 +4,12 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::atomic::{AtomicU32, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use holdfast_model::{NodeId, api::Listening};
@@ -19,6 +19,7 @@ use crate::{
     Api, Collector,
     checker::Fact,
     folder::Folder,
+    netns::Network,
     permit::Permit,
     process::{Launch, Process, tail},
     roster::Roster,
@@ -28,8 +29,10 @@ use crate::{
 /// Nodes that form one cluster. Nodes are named by their number, in the order of their first start.
 #[derive(Debug)]
 pub struct Cluster {
-    // The order of the fields is the order of their end: processes, then folders, then the permit.
+    // The order of the fields is the order of their end: processes, then what they stand on, then
+    // the permit.
     nodes: Vec<Node>,
+    network: Option<Network>,
     collector: Collector,
     roster: Roster,
     program: PathBuf,
@@ -83,6 +86,7 @@ pub struct Builder {
     nodes: usize,
     args: Vec<String>,
     share: Share,
+    network: Option<Network>,
 }
 
 #[derive(Debug)]
@@ -118,6 +122,12 @@ impl Builder {
         self
     }
 
+    /// Runs each node on a host of its own in this network, and the observer outside of them.
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = Some(network);
+        self
+    }
+
     /// Starts the nodes and waits until they are one cluster.
     ///
     /// # Panics
@@ -135,9 +145,14 @@ impl Builder {
         };
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{}-{serial}", std::process::id());
+        let observer = match self.network {
+            Some(_) => Network::observer(),
+            None => Ipv4Addr::LOCALHOST,
+        };
         let mut cluster = Cluster {
             nodes: Vec::new(),
-            collector: Collector::start(roster.clone()),
+            network: self.network,
+            collector: Collector::start_at(observer, roster.clone()),
             roster,
             program: self.program,
             secret: format!("secret-of-{name}-that-is-long-enough-for-anyone"),
@@ -165,13 +180,27 @@ impl Cluster {
             nodes: 1,
             args: Vec::new(),
             share: Share::Shared,
+            network: None,
         }
     }
 
     /// The API of a node.
     #[must_use]
     pub fn api(&self, node: usize) -> Api {
-        Api::new(&self.nodes[node].listening.http.to_string())
+        let api = Api::new(&self.nodes[node].listening.http.to_string());
+        match self.network {
+            Some(_) => api.with_token(&self.secret),
+            None => api,
+        }
+    }
+
+    /// The network that the cluster was made with.
+    ///
+    /// # Panics
+    /// When it was made without.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("the test made one")
     }
 
     /// The observer.
@@ -252,6 +281,12 @@ impl Cluster {
         self.number_of(leader)
     }
 
+    /// When a node that runs has listened again, after it lost its lease and began anew.
+    #[must_use]
+    pub fn begun_anew(&self, node: usize) -> Vec<Instant> {
+        self.process(node).begun_anew()
+    }
+
     /// The log of a node, over all its runs.
     #[must_use]
     pub fn log(&self, node: usize) -> String {
@@ -304,7 +339,7 @@ impl Cluster {
             .path()
             .join(format!("node-{}", self.nodes.len()));
         fs::create_dir_all(&folder).expect("the temp folder is writable");
-        let launch = self.launch(&folder, &join, None);
+        let launch = self.launch(Some(self.nodes.len()), &folder, &join, None);
         let (process, listening, run) = self.start(&launch);
         self.nodes.push(Node {
             process: Some(process),
@@ -318,11 +353,16 @@ impl Cluster {
 
     /// Starts a process beside the cluster's nodes, which is expected to end by itself or to get
     /// nowhere. `label` names its folder.
+    ///
+    /// # Panics
+    /// When the cluster has a network of its own, where every process has its host.
     #[must_use]
     pub fn try_join(&self, label: &str, join: &Join) -> Process {
+        assert!(self.network.is_none(), "there is no host for it");
         let folder = self.folder.path().join(label);
         fs::create_dir_all(&folder).expect("the temp folder is writable");
-        Process::start(&self.launch(&folder, join, None), &self.roster)
+        let launch = self.launch(None, &folder, join, None);
+        Process::start(&launch, &self.roster)
     }
 
     /// Starts a process with exactly these arguments after `start`.
@@ -334,6 +374,7 @@ impl Cluster {
             args: START.iter().chain(args).map(own).collect(),
             env: env.iter().map(|(k, v)| (own(k), own(v))).collect(),
             log: self.folder.path().join(format!("{label}.log")),
+            addr: None,
         };
         Process::start(&launch, &self.roster)
     }
@@ -420,7 +461,7 @@ impl Cluster {
             listening,
             ..
         } = &self.nodes[node];
-        let launch = self.launch(folder, join, Some(listening));
+        let launch = self.launch(Some(node), folder, join, Some(listening));
         let (process, listening, run) = self.start(&launch);
         let node = &mut self.nodes[node];
         node.process = Some(process);
@@ -494,8 +535,25 @@ impl Cluster {
         }
     }
 
-    fn launch(&self, folder: &Path, join: &Join, again: Option<&Listening>) -> Launch {
-        let mut args: Vec<String> = START.iter().map(|arg| (*arg).to_owned()).collect();
+    /// `node` is the number of the node that it is to be, if any.
+    fn launch(
+        &self,
+        node: Option<usize>,
+        folder: &Path,
+        join: &Join,
+        again: Option<&Listening>,
+    ) -> Launch {
+        let host = self.network.as_ref().zip(node);
+        let mut args: Vec<String> = host
+            .map(|(network, node)| {
+                [
+                    network.enter(node),
+                    vec![self.program.display().to_string()],
+                ]
+                .concat()
+            })
+            .unwrap_or_default();
+        args.extend(START.iter().map(|arg| (*arg).to_owned()));
         let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
         option("--data-dir", folder.join("data").display().to_string());
         option(
@@ -503,9 +561,14 @@ impl Cluster {
             join.name.as_ref().unwrap_or(&self.name).clone(),
         );
         let port_0 = || "127.0.0.1:0".to_owned();
-        let (http, cluster) = match again {
-            Some(listening) => (listening.http.to_string(), listening.cluster.to_string()),
-            None => (port_0(), port_0()),
+        let outside = host.map(|(network, node)| network.readdress(node));
+        let (http, cluster) = match (host, outside, again) {
+            (Some((network, node)), Some(outside), _) => (
+                format!("{outside}:7300"),
+                format!("{}:7301", network.cluster(node)),
+            ),
+            (_, _, Some(listening)) => (listening.http.to_string(), listening.cluster.to_string()),
+            _ => (port_0(), port_0()),
         };
         option("--http", http);
         option("--listen", cluster);
@@ -530,11 +593,20 @@ impl Cluster {
         if !secret.is_empty() {
             env.push(("HOLDFAST_SECRET".to_owned(), secret.clone()));
         }
+        if host.is_some() {
+            // Beyond loopback there must be one. Which, is all the same here.
+            env.push(("HOLDFAST_TOKEN".to_owned(), self.secret.clone()));
+        }
+        let program = match host {
+            Some(_) => args.remove(0).into(),
+            None => self.program.clone(),
+        };
         Launch {
-            program: self.program.clone(),
+            program,
             args,
             env,
             log: log_of(folder),
+            addr: outside.map(IpAddr::V4),
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -45,9 +45,18 @@ impl Collector {
     /// When it cannot listen.
     #[must_use]
     pub fn start(roster: Roster) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, roster)
+    }
+
+    /// Listens at this address for reports of the processes of `roster`.
+    ///
+    /// # Panics
+    /// When it cannot listen.
+    #[must_use]
+    pub fn start_at(addr: Ipv4Addr, roster: Roster) -> Self {
         let listener = executor()
-            .block_on(TcpListener::bind("127.0.0.1:0"))
-            .expect("loopback has a free port");
+            .block_on(TcpListener::bind((addr, 0)))
+            .expect("an address of this host has a free port");
         let addr = listener
             .local_addr()
             .expect("a bound listener has an address");
@@ -75,6 +84,18 @@ impl Collector {
         self.notes.add(fact);
     }
 
+    /// The address that probes report to, for their grants.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.addr.ip()
+    }
+
+    /// When the observer began: zero of the times of its events.
+    #[must_use]
+    pub fn zero(&self) -> Instant {
+        self.notes.start
+    }
+
     /// Time since the observer began; events are dated by it.
     #[must_use]
     pub fn now(&self) -> Duration {
@@ -85,6 +106,12 @@ impl Collector {
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
         self.notes.events.lock().clone()
+    }
+
+    /// Everything noted since the first `seen` events.
+    #[must_use]
+    pub fn events_after(&self, seen: usize) -> Vec<Event> {
+        self.notes.events.lock()[seen..].to_vec()
     }
 
     /// The checker's judgement of everything noted so far.
@@ -158,8 +185,14 @@ async fn listen(listener: TcpListener, here: SocketAddr, notes: Arc<Notes>) {
 }
 
 async fn serve(stream: TcpStream, here: SocketAddr, there: SocketAddr, notes: Arc<Notes>) {
-    let pid = owner::process_of(there, here, &notes.roster.pids())
-        .expect("the kernel tells whose socket one is (sock_diag)");
+    let pid = if here.ip().is_loopback() {
+        owner::process_of(there, here, &notes.roster.pids())
+            .expect("the kernel tells whose socket one is (sock_diag)")
+    } else {
+        // The sockets of another network namespace are not to be seen. There, every process has an
+        // address of its own.
+        notes.roster.at(there.ip())
+    };
     let service = service_fn(|request| {
         let notes = Arc::clone(&notes);
         async move { Ok::<_, hyper::Error>(take(request, pid, &notes).await) }
@@ -206,7 +239,7 @@ mod tests {
     use crate::http::Connection;
 
     fn report(collector: &Collector) -> u16 {
-        let body = json!({"event": "handle", "module": "m", "id": "a", "token": 7, "attempt": 1});
+        let body = json!({"event": "handle", "module": "m", "id": "a", "token": 7, "instance": 9, "attempt": 1});
         Connection::new(&collector.addr.to_string())
             .ask("POST", "/reports")
             .json(&body)
@@ -217,13 +250,14 @@ mod tests {
     #[test]
     fn a_report_is_noted_with_the_process_that_sent_it() {
         let roster = Roster::default();
-        roster.enter(std::process::id());
+        roster.enter(std::process::id(), None);
         let collector = Collector::start(roster);
         assert_eq!(report(&collector), 200);
         let expected = Fact::Handled {
             key: Key::new("m", "a"),
             pid: std::process::id(),
             token: 7,
+            instance: 9,
             attempt: 1,
         };
         assert_eq!(collector.events()[0].fact, expected);

@@ -24,6 +24,7 @@ use crate::executor;
 #[derive(Clone, Debug)]
 pub struct Connection {
     base: String,
+    token: Option<String>,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -33,19 +34,31 @@ impl Connection {
     pub fn new(addr: &str) -> Self {
         Self {
             base: format!("http://{addr}"),
+            token: None,
             client: Client::builder(TokioExecutor::new()).build_http(),
         }
     }
 
+    /// The same with an API token in every request.
+    #[must_use]
+    pub fn with_token(mut self, token: &str) -> Self {
+        self.token = Some(token.to_owned());
+        self
+    }
+
     /// Begins a request. `path` is sent as it is: percent-encode what needs it.
     pub fn ask(&self, method: &str, path: &str) -> Ask {
-        Ask {
+        let ask = Ask {
             connection: self.clone(),
             method: method.to_owned(),
             path: path.to_owned(),
             headers: Vec::new(),
             body: Bytes::new(),
             patience: Duration::from_secs(30),
+        };
+        match &self.token {
+            Some(token) => ask.header("authorization", format!("Bearer {token}")),
+            None => ask,
         }
     }
 }
@@ -95,6 +108,17 @@ impl Ask {
     /// # Panics
     /// When the test made up something that is no HTTP request.
     pub fn send(self) -> Result<Answer, Unanswered> {
+        executor().block_on(self.exchange())
+    }
+
+    /// The same for tasks: the clients that are many.
+    ///
+    /// # Errors
+    /// When there is none: the connection failed, or patience ran out.
+    ///
+    /// # Panics
+    /// When the test made up something that is no HTTP request.
+    pub async fn exchange(self) -> Result<Answer, Unanswered> {
         let what = format!("{} {}", self.method, self.path);
         let start = Instant::now();
         let mut request = Request::builder()
@@ -113,8 +137,7 @@ impl Ask {
             Ok::<_, String>((head, body.to_bytes()))
         };
         let patience = self.patience;
-        let ended = executor().block_on(async { tokio::time::timeout(patience, exchange).await });
-        let reason = match ended {
+        let reason = match tokio::time::timeout(patience, exchange).await {
             Ok(Ok((head, body))) => {
                 return Ok(Answer {
                     what,

@@ -6,7 +6,9 @@
 //! - [`Collector`] is the observer: the probe handler reports to it over HTTP. What is true of a
 //!   cluster is what the collector saw, never what a node says about itself.
 //! - [`Logs`] is another one, which costs the nodes less: it reads what the probe says in their logs.
-//! - [`checker`] is pure: events in, overlaps, losses and gaps out.
+//! - [`checker`] is pure: events in, overlaps, losses and gaps out. So is [`ledger`], for clusters
+//!   in which owners fall silent, and are told from the new ones by what they do after that.
+//! - [`netns`] gives each node a network namespace, and loses packets between them.
 //! - [`Api`] speaks raw HTTP to one node, so that a test sees what a user's client would see.
 //! - [`wait_until`] polls with a deadline. Nothing here sleeps to hope for the best.
 //!
@@ -17,9 +19,13 @@ pub mod callers;
 pub mod checker;
 pub mod cluster;
 pub mod collector;
+pub mod faults;
 mod folder;
 pub mod http;
+pub mod invokers;
+pub mod ledger;
 pub mod logs;
+pub mod netns;
 pub mod permit;
 pub mod probe;
 pub mod process;

@@ -226,7 +226,7 @@ const QUIET_WITHIN: Duration = Duration::from_secs(300);
 mod tests {
     use super::*;
 
-    const LINE: &str = r#"2026-11-25T04:01:52.123456Z  INFO resource{module=m resource.id=a}: guest: {"event":"handle","module":"m","id":"a","token":7,"attempt":1} module=m resource.id=a source=Logging context="""#;
+    const LINE: &str = r#"2026-11-25T04:01:52.123456Z  INFO resource{module=m resource.id=a}: guest: {"event":"handle","module":"m","id":"a","token":7,"instance":3,"attempt":1} module=m resource.id=a source=Logging context="""#;
 
     #[test]
     fn a_report_is_found_in_the_line_of_a_log() {
@@ -234,6 +234,7 @@ mod tests {
             key: Key::new("m", "a"),
             pid: 5,
             token: 7,
+            instance: 3,
             attempt: 1,
         };
         assert_eq!(report(LINE).map(|report| report.fact(5)), Some(expected));

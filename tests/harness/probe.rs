@@ -22,7 +22,7 @@ impl Probe {
                 "queue_calls_max": 8,
                 "body_bytes_max": 64 << 10,
             },
-            "grants": { "http": ["127.0.0.1:*"] },
+            "grants": { "http": [format!("{}:*", collector.ip())] },
             "config": { "report_url": collector.url() },
         })
     }
@@ -68,6 +68,12 @@ impl Probe {
     #[must_use]
     pub fn echo() -> String {
         json!({"op": "echo"}).to_string()
+    }
+
+    /// A call that is reported to the collector, and tells what `echo` does.
+    #[must_use]
+    pub fn observed() -> String {
+        json!({"op": "observed"}).to_string()
     }
 
     /// A call that panics.

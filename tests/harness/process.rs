@@ -3,14 +3,16 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader},
+    net::IpAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use holdfast_model::api::{Listening, NodeEvent};
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::roster::Roster;
@@ -26,6 +28,8 @@ pub struct Launch {
     pub env: Vec<(String, String)>,
     /// Where its standard error goes; appended to.
     pub log: PathBuf,
+    /// The address that is this process's own, where there are such.
+    pub addr: Option<IpAddr>,
 }
 
 /// A child process. Killed and reaped when dropped.
@@ -35,6 +39,8 @@ pub struct Process {
     log: PathBuf,
     roster: Roster,
     first_line: mpsc::Receiver<String>,
+    /// When each line came.
+    lines: Arc<Mutex<Vec<Instant>>>,
 }
 
 impl Process {
@@ -64,12 +70,15 @@ impl Process {
             .stderr(log)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {}: {error}", launch.program.display()));
-        roster.enter(child.id());
+        roster.enter(child.id(), launch.addr);
         let stdout = child.stdout.take().expect("stdout is piped");
         let (tell, first_line) = mpsc::sync_channel(1);
+        let lines = Arc::<Mutex<Vec<Instant>>>::default();
+        let came = Arc::clone(&lines);
         // Reads to the end, so that the node never waits for a reader. Ends with the process.
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                came.lock().push(Instant::now());
                 let _ = tell.try_send(line);
             }
         });
@@ -78,6 +87,7 @@ impl Process {
             log: launch.log.clone(),
             roster: roster.clone(),
             first_line,
+            lines,
         }
     }
 
@@ -114,6 +124,12 @@ impl Process {
                 )
             }
         }
+    }
+
+    /// When it said that it listens, other than the first time: it has begun anew.
+    #[must_use]
+    pub fn begun_anew(&self) -> Vec<Instant> {
+        self.lines.lock().iter().skip(1).copied().collect()
     }
 
     /// Waits for its end, at most `deadline`; none when it still runs.

@@ -11,6 +11,7 @@ pub(crate) struct Report {
     module: String,
     id: String,
     token: u64,
+    instance: u64,
     attempt: u32,
     reason: Option<String>,
 }
@@ -19,6 +20,7 @@ pub(crate) struct Report {
 #[serde(rename_all = "snake_case")]
 enum Kind {
     Handle,
+    Called,
     Terminating,
     Terminated,
 }
@@ -27,18 +29,34 @@ impl Report {
     /// The fact, as this process reported it.
     pub(crate) fn fact(self, pid: u32) -> Fact {
         let key = Key::new(&self.module, &self.id);
+        let Self {
+            token, instance, ..
+        } = self;
         match self.event {
             Kind::Handle => Fact::Handled {
                 key,
                 pid,
-                token: self.token,
+                token,
+                instance,
                 attempt: self.attempt,
             },
-            Kind::Terminating => Fact::Terminating { key, pid },
+            Kind::Called => Fact::Called {
+                key,
+                pid,
+                token,
+                instance,
+            },
+            Kind::Terminating => Fact::Terminating {
+                key,
+                pid,
+                token,
+                instance,
+            },
             Kind::Terminated => Fact::Terminated {
                 key,
                 pid,
-                token: self.token,
+                token,
+                instance,
                 reason: self.reason.unwrap_or_default(),
             },
         }

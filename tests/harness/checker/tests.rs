@@ -26,12 +26,18 @@ fn handled(pid: u32, token: u64) -> Fact {
         key: r(),
         pid,
         token,
+        instance: token,
         attempt: 1,
     }
 }
 
 fn terminating(pid: u32) -> Fact {
-    Fact::Terminating { key: r(), pid }
+    Fact::Terminating {
+        key: r(),
+        pid,
+        token: 0,
+        instance: 0,
+    }
 }
 
 fn terminated(pid: u32, reason: &str) -> Fact {
@@ -39,6 +45,7 @@ fn terminated(pid: u32, reason: &str) -> Fact {
         key: r(),
         pid,
         token: 0,
+        instance: 0,
         reason: reason.to_owned(),
     }
 }
@@ -220,6 +227,7 @@ fn spread_counts_by_process() {
             key: Key::new("m", id),
             pid,
             token: 1,
+            instance: 1,
             attempt: 1,
         });
     }
@@ -232,6 +240,7 @@ fn handled_in(module: &str, pid: u32) -> Fact {
         key: Key::new(module, "r"),
         pid,
         token: 1,
+        instance: 1,
         attempt: 1,
     }
 }

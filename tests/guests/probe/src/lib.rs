@@ -1,12 +1,19 @@
-//! Reports every `handle` and `terminate` to an observer, and misbehaves on request.
+//! Reports every `handle` and `terminate` to an observer, calls that ask for it, and misbehaves on
+//! request.
 //!
 //! A report is the last thing before `handle` succeeds, the first thing in `terminate`, and the
 //! last thing there: an observer that gets the reports of a whole cluster sees who held a resource,
 //! and when. An owner whose report is not accepted does not hold the resource. The observer is at
 //! `report_url` of the module's config; with `report_log` there instead, reports go to the node's
-//! log, which costs next to nothing; without either nothing is reported.
+//! log, which costs next to nothing; without either nothing is reported. Every report and answer
+//! carries a number that each instance draws for itself: no two of them can pass for one.
 
-use std::{hint, thread, time::Duration};
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher as _, Hasher as _},
+    hint, thread,
+    time::Duration,
+};
 
 use holdfast_guest::{
     Context as _, Ctx, Error, Invocation, InvokeError, Request, Resource, ResourceHandler,
@@ -38,6 +45,8 @@ pub struct Spec {
 enum Operation {
     /// Answer what came, with the token.
     Echo,
+    /// Report the call to the observer, then answer as `echo` does.
+    Observed,
     /// Panic.
     Panic,
     /// Never end.
@@ -79,6 +88,7 @@ struct Report<'a> {
     module: &'a str,
     id: &'a str,
     token: u64,
+    instance: u64,
     attempt: u32,
     /// The module's config `node`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,11 +97,12 @@ struct Report<'a> {
     reason: Option<&'static str>,
 }
 
-/// The answer to `echo` and `sleep_ms`.
+/// The answer to `echo`, `observed` and `sleep_ms`.
 #[derive(Serialize)]
 struct Echo<'a> {
     id: &'a str,
     token: u64,
+    instance: u64,
     /// Requests answered by this instance, this one included.
     calls: u64,
     body: &'a str,
@@ -107,6 +118,7 @@ struct Allocated {
 #[derive(Debug)]
 pub struct Probe {
     resource: Resource<Spec>,
+    instance: u64,
     calls: u64,
 }
 
@@ -122,18 +134,24 @@ impl ResourceHandler for Probe {
         if resource.attempt <= spec.fail_handle {
             return Err(Error::retry("told to fail this attempt"));
         }
-        report(ctx, &resource, "handle", None)?;
-        Ok(Self { resource, calls: 0 })
+        let probe = Self {
+            resource,
+            // The standard library's only source of chance: other keys in each instance.
+            instance: RandomState::new().build_hasher().finish(),
+            calls: 0,
+        };
+        probe.report(ctx, "handle", None)?;
+        Ok(probe)
     }
 
     fn terminate(self, ctx: &Ctx, reason: TerminateReason) -> Result<()> {
         let spec = &self.resource.spec;
-        report(ctx, &self.resource, "terminating", Some(reason.as_str()))?;
+        self.report(ctx, "terminating", Some(reason.as_str()))?;
         if spec.spin_in_terminate {
             spin();
         }
         thread::sleep(Duration::from_millis(spec.terminate_ms));
-        report(ctx, &self.resource, "terminated", Some(reason.as_str()))?;
+        self.report(ctx, "terminated", Some(reason.as_str()))?;
         Ok(())
     }
 }
@@ -148,6 +166,7 @@ impl Invocation for Probe {
         };
         match operation {
             Operation::Echo => {}
+            Operation::Observed => self.report(ctx, "called", None)?,
             Operation::Panic => panic!("told to panic"),
             Operation::Spin => spin(),
             Operation::Alloc => return Response::json(&Allocated { bytes: allocate() }),
@@ -158,9 +177,49 @@ impl Invocation for Probe {
         Response::json(&Echo {
             id: &self.resource.id,
             token: self.resource.token,
+            instance: self.instance,
             calls: self.calls,
             body: request.text()?,
         })
+    }
+}
+
+impl Probe {
+    fn report(
+        &self,
+        ctx: &Ctx,
+        event: &'static str,
+        reason: Option<&'static str>,
+    ) -> anyhow::Result<()> {
+        let report = Report {
+            event,
+            module: &self.resource.module,
+            id: &self.resource.id,
+            token: self.resource.token,
+            instance: self.instance,
+            attempt: self.resource.attempt,
+            node: ctx.config("node")?,
+            reason,
+        };
+        let Some(url) = ctx.config("report_url")? else {
+            if ctx.config("report_log")?.is_some() {
+                ctx.info(serde_json::to_string(&report)?);
+            }
+            return Ok(());
+        };
+        let answer = ctx
+            .http()
+            .post(url)
+            .timeout(REPORT_TIMEOUT)
+            .json(&report)?
+            .send()
+            .with_context(|| format!("report {event}"))?;
+        ensure!(
+            answer.is_success(),
+            "the observer answered {} to the report of {event}",
+            answer.status
+        );
+        Ok(())
     }
 }
 
@@ -193,42 +252,6 @@ impl Kind {
             Self::Failed => InvokeError::failed(text),
         }
     }
-}
-
-fn report(
-    ctx: &Ctx,
-    resource: &Resource<Spec>,
-    event: &'static str,
-    reason: Option<&'static str>,
-) -> anyhow::Result<()> {
-    let report = Report {
-        event,
-        module: &resource.module,
-        id: &resource.id,
-        token: resource.token,
-        attempt: resource.attempt,
-        node: ctx.config("node")?,
-        reason,
-    };
-    let Some(url) = ctx.config("report_url")? else {
-        if ctx.config("report_log")?.is_some() {
-            ctx.info(serde_json::to_string(&report)?);
-        }
-        return Ok(());
-    };
-    let answer = ctx
-        .http()
-        .post(url)
-        .timeout(REPORT_TIMEOUT)
-        .json(&report)?
-        .send()
-        .with_context(|| format!("report {event}"))?;
-    ensure!(
-        answer.is_success(),
-        "the observer answered {} to the report of {event}",
-        answer.status
-    );
-    Ok(())
 }
 
 fn spin() -> ! {

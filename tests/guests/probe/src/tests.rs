@@ -23,6 +23,7 @@ fn handle_and_both_ends_of_terminate_are_reported() {
         .with_http(Ok(http::Response::new(200)))
         .with_http(Ok(http::Response::new(204)));
     let probe = probe(&ctx, Spec::default()).unwrap();
+    let instance = probe.instance;
     probe.terminate(&ctx, TerminateReason::Moved).unwrap();
 
     let reports: Vec<Value> = ctx
@@ -30,13 +31,34 @@ fn handle_and_both_ends_of_terminate_are_reported() {
         .iter()
         .map(|request| from_slice(&request.body).unwrap())
         .collect();
-    let report = |event: &str| json!({"event": event, "module": "test", "id": "a", "token": 1, "attempt": 1, "node": "n1"});
+    let report = |event: &str| json!({"event": event, "module": "test", "id": "a", "token": 1, "attempt": 1, "node": "n1", "instance": instance});
     let [terminating, terminated] = ["terminating", "terminated"].map(|event| {
         let mut report = report(event);
         report["reason"] = json!("moved");
         report
     });
     assert_eq!(reports, [report("handle"), terminating, terminated]);
+}
+
+#[test]
+fn a_call_that_asks_for_it_is_reported_before_it_is_answered() {
+    let ctx = observed()
+        .with_http(Ok(http::Response::new(200)))
+        .with_http(Ok(http::Response::new(200)))
+        .with_http(Ok(http::Response::new(403)));
+    let mut probe = probe(&ctx, Spec::default()).unwrap();
+    let mut invoke = || probe.invoke(&ctx, Request::new(r#"{"op":"observed"}"#));
+    assert!(invoke().is_ok());
+    assert!(invoke().is_err(), "the observer did not accept the report");
+    let called: Value = from_slice(&ctx.sent()[1].body).unwrap();
+    assert_eq!(called["event"], "called");
+}
+
+#[test]
+fn no_two_instances_have_the_same_number() {
+    let one = probe(&Ctx::test(), Spec::default()).unwrap();
+    let other = probe(&Ctx::test(), Spec::default()).unwrap();
+    assert_ne!(one.instance, other.instance);
 }
 
 #[test]
@@ -92,7 +114,8 @@ fn requests_choose_what_happens() {
     let mut invoke = |body: &str| probe.invoke(&ctx, Request::new(body));
 
     let echo: Value = from_slice(&invoke(r#"{"op":"echo","x":1}"#).unwrap().body).unwrap();
-    let expected = json!({"id": "a", "token": 1, "calls": 1, "body": r#"{"op":"echo","x":1}"#});
+    let instance = &echo["instance"];
+    let expected = json!({"id": "a", "token": 1, "instance": instance, "calls": 1, "body": r#"{"op":"echo","x":1}"#});
     assert_eq!(echo, expected);
     assert!(invoke("").is_ok());
     assert!(invoke(r#"{"op":"sleep_ms","ms":0}"#).is_ok());
