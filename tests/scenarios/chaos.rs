@@ -425,8 +425,7 @@ impl Story {
                 });
             }
         }
-        let info = self.cluster.api(0).cluster().expect("it answers");
-        assert_eq!(info.nodes.active, NODES as u64, "{info:?}");
+        self.cluster.wait_formed();
         println!("after {:.0} s:\n{self}", quiet.as_secs_f64());
     }
 }
