@@ -261,6 +261,16 @@ impl Peers {
             .spawn_on(keep, &self.endpoint.runtimes.control);
     }
 
+    /// Takes note that a run of a peer is over, whatever its process does: calls that wait for it on
+    /// the data lane fail. A stopped process keeps its connections, and would keep its callers
+    /// waiting. The control connection stays: by it the peer is seen to go on.
+    pub fn ended(&self, node: NodeId, incarnation: Incarnation) {
+        let peer = self.book.read().get(&node).cloned();
+        if let Some(peer) = peer {
+            peer.ended(incarnation);
+        }
+    }
+
     /// Takes a node for none any more, for good: our connections to it and its to us end, calls
     /// fail, what was seen of its runs is forgotten, and when it connects again it hears why it is
     /// refused.

@@ -112,6 +112,14 @@ impl Peer {
         self.changed.notify_one();
     }
 
+    /// Ends the data connections to a run of the peer, and to those before it.
+    pub(super) fn ended(&self, incarnation: Incarnation) {
+        let callers = self.data.iter().filter_map(Link::caller);
+        for caller in callers.filter(|caller| caller.info.incarnation <= incarnation) {
+            caller.close();
+        }
+    }
+
     /// A connection of the lane: the one that stands, or the one that an attempt before the
     /// deadline brings. Fails at once while the last attempt's failure is fresh.
     pub(super) async fn reach(

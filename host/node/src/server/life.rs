@@ -115,7 +115,12 @@ pub(super) async fn follow_state(me: Owner, control: Control, peers: Peers) -> E
                     );
                 }
                 Standing::Removed => peers.remove(id),
-                _ => peers.update(id, node.incarnation, node.about.addr),
+                standing => {
+                    peers.update(id, node.incarnation, node.about.addr);
+                    if standing == Standing::Down {
+                        peers.ended(id, node.incarnation);
+                    }
+                }
             }
         }
     }

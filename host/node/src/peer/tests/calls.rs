@@ -324,6 +324,30 @@ async fn a_removed_peer_is_unknown_its_calls_end_and_it_hears_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_a_run_that_is_over_end_though_its_process_stands_still() {
+    let (a, b) = pair().await;
+    let (node, incarnation) = (b.setup.node, b.setup.incarnation);
+    let begin = |lane| {
+        let peers = a.peers.clone();
+        tokio::spawn(async move { peers.call(node, lane, NEVER, Bytes::new(), WAIT).await })
+    };
+    let begun = || b.handler.begun.load(SeqCst);
+    let (hanging, control) = (begin(Lane::Data), begin(Lane::Control));
+    wait_until("they run", || begun() == 2).await;
+    a.peers.ended(node, Incarnation(incarnation.0 - 1));
+    assert!(!hanging.is_finished());
+    a.peers.ended(node, incarnation);
+    assert_eq!(hanging.await.unwrap(), Err(CallError::Lost));
+    assert!(!control.is_finished() && !a.peers.connected().is_empty());
+    let answer = a.ask(&b, Lane::Data, ECHO, "x".into()).await;
+    assert_eq!(
+        answer,
+        Ok("x".into()),
+        "a process that goes on is reached anew"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_closes_the_listener_and_every_connection() {
     let (a, mut b) = pair().await;
     assert!(a.ask(&b, Lane::Data, ECHO, Bytes::new()).await.is_ok());
