@@ -80,6 +80,9 @@ pub struct Node {
     pub about: About,
     /// When this incarnation joined: milliseconds since the Unix epoch.
     pub joined_at_ms: u64,
+    /// While it drains: how long, in milliseconds from when it hears of that, its instances may take
+    /// to end before it drops them. None: as long as their limits say.
+    pub drain_deadline_ms: Option<u64>,
 }
 
 /// What a node says of itself.

@@ -79,7 +79,11 @@ impl Change<'_> {
                     .map(|(module, slot, token)| self.release(owner, &module, slot, token));
                 Ok(Outcome::Released(released.collect()))
             }
-            Command::Drain { node, draining } => self.drain(node, draining),
+            Command::Drain {
+                node,
+                draining,
+                deadline_ms,
+            } => self.drain(node, draining, deadline_ms.filter(|_| draining)),
             Command::Restart { node, incarnation } => self.restart(node, incarnation),
             Command::Remove { node, incarnation } => self.remove(node, incarnation),
             Command::Deploy {
@@ -161,6 +165,7 @@ impl Change<'_> {
             standing: Standing::Active,
             about,
             joined_at_ms: at_ms,
+            drain_deadline_ms: None,
         };
         if let Some(former) = &former {
             if former.standing == Standing::Removed {
@@ -180,6 +185,7 @@ impl Change<'_> {
                 }
                 joined.standing = former.standing;
                 joined.joined_at_ms = former.joined_at_ms;
+                joined.drain_deadline_ms = former.drain_deadline_ms;
             }
         }
         let renewed = former.is_some_and(|former| former.incarnation != incarnation);
@@ -212,7 +218,7 @@ impl Change<'_> {
             Standing::Removed => return Err(Refused::Removed(node)),
             Standing::Restarting => {}
             Standing::Active | Standing::Draining => {
-                found.standing = Standing::Restarting;
+                (found.standing, found.drain_deadline_ms) = (Standing::Restarting, None);
                 self.changes.insert(Key::Node(node));
             }
         }
@@ -347,7 +353,12 @@ impl Change<'_> {
         }
     }
 
-    fn drain(&mut self, node: NodeId, draining: bool) -> Result<Outcome, Refused> {
+    fn drain(
+        &mut self,
+        node: NodeId,
+        draining: bool,
+        deadline_ms: Option<u64>,
+    ) -> Result<Outcome, Refused> {
         let found = self
             .state
             .nodes
@@ -363,8 +374,8 @@ impl Change<'_> {
             (Standing::Active | Standing::Draining, false) => Standing::Active,
             (Standing::Restarting, false) => Standing::Restarting,
         };
-        if found.standing != standing {
-            found.standing = standing;
+        if (found.standing, found.drain_deadline_ms) != (standing, deadline_ms) {
+            (found.standing, found.drain_deadline_ms) = (standing, deadline_ms);
             self.changes.insert(Key::Node(node));
         }
         Ok(Outcome::Done)

@@ -38,6 +38,9 @@ pub enum Command {
         node: NodeId,
         /// Whether it drains.
         draining: bool,
+        /// How long, in milliseconds from when the node hears of it, its instances may take to end
+        /// before it drops them.
+        deadline_ms: Option<u64>,
     },
     /// A node says that its process is about to be replaced by another run. What it has is kept for
     /// that one.

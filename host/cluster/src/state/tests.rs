@@ -341,6 +341,7 @@ fn a_release_to_a_dead_target_leaves_the_slot_to_nobody() {
     replica.done(Command::Drain {
         node: node(2),
         draining: true,
+        deadline_ms: None,
     });
     assert_eq!(replica.release("a", 1, token), Released::Given);
     assert_eq!(replica.owner("a"), None);
@@ -805,12 +806,33 @@ fn a_node_that_started_anew_is_not_removed_for_what_its_former_run_was() {
 }
 
 #[test]
+fn the_deadline_of_a_drain_is_what_was_said_last_and_ends_with_the_drain() {
+    let mut replica = Replica::with_nodes(2);
+    let mut drain = |draining, deadline_ms| {
+        replica.done(Command::Drain {
+            node: node(1),
+            draining,
+            deadline_ms,
+        });
+        replica.state.nodes()[&node(1)].drain_deadline_ms
+    };
+    assert_eq!(drain(true, None), None);
+    assert_eq!(drain(true, Some(9)), Some(9));
+    assert_eq!(drain(true, Some(5)), Some(5));
+    assert_eq!(drain(false, Some(5)), None);
+    assert_eq!(drain(true, Some(7)), Some(7));
+    replica.join(1, 2);
+    assert_eq!(replica.state.nodes()[&node(1)].drain_deadline_ms, None);
+}
+
+#[test]
 fn a_move_away_from_a_draining_node_can_be_called_off() {
     let mut replica = Replica::with_nodes(2);
     replica.allocate(&["a"], 1);
     replica.done(Command::Drain {
         node: node(1),
         draining: true,
+        deadline_ms: None,
     });
     replica.place("a", 2);
     assert_eq!(replica.next("a"), Some(node(2)));
@@ -957,7 +979,7 @@ proptest! {
                 Happening::Vacate(n, i) => { replica.vacate(n, i); }
                 Happening::Remove(n, i) => { replica.apply(remove(n, i)); }
                 Happening::Drain(n, draining) => {
-                    replica.apply(Command::Drain { node: node(n), draining });
+                    replica.apply(Command::Drain { node: node(n), draining, deadline_ms: None });
                 }
                 Happening::Allocate(r, n) => { replica.allocate(&[&name(r)], n); }
                 Happening::Deallocate(r) => { replica.deallocate(&[&name(r)]); }

@@ -93,7 +93,11 @@ impl<'a> Clients<'a> {
     }
 
     pub(crate) fn drain(&mut self, node: NodeId, draining: bool) {
-        self.wish(Command::Drain { node, draining });
+        self.wish(Command::Drain {
+            node,
+            draining,
+            deadline_ms: None,
+        });
     }
 
     /// What is asked now, each with its number.

@@ -209,6 +209,11 @@ impl fmt::Display for NodeStatus {
 pub struct DrainQuery {
     /// Ends the drain instead: the node may own resources again.
     pub cancel: bool,
+    /// How long what runs on the node may take to end, in milliseconds from now. What has not ended
+    /// by then is dropped without its `terminate`, as soon as another node takes it. Without it,
+    /// what ends has the time that the limits of its module give it. What was said last counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
     /// What to wait for before answering.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<DrainWait>,

@@ -202,10 +202,16 @@ pub(super) async fn drain(
     Node(node): Node,
     Asked(query): Asked<DrainQuery>,
 ) -> Result<Json<NodeInfo>> {
+    if query.cancel && query.deadline_ms.is_some() {
+        return Err(Error::invalid(
+            "a drain that ends has no deadline: give cancel or deadline_ms",
+        ));
+    }
     let deadline = deadline(query.timeout_ms, query.wait.is_some());
     let command = Command::Drain {
         node,
         draining: !query.cancel,
+        deadline_ms: query.deadline_ms,
     };
     admin
         .control

@@ -16,6 +16,8 @@ use crate::client::Client;
 /// Move everything away from a node, and keep it empty
 ///
 /// It stays a member. It may own resources again after --cancel, or when its process starts anew.
+/// Each resource ends on the node before it starts elsewhere: calls that run come to their end, and
+/// `terminate` too, within the limits of the module.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct DrainArgs {
@@ -26,11 +28,20 @@ pub(super) struct DrainArgs {
     #[arg(long)]
     cancel: bool,
 
+    /// How long what runs on the node may take to end, from now.
+    ///
+    /// What has not ended by then is dropped without its `terminate`, calls that it has are
+    /// answered with 503, and another node takes it at once. 0s: drop everything. Without it
+    /// nothing is dropped before the limits of its module say so. What was said last counts.
+    #[arg(long, value_name = "DURATION", conflicts_with = "cancel")]
+    #[arg(value_parser = humantime::parse_duration)]
+    deadline: Option<Duration>,
+
     /// Wait until the node owns nothing more.
     #[arg(long, conflicts_with = "cancel")]
     wait: bool,
 
-    /// How long to wait; only with --wait.
+    /// How long to wait; only with --wait. The exit code is 6 when it still owns something then.
     #[arg(long, value_name = "DURATION", requires = "wait", default_value = "5m")]
     #[arg(value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -40,6 +51,9 @@ pub(super) async fn run(args: DrainArgs, client: &Client, output: &Output) -> an
     let node = target::node(client, &args.node).await?;
     let query = DrainQuery {
         cancel: args.cancel,
+        deadline_ms: args
+            .deadline
+            .map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
         ..DrainQuery::default()
     };
     let mut info = client.drain(node, &query).await?;
@@ -72,7 +86,10 @@ async fn until_empty(
                 human::duration(timeout)
             );
             return Err(Failure::new(late)
-                .hint("it goes on by itself; `holdfast nodes` shows how far it is")
+                .hint(
+                    "it goes on by itself; `holdfast nodes` shows how far it is, and `holdfast \
+                     drain NODE --deadline 0s` drops what does not end",
+                )
                 .exit(Exit::TimedOut)
                 .into());
         }
@@ -101,4 +118,5 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 const AFTER_HELP: &str = "\
 Examples:
   holdfast drain 9f3a --wait
+  holdfast drain 9f3a --wait --deadline 2m
   holdfast drain 9f3a --cancel";

@@ -170,6 +170,7 @@ fn mistakes_are_named() {
         ("holdfast resources list a --limit 0", "1..=1000"),
         ("holdfast deploy --set limits", "must look like"),
         ("holdfast drain a --cancel --wait", "cannot be used"),
+        ("holdfast drain a --cancel --deadline 1m", "cannot be used"),
         ("holdfast demo --nodes 2", "3..=9"),
         ("holdfast deploy --timeout 5s", "--wait"),
         ("holdfast drain a --timeout 5s", "--wait"),

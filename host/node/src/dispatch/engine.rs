@@ -3,6 +3,7 @@
 //! One task follows the changes of the state and owns the [`Handover`]; entries run by
 //! themselves and report when they have ended. What it writes to the tables, calls read.
 
+mod drain;
 mod modules;
 
 use std::{
@@ -25,6 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::drain::Drain;
 use super::{
     Shared,
     entry::{Entry, Host, Run},
@@ -40,6 +42,8 @@ pub(super) struct Engine {
     /// Whether this node may run anything; until then, what it is to run.
     lease: watch::Receiver<Lease>,
     held_back: BTreeMap<SlotKey, Token>,
+    /// The drain of this node, if it has a deadline.
+    drain: Option<Drain>,
     /// Entries on this node, by slot.
     hosted: BTreeMap<SlotKey, BTreeSet<ResourceId>>,
     versions: BTreeMap<ModuleName, Arc<Version>>,
@@ -76,6 +80,7 @@ impl Engine {
             handover: Handover::new(me, RELEASE_RETRY),
             lease,
             held_back: BTreeMap::new(),
+            drain: None,
             hosted: BTreeMap::new(),
             versions: BTreeMap::new(),
             to_release: BTreeMap::new(),
@@ -101,6 +106,7 @@ impl Engine {
                 Ok(()) = self.lease.changed() => self.lease_changed(),
                 changes = subscription.changed() => self.changed(&changes),
                 Some((module, id)) = ended.recv() => self.ended(&module, &id),
+                () = drain::deadline(self.drain) => self.drain_is_late(),
                 Some(done) = self.tasks.join_next() => self.done(done),
                 _ = tick.tick() => {
                     let now = self.started.elapsed();
@@ -172,6 +178,7 @@ impl Engine {
         let mut resources: Vec<(ModuleName, ResourceId)> = Vec::new();
         for key in changes {
             match key {
+                Key::Node(node) if *node == self.me.node => self.drain_changed(),
                 Key::Cluster | Key::Node(_) => {}
                 Key::Module(module) => self.module_changed(module),
                 Key::Slot(module, slot) => {
@@ -327,7 +334,12 @@ impl Engine {
 
     fn stop_slot(&mut self, key: &SlotKey) {
         let (module, _) = key;
+        let late = self.drain.is_some_and(|drain| drain.late);
         for entry in self.entries_of(key) {
+            if late {
+                entry.drop_now(&self.shared.host);
+                continue;
+            }
             let stays = self
                 .control
                 .read(|state| state.resource(module, entry.id()).is_some());

@@ -220,6 +220,12 @@ impl Entry {
         self.want(host, &mut mind, Want::Run { run, trial: None });
     }
 
+    /// Whether it is on its way to another node.
+    fn moves(&self) -> bool {
+        let want = &self.mind.lock().want;
+        matches!(want, Want::Drop | Want::End(TerminateReason::Moved))
+    }
+
     /// Whether nothing runs, and nothing is to.
     pub(super) fn has_ended(&self) -> bool {
         let mind = self.mind.lock();

@@ -302,6 +302,7 @@ async fn drain(
     let command = Command::Drain {
         node: me.node,
         draining: true,
+        deadline_ms: None,
     };
     control.propose(command, deadline.into_std()).await?;
     let mut applied = control.applied();

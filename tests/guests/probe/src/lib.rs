@@ -33,6 +33,8 @@ pub struct Spec {
     pub fatal: bool,
     /// `handle` panics.
     pub panic_in_handle: bool,
+    /// `handle` takes this long, in milliseconds.
+    pub handle_ms: u64,
     /// `terminate` takes this long, in milliseconds.
     pub terminate_ms: u64,
     /// `terminate` never ends.
@@ -134,6 +136,7 @@ impl ResourceHandler for Probe {
         if resource.attempt <= spec.fail_handle {
             return Err(Error::retry("told to fail this attempt"));
         }
+        thread::sleep(Duration::from_millis(spec.handle_ms));
         let probe = Self {
             resource,
             // The standard library's only source of chance: other keys in each instance.

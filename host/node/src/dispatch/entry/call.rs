@@ -110,7 +110,12 @@ impl Entry {
                     let _queued = self.queue(queue_calls_max)?;
                     let turn = Arc::clone(&self.cell).lock_owned();
                     let turn = tokio::time::timeout_at(deadline, turn).await;
-                    turn.map_err(|_| Called::Answered(Err(late())))?
+                    let turn = turn.map_err(|_| Called::Answered(Err(late())))?;
+                    // What only queued does not hold up the move: it is for the next owner.
+                    if self.moves() {
+                        return Err(Called::NotHere);
+                    }
+                    turn
                 }
             };
             match &*cell {

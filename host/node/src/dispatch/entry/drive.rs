@@ -179,7 +179,7 @@ impl Entry {
 
     async fn stop(&self, reason: Option<TerminateReason>) {
         let held = {
-            // Behind every call that was admitted before.
+            // Behind the call that runs; those that queue before it let it pass if this is a move.
             let mut cell = self.cell.lock().await;
             self.mind.lock().emptied();
             cell.take()

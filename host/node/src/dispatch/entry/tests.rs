@@ -259,6 +259,27 @@ async fn a_start_that_ended_before_a_call_came_to_wait_for_it_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn calls_that_queue_hold_up_no_move() {
+    let mut node = Node::start(Lane::Fiber).await;
+    let entry = node.held("{}").await;
+    let call = |body: &'static str| node.call(&entry, body, SOON);
+    let end = async {
+        while entry.report().waiting < 3 {
+            tokio::task::yield_now().await;
+        }
+        entry.end(&node.host, TerminateReason::Moved);
+    };
+    let slow = r#"{"op":"sleep_ms","ms":500}"#;
+    // Were they served here, the last would wait too long.
+    let endless = r#"{"op":"sleep_ms","ms":3600000}"#;
+    let (first, second, third, fourth, ()) =
+        tokio::join!(call(slow), call(endless), call(endless), call(endless), end);
+    assert!(first.is_some_and(|answer| answer.is_ok()), "it ran already");
+    assert_eq!([second, third, fourth], [None, None, None]);
+    node.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn callers_of_little_patience_cost_a_resource_nothing() {
     let node = Node::start(Lane::Fiber).await;
     let entry = node.held("{}").await;
