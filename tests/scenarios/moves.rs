@@ -5,11 +5,11 @@
 //! that runs, some are in `terminate`, and some were released and are in `handle` on their new
 //! owner.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{collections::BTreeSet, process::Command, thread, time::Duration};
 
 use holdfast_model::{
     NodeId,
-    api::{NodeStatus, SlotList},
+    api::{NodeInfo, NodeStatus, SlotList},
 };
 use holdfast_tests::{
     Api, Cluster, LONG, Probe, SOON,
@@ -140,6 +140,20 @@ fn drain(api: &Api, node: NodeId, query: &str) -> holdfast_tests::Ask {
     api.ask("POST", &format!("/v1/cluster/nodes/{node}/drain{query}"))
 }
 
+/// Runs `holdfast drain`; gives its exit code, what it said, and what it told of errors.
+fn command(server: &str, node: NodeId, args: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(BIN);
+    command.args(["--server", server, "--format", "json", "drain"]);
+    let output = command.arg(node.to_string()).args(args).output();
+    let output = output.expect("the binary can be started");
+    let text = |bytes| String::from_utf8(bytes).expect("it is text");
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
 /// A call that runs long on the owner: it ends well, or its caller is told in time that it is not
 /// known, and when to ask again.
 fn call(api: &Api, id: &str) {
@@ -268,19 +282,25 @@ fn a_drain_with_a_deadline_drops_what_does_not_end_and_nothing_else() {
     let left = clinging.iter().filter(clings).count();
     assert!(left > 0, "an even spread");
 
-    // Without one, it waits; and says what it waits for.
-    let wait = drain(&api, node, "?wait=empty&timeout_ms=3000");
-    let late = wait.patience(LONG).answer();
-    late.problem(504, "timeout")
-        .names(&[&format!("{left} resources")]);
-    let info = api.node(node).expect("it is known");
-    assert_eq!(
-        (info.status, info.resources),
-        (NodeStatus::Draining, left as u64)
-    );
+    // Without one, it waits; and whoever waits for it is told what for.
+    let _ = drain(&api, node, "").answer().expect(200);
+    wait_until("all that can go is gone", LONG, || {
+        let info = api.node(node)?;
+        let waits = info.status == NodeStatus::Draining && info.resources == left as u64;
+        waits.then_some(()).ok_or(format!("{info:?}"))
+    });
+    let still = format!("{left} resources");
+    let wait = drain(&api, node, "?wait=empty&timeout_ms=100").answer();
+    wait.problem(504, "timeout").names(&[&still]);
+    let server = format!("http://{}", cluster.listening(cluster.leader()).http);
+    let (code, _, told) = command(&server, node, &["--wait", "--timeout", "100ms"]);
+    assert_eq!(code, Some(6), "{told}");
+    assert!(told.contains(&still), "{told}");
 
-    let ended = drain(&api, node, "?deadline_ms=500&wait=empty&timeout_ms=50000");
-    let _ = ended.patience(LONG).answer().expect(200);
+    let (code, said, told) = command(&server, node, &["--wait", "--deadline", "500ms"]);
+    assert_eq!(code, Some(0), "{told}");
+    let info: NodeInfo = serde_json::from_str(&said).expect("it says how the node is");
+    assert_eq!((info.status, info.resources), (NodeStatus::Draining, 0));
     wait_until("all is held elsewhere", LONG, || {
         let findings = cluster.collector().findings();
         let elsewhere = |id: &&String| {

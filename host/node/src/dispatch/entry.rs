@@ -15,9 +15,12 @@ mod drive;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use holdfast_cluster::state::Version;
@@ -100,6 +103,10 @@ struct Mind {
     life: Stop,
     /// What the instance in the cell was made for.
     runs: Option<Kind>,
+    /// How long it may take to terminate.
+    patience: Duration,
+    /// It is about to be taken out of the cell, for another node or for good.
+    leaving: bool,
     status: ResourceStatus,
     driving: bool,
     /// Failures in a row of what is wanted now.
@@ -129,6 +136,8 @@ impl Entry {
             want: Want::End(TerminateReason::Removed),
             life: Stop::default(),
             runs: None,
+            patience: Duration::ZERO,
+            leaving: false,
             status: ResourceStatus::Starting,
             driving: false,
             failures: 0,
@@ -218,12 +227,6 @@ impl Entry {
             _ => return,
         };
         self.want(host, &mut mind, Want::Run { run, trial: None });
-    }
-
-    /// Whether it is on its way to another node.
-    fn moves(&self) -> bool {
-        let want = &self.mind.lock().want;
-        matches!(want, Want::Drop | Want::End(TerminateReason::Moved))
     }
 
     /// Whether nothing runs, and nothing is to.
@@ -364,6 +367,7 @@ impl Mind {
     /// The cell was emptied; says what was in it.
     fn emptied(&mut self) -> Option<Kind> {
         self.held_since = None;
+        self.leaving = false;
         if self.want.kind().is_some() {
             self.status = ResourceStatus::Starting;
         }

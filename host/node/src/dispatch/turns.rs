@@ -92,7 +92,8 @@ impl Turns {
         }
     }
 
-    /// Waits for a turn to stop, for `patience` at most: hooks that hang must not add up.
+    /// Waits for a turn to stop, for `patience` at most: hooks that hang must not add up. Whoever
+    /// has none by then goes ahead without.
     pub(super) async fn stop(&self, patience: Duration) -> Option<SemaphorePermit<'_>> {
         tokio::time::timeout(patience, acquire(&self.stops))
             .await

@@ -112,7 +112,7 @@ impl Entry {
                     let turn = tokio::time::timeout_at(deadline, turn).await;
                     let turn = turn.map_err(|_| Called::Answered(Err(late())))?;
                     // What only queued does not hold up the move: it is for the next owner.
-                    if self.moves() {
+                    if self.mind.lock().leaving {
                         return Err(Called::NotHere);
                     }
                     turn

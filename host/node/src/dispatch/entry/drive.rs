@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use holdfast_model::api::{FailureKind, LastError, ResourceStatus};
 use holdfast_runtime::{Failure, Instance, ManagedResource, Stop, TerminateReason};
-use tokio::time::Instant;
+use tokio::{sync::SemaphorePermit, time::Instant};
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::{Entry, Held, Host, Kind, Mind, Run, Want, last_error};
@@ -45,7 +45,16 @@ impl Entry {
             match self.next_step() {
                 None => break,
                 Some(Step::Start(start)) => self.start(&host, start).await,
-                Some(Step::Stop(reason)) => self.stop(reason).await,
+                Some(Step::Stop(None)) => self.stop(None).await,
+                Some(Step::Stop(Some(_))) => {
+                    // Calls go on until its turn comes. Much may change in a long queue.
+                    let _turn = self.turn_to_stop().await;
+                    match self.next_step() {
+                        Some(Step::Stop(reason)) => self.stop(reason).await,
+                        Some(Step::Start(_) | Step::Wait(_)) => {}
+                        None => break,
+                    }
+                }
                 Some(Step::Wait(until)) => {
                     let _ = tokio::time::timeout_at(until, changed).await;
                 }
@@ -128,6 +137,7 @@ impl Entry {
                     return;
                 }
                 mind.runs = Some(kind);
+                mind.patience = Duration::from_millis(instance.limits().terminate_timeout_ms);
                 mind.held_since = Some((Instant::now(), now_ms()));
                 mind.retry_at = None;
                 if mind.want.kind().is_some() {
@@ -177,7 +187,21 @@ impl Entry {
         Ok(instance)
     }
 
+    /// Waits for a turn to stop, though no longer than the hook may take itself.
+    async fn turn_to_stop(&self) -> Option<SemaphorePermit<'_>> {
+        let (life, patience) = {
+            let mind = self.mind.lock();
+            (mind.life.clone(), mind.patience)
+        };
+        tokio::select! {
+            biased;
+            () = self.over(&life) => None,
+            turn = self.turns.stop(patience) => turn,
+        }
+    }
+
     async fn stop(&self, reason: Option<TerminateReason>) {
+        self.mind.lock().leaving = matches!(reason, None | Some(TerminateReason::Moved));
         let held = {
             // Behind the call that runs; those that queue before it let it pass if this is a move.
             let mut cell = self.cell.lock().await;
@@ -195,9 +219,6 @@ impl Entry {
     }
 
     async fn terminate(&self, mut instance: Instance, reason: TerminateReason) {
-        // No hook waits for its turn longer than it may take itself.
-        let patience = Duration::from_millis(instance.limits().terminate_timeout_ms);
-        let _turn = self.turns.stop(patience).await;
         if let Err(failure) = instance.terminate(reason).await {
             warn!(?reason, error = %failure, "terminate failed");
             self.mind.lock().last_error = Some(last_error(&failure));

@@ -10,7 +10,7 @@ use holdfast_model::{
 };
 use holdfast_runtime::{Options, Runtime};
 use holdfast_test_components::probe;
-use tokio::time::timeout;
+use tokio::{task::unconstrained, time::timeout};
 
 use super::{
     super::turns::{NodeTurns, Start},
@@ -256,6 +256,35 @@ async fn a_start_that_ended_before_a_call_came_to_wait_for_it_is_seen() {
     let entry = node.held("{}").await;
     let wait = entry.await_instance(8, Instant::now() + SOON * 60);
     assert!(soon(wait).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_go_on_while_an_end_waits_for_its_turn() {
+    let mut node = Node::start(Lane::Direct).await;
+    let entry = node.held("{}").await;
+    let stop = || unconstrained(entry.turns.stop(SOON)).now_or_never();
+    let taken: Vec<_> = std::iter::from_fn(stop).collect();
+    entry.end(&node.host, TerminateReason::Moved);
+    for _ in 0..10 {
+        assert!(node.call(&entry, "", SOON).await.is_some());
+        tokio::task::yield_now().await;
+    }
+    drop(taken);
+    node.ended().await;
+    assert!(entry.has_ended());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_waits_for_its_turn_gives_way_to_a_drop() {
+    let mut node = Node::start(Lane::Direct).await;
+    let entry = node.held("{}").await;
+    let stop = || unconstrained(entry.turns.stop(SOON)).now_or_never();
+    let _taken: Vec<_> = std::iter::from_fn(stop).collect();
+    entry.end(&node.host, TerminateReason::Moved);
+    tokio::task::yield_now().await;
+    entry.drop_now(&node.host);
+    node.ended().await;
+    assert!(entry.has_ended());
 }
 
 #[tokio::test(flavor = "multi_thread")]
