@@ -297,7 +297,11 @@ fn a_drain_with_a_deadline_drops_what_does_not_end_and_nothing_else() {
     assert_eq!(code, Some(6), "{told}");
     assert!(told.contains(&still), "{told}");
 
-    let (code, said, told) = command(&server, node, &["--wait", "--deadline", "500ms"]);
+    let (code, said, told) = command(
+        &server,
+        node,
+        &["--wait", "--timeout", "50s", "--deadline", "500ms"],
+    );
     assert_eq!(code, Some(0), "{told}");
     let info: NodeInfo = serde_json::from_str(&said).expect("it says how the node is");
     assert_eq!((info.status, info.resources), (NodeStatus::Draining, 0));

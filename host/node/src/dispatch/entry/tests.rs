@@ -258,23 +258,23 @@ async fn a_start_that_ended_before_a_call_came_to_wait_for_it_is_seen() {
     assert!(soon(wait).await.is_ok());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn calls_go_on_while_an_end_waits_for_its_turn() {
     let mut node = Node::start(Lane::Direct).await;
     let entry = node.held("{}").await;
     let stop = || unconstrained(entry.turns.stop(SOON)).now_or_never();
     let taken: Vec<_> = std::iter::from_fn(stop).collect();
     entry.end(&node.host, TerminateReason::Moved);
-    for _ in 0..10 {
-        assert!(node.call(&entry, "", SOON).await.is_some());
-        tokio::task::yield_now().await;
-    }
+    // On the only thread there is: the driver gets as far as it can.
+    tokio::task::yield_now().await;
+    let call = node.call(&entry, "", Duration::from_secs(5)).await;
+    assert!(call.is_some_and(|answer| answer.is_ok()));
     drop(taken);
     node.ended().await;
     assert!(entry.has_ended());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn an_end_that_waits_for_its_turn_gives_way_to_a_drop() {
     let mut node = Node::start(Lane::Direct).await;
     let entry = node.held("{}").await;
