@@ -30,6 +30,7 @@ use holdfast_model::{ModuleName, NodeId, Slot};
 use self::board::Board;
 
 mod board;
+pub mod budget;
 pub mod stability;
 
 /// A node as the planner sees it.

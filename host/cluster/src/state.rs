@@ -43,7 +43,10 @@ pub use self::{
     rows::{Changes, CorruptRow, Key},
     settings::{ClusterSettings, Invalid, Outlasting, SettingsChange},
 };
-use crate::placement;
+use crate::placement::{
+    self, Assignment,
+    budget::{self, Claim},
+};
 
 /// One copy of the replicated state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -220,6 +223,18 @@ pub struct Resource {
     pub allocated_at_ms: u64,
 }
 
+impl Module {
+    /// How many of its slots are on their way from one node to another. Those whose owner cannot be
+    /// reached do not count: nobody knows when they end, and the others must not wait for that.
+    fn moves_under_way(&self, live: &BTreeSet<NodeId>) -> usize {
+        let moving = |state: &&SlotState| {
+            let reachable = state.owner.is_some_and(|owner| live.contains(&owner.node));
+            state.next.is_some() && reachable
+        };
+        self.slots.values().filter(moving).count()
+    }
+}
+
 impl State {
     /// The cluster, once founded.
     #[must_use]
@@ -339,7 +354,8 @@ impl State {
     }
 
     /// Plans the moves of a round: every slot without an owner gets one, moves to nodes that are
-    /// gone are called off, and at most `moves_max` others move, over all modules. `live` says
+    /// gone are called off, and at most `moves_max` others move, over all modules, which share them
+    /// fairly. `live` says
     /// which nodes can be reached, `stable` which of them have been there for long enough to be
     /// given what others run.
     #[must_use]
@@ -353,42 +369,52 @@ impl State {
         for member in &mut members {
             member.stable = stable.contains(&member.id);
         }
-        let mut moves = Vec::new();
-        let mut budget = moves_max.saturating_sub(self.moves_under_way(live));
-        for (name, module) in &self.modules {
+        let plan = |name: &ModuleName, moves_max: usize| {
+            placement::plan(name, &members, &self.loads(name, live), moves_max)
+        };
+        let free = moves_max.saturating_sub(self.moves_under_way(live));
+        let names = self.modules.keys();
+        let mut plans: Vec<Vec<Assignment>> = names.clone().map(|name| plan(name, free)).collect();
+        let claims = self.modules.values().zip(&plans).map(|(module, plan)| {
+            let moves = |a: &&Assignment| module.slots[&a.slot].owner.is_some();
+            Claim {
+                under_way: module.moves_under_way(live),
+                wanted: plan.iter().filter(moves).count(),
+            }
+        });
+        let claims: Vec<Claim> = claims.collect();
+        let given = budget::divide(moves_max, &claims);
+        for ((name, planned), (claim, given)) in names.zip(&mut plans).zip(claims.iter().zip(given))
+        {
+            if given < claim.wanted {
+                *planned = plan(name, given);
+            }
+        }
+
+        let modules = self.modules.iter().zip(plans);
+        let placed = modules.flat_map(|((name, module), assignments)| {
             let mut planned: BTreeMap<Slot, NodeId> = module
                 .slots
                 .iter()
                 .filter(|(_, state)| self.is_called_off(state, live))
                 .filter_map(|(slot, state)| Some((*slot, state.owner?.node)))
                 .collect();
-            for assignment in placement::plan(name, &members, &self.loads(name, live), budget) {
-                planned.insert(assignment.slot, assignment.to);
-            }
-            for (slot, to) in planned {
-                let state = &module.slots[&slot];
-                if state.owner.is_some_and(|owner| owner.node != to) {
-                    budget = budget.saturating_sub(1);
-                }
-                moves.push((name.clone(), Placed { slot, to }, state.token));
-            }
-        }
-        moves
+            planned.extend(assignments.iter().map(|a| (a.slot, a.to)));
+            let place = |(slot, to)| {
+                let token = module.slots[&slot].token;
+                (name.clone(), Placed { slot, to }, token)
+            };
+            planned.into_iter().map(place)
+        });
+        placed.collect()
     }
 
-    /// How many slots are on their way from one node to another. Those whose owner cannot be reached
-    /// do not count: nobody knows when they end, and the others must not wait for that.
+    /// How many slots are on their way from one node to another, as far as their owners can be
+    /// reached.
     #[must_use]
     pub fn moves_under_way(&self, live: &BTreeSet<NodeId>) -> usize {
-        let slots = self
-            .modules
-            .values()
-            .flat_map(|module| module.slots.values());
-        let moving = |state: &&SlotState| {
-            let reachable = state.owner.is_some_and(|owner| live.contains(&owner.node));
-            state.next.is_some() && reachable
-        };
-        slots.filter(moving).count()
+        let modules = self.modules.values();
+        modules.map(|module| module.moves_under_way(live)).sum()
     }
 
     /// The nodes as placement sees them, all of them stable.

@@ -896,6 +896,54 @@ fn a_plan_calls_off_moves_to_nodes_that_are_gone_and_keeps_to_its_budget() {
 }
 
 #[test]
+fn a_module_whose_moves_take_long_leaves_budget_to_others() {
+    let mut replica = Replica::with_nodes(3);
+    let other: ModuleName = "zz".parse().unwrap();
+    replica.apply(Command::Deploy {
+        module: other.clone(),
+        digest: Digest::of(b"zz"),
+        size: 2,
+        settings: Arc::default(),
+        at_ms: 1,
+    });
+    let ids: Vec<String> = (0..90).map(|n| format!("r-{n}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    replica.allocate(&ids, 1);
+    let all: BTreeSet<NodeId> = (1..=3).map(node).collect();
+    let moves = |replica: &Replica| {
+        let moves = replica.state.plan(&all, &all, 10);
+        let of_other = moves.iter().filter(|(module, ..)| *module == other).count();
+        (moves.len() - of_other, of_other)
+    };
+    let entries: Vec<_> = ids.iter().map(|i| (id(i), Spec::default())).collect();
+    let placed = entries.iter().map(|(id, _)| Placed {
+        slot: id.slot(),
+        to: node(1),
+    });
+    replica.apply(Command::Allocate {
+        module: other.clone(),
+        placed: placed.collect(),
+        entries,
+        at_ms: 1,
+    });
+    assert_eq!(moves(&replica), (5, 5));
+
+    // The first has all of it, and gives nothing back until three have ended.
+    let mut first = replica.state.plan(&all, &all, 20);
+    first.retain(|(module, ..)| *module != other);
+    assert_eq!(first.len(), 10);
+    replica.decide(Decision::Place { slots: first });
+    assert_eq!(moves(&replica), (0, 0));
+    let moving = |i: &&&str| replica.next(i).is_some();
+    let ended: Vec<&str> = ids.iter().filter(moving).take(3).copied().collect();
+    for i in ended {
+        let token = replica.slot(i).token;
+        replica.release(i, 1, token);
+    }
+    assert_eq!(moves(&replica), (0, 3));
+}
+
+#[test]
 fn the_slots_of_a_node_that_cannot_be_reached_stay() {
     let mut replica = Replica::with_nodes(2);
     replica.allocate(&["a", "b", "c"], 1);
