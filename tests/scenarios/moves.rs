@@ -245,6 +245,35 @@ fn the_leader_hangs_in_the_middle_of_moves() {
     strike(Who::Leader, Blow::Hang);
 }
 
+#[test]
+fn a_node_that_was_lost_is_given_nothing_before_it_has_stayed_for_a_while() {
+    let mut cluster = Cluster::builder(BIN).nodes(3).start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let ids = ids("r", 30);
+    cluster.api(0).allocate_all("probe", &ids);
+    cluster.collector().wait_held("probe", &ids, LONG);
+    let flapping = (cluster.leader() + 1) % 3;
+    // Twice as long after each loss, from a second on.
+    for wait in [Duration::from_secs(2), Duration::from_secs(4)] {
+        cluster.kill9(flapping);
+        cluster.collector().wait_held("probe", &ids, LONG);
+        let began = cluster.collector().now();
+        cluster.restart(flapping);
+        let pid = cluster.pid(flapping);
+        wait_until("it holds its share", LONG, || {
+            let spread = cluster.collector().findings().spread("probe");
+            let share = spread.get(&pid).copied().unwrap_or(0);
+            (share >= 9).then_some(()).ok_or(share)
+        });
+        let handled = |fact: &Fact| matches!(fact, Fact::Handled { pid: by, .. } if *by == pid);
+        let events = cluster.collector().events();
+        let first = events.iter().find(|event| handled(&event.fact));
+        let waited = first.expect("it holds something").at - began;
+        assert!(waited >= wait, "{waited:?} instead of {wait:?}");
+    }
+    cluster.collector().findings().assert_undisturbed();
+}
+
 /// Whether nothing is wrong but that these were dropped without their `terminate`, which nobody
 /// reports.
 fn assert_undisturbed_but_dropped(findings: &Findings, dropped: &[String]) {
