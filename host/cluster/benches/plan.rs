@@ -21,13 +21,14 @@ fn main() {
     for resources in [1_000, 10_000, 100_000] {
         let mut copy = Copy::with(resources);
         let live: BTreeSet<NodeId> = (1..=3).map(node).collect();
-        let idle = time(|| drop(black_box(copy.state.plan(&live, MOVES_MAX))));
+        let idle = time(|| drop(black_box(copy.state.plan(&live, &live, MOVES_MAX))));
         let draining = Command::Drain {
             node: node(1),
             draining: true,
+            deadline_ms: None,
         };
         let _ = copy.apply(draining);
-        let moving = time(|| drop(black_box(copy.state.plan(&live, MOVES_MAX))));
+        let moving = time(|| drop(black_box(copy.state.plan(&live, &live, MOVES_MAX))));
         println!(
             "{resources:6} resources: {idle:?} when nothing is to move, {moving:?} in a drain"
         );
