@@ -124,6 +124,6 @@ fn about() -> About {
 }
 
 /// As the leader has it.
-const MOVES_MAX: usize = 64;
+const MOVES_MAX: usize = 32;
 
 const ROUNDS: usize = 50;

@@ -462,9 +462,10 @@ const WHOLE_TERM: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long telling the leader of a death may take.
 const TELL: Duration = Duration::from_millis(500);
 
-/// How many slots may be on the move at once. Fewer: a rebalancing takes longer. More: all that
-/// move together wait for the slowest `terminate` among them, so that gaps grow.
-const MOVES_MAX: usize = 64;
+/// How many slots may be on the move at once. Fewer: a rebalancing takes longer, above all where
+/// `terminate` does. More: those that take over fall behind those that let go, for a slot counts
+/// until it is released, and gaps grow with what waits to be started (docs/PERFORMANCE.md).
+const MOVES_MAX: usize = 32;
 
 /// How many entries a learner may lack to be made a voter.
 const LAG_MAX: u64 = 1_000;
