@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 
 use holdfast_cluster::state::Owner;
 use holdfast_model::{
-    ModuleName, NodeId, OnLostQuorum, ResourceId, Settings, Slot,
+    ModuleName, NodeId, ResourceId, Settings, Slot,
     call::{self, Request, Response},
 };
 use tokio::{
@@ -214,8 +214,8 @@ impl Dispatch {
                 known = true;
             }
             // Without a majority nobody takes it over.
-            if let Some(lost) = self.0.placement.lost_quorum() {
-                return Err(unavailable(format!("{why}, and {lost}")));
+            if let Some(quorum) = self.0.placement.lost_quorum() {
+                return Err(unavailable(format!("{why}, and {quorum}")));
             }
             let pause = Instant::now() + LOOK_AGAIN;
             if deadline <= Instant::now() {
@@ -238,32 +238,16 @@ impl Dispatch {
         if let Some(called) = self.call_here(table, id, request.clone(), deadline).await {
             return match called {
                 Called::Answered(result) => Attempt::Answered(self.0.me.node, result),
-                Called::NotHere => self.not_here(table, "the resource is on the move"),
+                Called::NotHere => Attempt::Elsewhere("the resource is on the move"),
             };
         }
         match self.0.shared.tables.route(table, slot) {
             Some(owner) if owner != self.0.me.node => {
                 forward::call(&self.0.peers, owner, &table.name, id, request, deadline).await
             }
-            Some(_) => self.not_here(table, "the resource is about to start"),
+            Some(_) => Attempt::Elsewhere("the resource is about to start"),
             None => Attempt::Elsewhere("no node owns the resource now"),
         }
-    }
-
-    /// What becomes of a call that does not find its resource on this node, its owner.
-    fn not_here(&self, table: &Table, why: &'static str) -> Attempt {
-        match self.stopped(table) {
-            Some(error) => Attempt::Answered(self.0.me.node, Err(error)),
-            None => Attempt::Elsewhere(why),
-        }
-    }
-
-    /// What callers of this node's resources are told when those of the module were stopped for want
-    /// of a majority: it is not worth their while to wait.
-    fn stopped(&self, table: &Table) -> Option<call::Error> {
-        let lost = *self.0.lease.borrow() == Lease::Lost;
-        let stops = table.serving.load().settings.on_lost_quorum == OnLostQuorum::Stop;
-        (lost && stops).then(|| unavailable(NO_MAJORITY))
     }
 
     /// Calls a resource on this node; none when it is not here.
@@ -308,8 +292,9 @@ impl Dispatch {
             return Ok(());
         }
         // This node may lag behind an allocation that was acknowledged elsewhere.
-        if let Some(lost) = self.0.placement.lost_quorum() {
-            let why = format!("it is not known here, and whether it exists cannot be said: {lost}");
+        if let Some(quorum) = self.0.placement.lost_quorum() {
+            let why =
+                format!("it is not known here, and whether it exists cannot be said: {quorum}");
             return Err(unavailable(why));
         }
         let limit = deadline.min(Instant::now() + READ_INDEX);
@@ -328,9 +313,6 @@ fn unavailable(why: impl Into<String>) -> call::Error {
         retry_after: RETRY_AFTER,
     }
 }
-
-/// Why a resource does not run on a node that goes on without a majority.
-const NO_MAJORITY: &str = "its owner reaches no majority of the voters, and has stopped it";
 
 /// How many ends of resources may wait for the engine; drivers wait when it is full.
 const ENDED_CAPACITY: usize = 1024;

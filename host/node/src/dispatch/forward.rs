@@ -116,7 +116,7 @@ impl Dispatch {
         };
         match self.call_here(&table, &id, request, deadline).await {
             Some(Called::Answered(result)) => Some(result),
-            Some(Called::NotHere) | None => self.stopped(&table).map(Err),
+            Some(Called::NotHere) | None => None,
         }
     }
 }
