@@ -466,6 +466,7 @@ fn a_drain_takes_a_restart_back() {
     let drain = |draining| Command::Drain {
         node: node(1),
         draining,
+        deadline_ms: None,
     };
     let standing = |replica: &Replica| replica.state.nodes()[&node(1)].standing;
     replica.done(restart(1, 1));
