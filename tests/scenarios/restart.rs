@@ -1,6 +1,9 @@
 //! Restarts that are announced: nothing moves. And settings that change meanwhile.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use holdfast_model::{Incarnation, NodeId, api::NodeStatus};
 use holdfast_tests::{
@@ -148,6 +151,47 @@ fn a_node_that_cannot_tell_a_majority_goes_on_as_it_is() {
         503 if answer.json::<Value>()["type"] == "urn:holdfast:problem:interrupted" => {}
         _ => answer.problem(503, "no-leader").names(&["goes on"]),
     }
+}
+
+/// Asks for something small, each time on a connection of its own, until `done`. Gives how often it
+/// was answered, and what was not.
+fn knock(api: &Api, done: &AtomicBool) -> (usize, Vec<String>) {
+    let (mut answered, mut wrong) = (0, Vec::new());
+    while !done.load(Ordering::Relaxed) {
+        let ask = api.get("/healthz").header("connection", "close");
+        match ask.patience(LONG).send() {
+            Ok(answer) if answer.status == 200 => answered += 1,
+            Ok(answer) => wrong.push(answer.to_string()),
+            Err(unanswered) => wrong.push(format!("{unanswered:?}")),
+        }
+    }
+    (answered, wrong)
+}
+
+#[test]
+fn no_client_is_refused_while_another_run_takes_the_place_of_one() {
+    let (mut cluster, _) = holding(3, &[]);
+    let node = (cluster.leader() + 1) % 3;
+    let (api, id) = (cluster.api(node), cluster.listening(node).node);
+    let other = cluster.api((node + 1) % 3);
+    let done = AtomicBool::new(false);
+    let (answered, wrong) = std::thread::scope(|scope| {
+        let knocking = scope.spawn(|| knock(&api, &done));
+        let former = incarnation(&other, id);
+        cluster.tell_to_restart(node);
+        wait_back(&other, id, former);
+
+        // It loses its lease.
+        let former = incarnation(&other, id);
+        cluster.pause(node);
+        std::thread::sleep(Duration::from_secs(4));
+        cluster.resume(node);
+        wait_back(&other, id, former);
+        done.store(true, Ordering::Relaxed);
+        knocking.join().expect("it does not panic")
+    });
+    assert_eq!(wrong, Vec::<String>::new());
+    assert!(answered > 100, "{answered} answers only");
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! What a node is told when it starts, and which of it makes no sense.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use holdfast_cluster::state::{ClusterSettings, Invalid};
 use holdfast_model::ClusterName;
@@ -43,6 +48,9 @@ pub struct NodeConfig {
     /// How long a stop waits for resources to move to other nodes. Default 30 s. Too low: they are
     /// terminated here first and held nowhere for a while. Too high: a supervisor loses patience.
     pub drain_timeout: Duration,
+    /// The listener of the HTTP API that the run before has left, where there was one: its clients
+    /// wait in it. None binds `http`.
+    pub http_listener: Option<Arc<TcpListener>>,
     /// How long a port that is in use is waited for. Default 0: a mistake is told at once. A run that
     /// takes the place of another waits, for its ports may be somebody's for a moment.
     pub port_patience: Duration,
@@ -150,6 +158,7 @@ mod tests {
             on_stop: OnStop::default(),
             starts_max: 256,
             drain_timeout: Duration::from_secs(30),
+            http_listener: None,
             port_patience: Duration::ZERO,
             gossip: true,
         }

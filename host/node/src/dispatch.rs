@@ -58,6 +58,7 @@ struct Inner {
     control: Control,
     peers: Peers,
     lease: watch::Receiver<Lease>,
+    given_up: CancellationToken,
     placement: Placement,
 }
 
@@ -129,6 +130,7 @@ impl Dispatch {
             control,
             peers,
             lease,
+            given_up: CancellationToken::new(),
             placement,
         }));
         (
@@ -176,9 +178,15 @@ impl Dispatch {
     /// becomes of the calls that it has is for the next one to ask.
     pub(crate) async fn over(&self) {
         let mut lease = self.0.lease.clone();
-        if lease.wait_for(|lease| *lease == Lease::Over).await.is_err() {
-            std::future::pending().await
+        tokio::select! {
+            Ok(_) = lease.wait_for(|lease| *lease == Lease::Over) => {}
+            () = self.0.given_up.cancelled() => {}
         }
+    }
+
+    /// Says that this run may not run anything any more, whatever its lease says.
+    pub(crate) fn give_up(&self) {
+        self.0.given_up.cancel();
     }
 
     /// Brings a call to its resource, again and again while it may be; notes whether an owner was

@@ -12,9 +12,15 @@ mod error;
 mod http;
 mod join;
 mod life;
+mod ports;
 mod tasks;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::Stream;
 use holdfast_cluster::{
@@ -26,7 +32,6 @@ use holdfast_runtime::{Fences, Runtime};
 use tokio::{
     net::{TcpListener, UdpSocket},
     sync::{mpsc, watch},
-    time::Instant,
 };
 use tracing::{Instrument, info, info_span};
 
@@ -50,17 +55,46 @@ use crate::{
     restart::{Ending, Restarts},
 };
 
+/// How a node has ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was told to stop, and has.
+    Stopped,
+    /// Another run is to take the place of this process at once.
+    Replaced(Succession),
+}
+
+/// What the next run in this process gets from the one before.
+#[derive(Debug)]
+pub struct Succession {
+    /// Why there is one.
+    pub why: Why,
+    /// Where peers have reached the node.
+    pub cluster: SocketAddr,
+    /// The listener of the HTTP API, which nobody serves: clients wait in it, and are not refused.
+    pub http: std::net::TcpListener,
+}
+
+/// Why another run takes the place of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The restart was announced; all of this run has ended.
+    Announced,
+    /// This run has lost its lease. Threads of it are left; they end with the process.
+    Fenced,
+}
+
 /// Runs a node until a signal, or the API, ends it; then hands over what others are to get, and
-/// ends. Says whether another run is to take its place. Must not be called inside an async runtime.
+/// ends. Must not be called inside an async runtime.
 ///
 /// # Errors
-/// When the node cannot start, or can no longer run. After [`Error::Unended`] and [`Error::Fenced`]
-/// the process has to end, for its threads do not; after the latter it should start anew.
+/// When the node cannot start, or can no longer run. After [`Error::Unended`] the process has to end,
+/// for its threads do not.
 pub fn run(
     config: NodeConfig,
     signals: impl Stream<Item = Ending> + Send + 'static,
     listening: impl FnOnce(Listening) + Send + 'static,
-) -> Result<Ending, Error> {
+) -> Result<Ended, Error> {
     let build = |name: &str, threads: usize| {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
@@ -81,8 +115,12 @@ pub fn run(
         listening(node.listening());
         node.run(signals).await
     });
-    if matches!(result, Err(Error::Unended(_) | Error::Fenced)) {
-        // Ending the threads would close the listener while guests run.
+    let fenced = |ended: &Ended| match ended {
+        Ended::Stopped => false,
+        Ended::Replaced(succession) => succession.why == Why::Fenced,
+    };
+    if matches!(result, Err(Error::Unended(_))) || result.as_ref().is_ok_and(fenced) {
+        // Ending the threads would close the listener for peers while guests run.
         std::mem::forget((control, data));
         return result;
     }
@@ -112,10 +150,8 @@ impl Node {
             config.secret = Some(Secret::read(&made)?);
         }
         config.check(dir.cluster().is_some())?;
-        let patience = config.port_patience;
-        let (listener, socket, cluster_addr) =
-            patiently(patience, || bind_cluster(config.listen)).await?;
-        let (http, http_addr) = patiently(patience, || bind_http(config.http)).await?;
+        let (listener, socket, cluster_addr) = ports::peers(&config).await?;
+        let (http, http_addr) = ports::http(&config).await?;
         let secret = match &config.secret {
             Some(secret) => secret.clone(),
             None => {
@@ -157,7 +193,7 @@ impl Node {
     async fn run(
         self,
         signals: impl Stream<Item = Ending> + Send + 'static,
-    ) -> Result<Ending, Error> {
+    ) -> Result<Ended, Error> {
         let me = Owner {
             node: self.dir.node(),
             incarnation: self.dir.incarnation(),
@@ -173,7 +209,8 @@ impl Node {
             about,
             advertise,
         } = self;
-        let (listener, socket, _) = peers_at;
+        let (listener, socket, cluster_addr) = peers_at;
+        let spare = http.0.as_fd().try_clone_to_owned().map_err(Error::Spare)?;
         // Ended one after the other: first what uses, then what is used.
         let ends = Ends::default();
         let mut tasks = Tasks::new(runtimes);
@@ -261,12 +298,21 @@ impl Node {
                 }
             }
         };
+        let replaced = |why, http: OwnedFd| {
+            Ended::Replaced(Succession {
+                why,
+                cluster: cluster_addr,
+                http: http.into(),
+            })
+        };
         if matches!(outcome, Err(Error::Fenced)) {
             services.fences.end();
-            // Whoever is being answered that this node may not run anything gets the answer.
+            services.dispatch.give_up();
+            // Whoever waits for an answer is told that there is none here, and nobody else is let in.
+            ends.http.cancel();
             tokio::time::sleep(FENCED_GRACE).await;
             std::mem::forget(tasks);
-            return outcome;
+            return Ok(replaced(Why::Fenced, spare));
         }
         if let Ok(ending) = &outcome {
             leave(
@@ -294,13 +340,15 @@ impl Node {
             std::mem::forget(tasks);
             return Err(Error::Unended(why));
         }
+        // Unless it is for the next run, it is closed with the API and not with the process.
+        let spare = matches!(outcome, Ok(Ending::Restart)).then_some(spare);
         ends.http.cancel();
         ends.rest.cancel();
         follow.abort();
         control.shutdown().await;
         ends.peers.cancel();
         tasks.end().await;
-        outcome
+        outcome.map(|_| spare.map_or(Ended::Stopped, |http| replaced(Why::Announced, http)))
     }
 }
 
@@ -317,6 +365,7 @@ struct Services {
     lease: watch::Receiver<Lease>,
     fences: Fences,
     engine: crate::dispatch::Running,
+    dispatch: Dispatch,
     restarts: Restarts,
     /// Restarts of this node that were asked for.
     asked: mpsc::Receiver<Ending>,
@@ -392,7 +441,7 @@ impl Services {
             peers: peers.clone(),
             modules,
             placement: placement.clone(),
-            dispatch,
+            dispatch: dispatch.clone(),
             deploy,
             restarts: restarts.clone(),
             token: config.token.clone(),
@@ -410,60 +459,12 @@ impl Services {
             lease,
             fences,
             engine,
+            dispatch,
             restarts,
             asked,
             api,
         })
     }
-}
-
-/// Binds a port that may be in use for a moment.
-async fn patiently<T, F>(patience: Duration, mut bind: impl FnMut() -> F) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let deadline = Instant::now() + patience;
-    loop {
-        match bind().await {
-            Err(Error::Listen { source, .. })
-                if source.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {}
-            bound => return bound,
-        }
-        tokio::time::sleep(PORT_POLL).await;
-    }
-}
-
-async fn bind_cluster(addr: SocketAddr) -> Result<(TcpListener, UdpSocket, SocketAddr), Error> {
-    let failed = |what| move |source| Error::Listen { what, addr, source };
-    for _ in 0..PORT_TRIES {
-        let listener = TcpListener::bind(addr)
-            .await
-            .map_err(failed("peers (TCP)"))?;
-        let bound = listener.local_addr().map_err(failed("peers (TCP)"))?;
-        match UdpSocket::bind(bound).await {
-            Ok(socket) => return Ok((listener, socket, bound)),
-            // The port was free for TCP only; with port 0 another one will do.
-            Err(error) if addr.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
-            Err(source) => return Err(failed("peers (UDP)")(source)),
-        }
-    }
-    let source = io::Error::from(io::ErrorKind::AddrInUse);
-    Err(Error::Listen {
-        what: "peers (UDP)",
-        addr,
-        source,
-    })
-}
-
-async fn bind_http(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
-    let failed = |source| Error::Listen {
-        what: "HTTP",
-        addr,
-        source,
-    };
-    let listener = TcpListener::bind(addr).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
 }
 
 /// Threads for Raft, gossip and connections: enough that one slow commit delays nobody else.
@@ -474,12 +475,6 @@ const THREADS_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a node whose lease is over answers that it is.
 const FENCED_GRACE: Duration = Duration::from_millis(200);
-
-/// How soon a port that is in use is tried again.
-const PORT_POLL: Duration = Duration::from_millis(50);
-
-/// How many free TCP ports are tried until one is free for UDP too.
-const PORT_TRIES: usize = 16;
 
 /// The secret that a founder makes, in its data directory.
 const SECRET_FILE: &str = "cluster.secret";

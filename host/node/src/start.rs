@@ -1,19 +1,22 @@
 //! From the arguments of `holdfast start` to a running node.
 
 use std::{
+    convert::Infallible,
     io::Write as _,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Command, ExitCode},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
+use command_fds::{CommandFdExt as _, FdMapping};
 use futures_util::{Stream, StreamExt as _, stream};
 use holdfast_cluster::{lease::Terms, state::ClusterSettings};
 use holdfast_model::api::{Listening, NodeEvent};
+use listenfd::ListenFd;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -23,7 +26,8 @@ use crate::{
     cli::{Format, LogFormat, StartArgs},
     config::NodeConfig,
     restart::Ending,
-    server, telemetry,
+    server::{self, Ended, Succession, Why},
+    telemetry,
     token::Token,
 };
 
@@ -40,49 +44,69 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
     let config = config(args)?;
     // Known before it can be replaced by another version.
     let program = std::env::current_exe().context("find this program")?;
-    let ports = Arc::new(OnceLock::new());
-    let taken = Arc::clone(&ports);
     let ended = server::run(config, signals(), move |listening| {
         announce(&listening, format);
-        // Called once.
-        let _ = taken.set((listening.cluster, listening.http));
     });
-    match (ended, ports.get()) {
-        (Err(error @ server::Error::Fenced), Some(ports)) => {
-            tracing::warn!(%error, "starting anew");
-            // This very version: nobody asked for another.
-            Err(start_anew(Path::new(THIS_PROGRAM), *ports))
-        }
-        (Ok(Ending::Restart), Some(ports)) => {
+    let succession = match ended? {
+        Ended::Stopped => return Ok(ExitCode::SUCCESS),
+        Ended::Replaced(succession) => succession,
+    };
+    match succession.why {
+        Why::Fenced => tracing::warn!("starting anew: the lease of this run is over"),
+        Why::Announced => {
             tracing::info!(program = %program.display(), "starting anew");
-            let error = start_anew(&program, *ports);
+            let error = start_anew(&program, &succession);
             tracing::warn!(
                 error = format!("{error:#}"),
                 "starting the former version again"
             );
-            Err(start_anew(Path::new(THIS_PROGRAM), *ports))
         }
-        (ended, _) => Ok(ended.map(|_| ExitCode::SUCCESS)?),
     }
+    // This very version: nobody asked for another, or it cannot be started.
+    Err(start_anew(Path::new(THIS_PROGRAM), &succession))
 }
 
 /// Puts a run of the program, on the same ports, in the place of this process. Whatever still
-/// runs in it ends with that, and its sockets close. Returns only when it cannot be done.
-fn start_anew(program: &Path, (listen, http): (SocketAddr, SocketAddr)) -> anyhow::Error {
+/// runs in it ends with that, and its sockets close, all but the listener of the HTTP API. Returns
+/// only when it cannot be done.
+fn start_anew(program: &Path, succession: &Succession) -> anyhow::Error {
+    match replace(program, succession) {
+        Ok(never) => match never {},
+        Err(error) => error.context(format!("start {} anew", program.display())),
+    }
+}
+
+fn replace(program: &Path, succession: &Succession) -> anyhow::Result<Infallible> {
     let mut args = std::env::args_os();
     let mut command = Command::new(program);
     if let Some(name) = args.next() {
         command.arg0(name);
     }
-    command.args(args).env(PORTS, format!("{listen} {http}"));
-    anyhow::Error::from(command.exec()).context(format!("start {} anew", program.display()))
+    let listener = FdMapping {
+        parent_fd: succession.http.try_clone()?.into(),
+        child_fd: FIRST_PASSED_FD,
+    };
+    command
+        .args(args)
+        .env(FORMER, succession.cluster.to_string())
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_PID", std::process::id().to_string())
+        .fd_mappings(vec![listener])?;
+    Err(command.exec().into())
 }
 
-/// The ports of the run before, which may have taken any that were free.
-fn former_ports() -> Option<(SocketAddr, SocketAddr)> {
-    let ports = std::env::var(PORTS).ok()?;
-    let (listen, http) = ports.split_once(' ')?;
-    Some((listen.parse().ok()?, http.parse().ok()?))
+/// What the run before has left: the address for peers, which may have been any that was free, and
+/// the listener of the HTTP API.
+fn former() -> anyhow::Result<Option<(SocketAddr, Arc<TcpListener>)>> {
+    let Ok(listen) = std::env::var(FORMER) else {
+        return Ok(None);
+    };
+    let listen = listen.parse().with_context(|| format!("read {FORMER}"))?;
+    let listener = ListenFd::from_env().take_tcp_listener(0);
+    let listener = listener.context("take the listener that the run before has left")?;
+    let listener =
+        listener.with_context(|| format!("{FORMER} is set, and no listener was left"))?;
+    Ok(Some((listen, Arc::new(listener))))
 }
 
 fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
@@ -91,15 +115,15 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
     };
     let secret = args.secret(waiting)?;
     let secret = secret.map(|secret| secret.parse()).transpose()?;
-    let former = former_ports();
-    let (listen, http) = former.unwrap_or((args.listen, args.http));
+    let (listen, http_listener) = former()?.unzip();
+    let port_patience = listen.map_or(Duration::ZERO, |_| FORMER_PORT_PATIENCE);
     let token = args.api_token.as_deref().map(Token::new).transpose()?;
     Ok(NodeConfig {
         data_dir: args.data_dir,
         cluster: args.cluster_name,
         bootstrap: args.bootstrap,
-        listen,
-        http,
+        listen: listen.unwrap_or(args.listen),
+        http: args.http,
         advertise: args.advertise,
         seeds: args.seeds,
         secret,
@@ -120,7 +144,8 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
         on_stop: args.on_stop,
         starts_max: args.starts_max,
         drain_timeout: args.drain_timeout,
-        port_patience: former.map_or(Duration::ZERO, |_| FORMER_PORTS_PATIENCE),
+        http_listener,
+        port_patience,
         gossip: std::env::var_os(NO_GOSSIP).is_none(),
     })
 }
@@ -183,11 +208,14 @@ fn announce(listening: &Listening, format: Format) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// How long a run that was started anew waits for its ports.
-const FORMER_PORTS_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a run that was started anew waits for its port for peers.
+const FORMER_PORT_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Tells a run that was started anew the ports of the one before.
-const PORTS: &str = "HOLDFAST_FORMER_PORTS";
+/// Tells a run that was started anew the address for peers of the one before.
+const FORMER: &str = "HOLDFAST_FORMER_RUN";
+
+/// Where the protocol of `sd_listen_fds(3)` has what is passed on.
+const FIRST_PASSED_FD: i32 = 3;
 
 /// Switches gossip off, for the test that shows what it is needed for.
 const NO_GOSSIP: &str = "HOLDFAST_TEST_NO_GOSSIP";

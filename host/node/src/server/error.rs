@@ -33,6 +33,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The listener of the HTTP API could not be kept for a next run.
+    #[error("keep the listener of the HTTP API")]
+    Spare(#[source] io::Error),
+    /// The listener that the run before has left cannot be used.
+    #[error("take over the listener of the HTTP API")]
+    Inherited(#[source] io::Error),
     /// A runtime could not be made.
     #[error("start the threads of the node")]
     Threads(#[source] io::Error),
@@ -82,7 +88,7 @@ pub enum Error {
     /// The cluster has given up this run of the node.
     #[error("{0}")]
     Expelled(String),
-    /// This run of the node may not run anything any more; the next one may.
+    /// This run of the node may not run anything any more; the next one may, and takes its place.
     #[error("this run of the node may not run anything any more: others may run its resources")]
     Fenced,
     /// Some resources could not be ended, or it is not known whether they have. Only the end of the

@@ -74,7 +74,10 @@ async fn connection(stream: TcpStream, peer: SocketAddr, api: Api, stop: Cancell
     // Without it answers wait for acknowledgements; with a broken socket nothing matters.
     let _ = stream.set_nodelay(true);
     let unread = Unread::default();
+    let asked = CancellationToken::new();
+    let first = asked.clone();
     let service = service_fn(move |request: Request<Incoming>| {
+        first.cancel();
         let (api, unread) = (api.clone(), unread.clone());
         Box::pin(async move {
             let mut answer = api.answer(request.map(|body| unread.watch(body))).await;
@@ -91,7 +94,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, api: Api, stop: Cancell
         .serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         ended = answered(&mut served) => ended,
-        () = stop.cancelled() => {
+        () = stopped(&stop, &asked) => {
             std::pin::Pin::new(&mut served).graceful_shutdown();
             answered(&mut served).await
         }
@@ -100,6 +103,13 @@ async fn connection(stream: TcpStream, peer: SocketAddr, api: Api, stop: Cancell
         Ok(()) => linger(served.into_parts().io.into_inner()).await,
         Err(error) => debug!(peer.addr = %peer, %error, "an HTTP connection broke"),
     }
+}
+
+/// Waits until the connection is to end. Whoever has just connected is about to ask, and closing the
+/// connection would seem to be the answer.
+async fn stopped(stop: &CancellationToken, asked: &CancellationToken) {
+    stop.cancelled().await;
+    let _ = tokio::time::timeout(FIRST_REQUEST, asked.cancelled()).await;
 }
 
 /// Answers requests until the connection has no more of them, and leaves it open.
@@ -145,6 +155,9 @@ const LINGER_BYTES_MAX: usize = 64 << 20;
 /// How long a client that was answered may send nothing, and may go on sending in all.
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
 const LINGER_TIME: Duration = Duration::from_secs(30);
+
+/// How long the first request of a connection is waited for when the node stops.
+const FIRST_REQUEST: Duration = Duration::from_millis(100);
 
 /// How long requests in flight may take to end when the node stops.
 const GRACE: Duration = Duration::from_secs(5);
