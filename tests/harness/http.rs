@@ -314,6 +314,14 @@ pub enum Reason {
     Broken(String),
 }
 
+impl Unanswered {
+    /// Whether nobody listened.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(&self.reason, Reason::Broken(why) if why.contains("Connection refused"))
+    }
+}
+
 impl fmt::Display for Unanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.reason {

@@ -71,7 +71,15 @@ pub enum Outcome {
 
 /// When nodes could not answer, by what the test did to them.
 #[derive(Debug, Default)]
-pub struct Outages(BTreeMap<usize, Vec<(Duration, Option<Duration>)>>);
+pub struct Outages(BTreeMap<usize, Vec<Outage>>);
+
+#[derive(Debug)]
+struct Outage {
+    from: Duration,
+    to: Option<Duration>,
+    /// Nobody listened.
+    down: bool,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -251,28 +259,39 @@ fn outcome(
 impl Outages {
     /// A node cannot answer from now on.
     pub fn begin(&mut self, node: usize, now: Duration) {
-        self.0.entry(node).or_default().push((now, None));
+        self.0.entry(node).or_default().push(Outage {
+            from: now,
+            to: None,
+            down: true,
+        });
     }
 
     /// It can again.
     pub fn end(&mut self, node: usize, now: Duration) {
-        for (_, until) in self.0.entry(node).or_default() {
-            until.get_or_insert(now);
+        for outage in self.0.entry(node).or_default() {
+            outage.to.get_or_insert(now);
         }
     }
 
-    /// A node listens again after it has lost its lease and begun anew. For its clients that is the end
-    /// of one process and the start of another.
+    /// A node listens again after it has lost its lease and begun anew. That ends the connections that
+    /// its clients have, and refuses none.
     pub fn began_anew(&mut self, node: usize, at: Duration) {
-        let from = at.saturating_sub(BEGINS_ANEW_MAX);
-        self.0.entry(node).or_default().push((from, Some(at)));
+        self.0.entry(node).or_default().push(Outage {
+            from: at.saturating_sub(BEGINS_ANEW_MAX),
+            to: Some(at),
+            down: false,
+        });
     }
 
-    /// Whether a node could not answer at some time between these.
+    /// Whether it is clear why a node did not answer between these times.
     #[must_use]
-    pub fn explain(&self, node: usize, from: Duration, to: Duration) -> bool {
-        let mut its = self.0.get(&node).into_iter().flatten();
-        its.any(|(begin, end)| *begin <= to && end.is_none_or(|end| end >= from))
+    pub fn explain(&self, call: &Call, unanswered: &Unanswered) -> bool {
+        let refused = unanswered.is_refused();
+        let mut its = self.0.get(&call.node).into_iter().flatten();
+        its.any(|outage| {
+            let then = outage.from <= call.ended && outage.to.is_none_or(|to| to >= call.began);
+            then && (outage.down || !refused)
+        })
     }
 }
 

@@ -11,7 +11,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fmt, fs,
-    net::TcpStream,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -206,9 +205,8 @@ impl Story {
             Fault::Killed(Target::Node(node)) => {
                 // What is known of the process ends with it.
                 self.note_begun_anew(node);
-                if TcpStream::connect(self.cluster.listening(node).http).is_err() {
-                    self.outages.began_anew(node, self.now());
-                }
+                // It may be killed between two runs.
+                self.outages.began_anew(node, self.now());
                 self.outages.begin(node, self.now());
                 self.cluster.kill9(node);
                 self.processes.insert(number, fault);
@@ -356,7 +354,10 @@ impl Story {
         }
         let unanswered = std::mem::take(&mut self.unanswered);
         self.tally.unanswered += unanswered.len();
-        let explained = |call: &&Call| self.outages.explain(call.node, call.began, call.ended);
+        let explained = |call: &&Call| match &call.outcome {
+            Outcome::Unanswered(unanswered) => self.outages.explain(call, unanswered),
+            _ => false,
+        };
         let wrong = unanswered.iter().filter(|call| !explained(call));
         let wrong: Vec<_> = wrong.map(|call| format!("{call:?}")).collect();
         self.make_sure_of_nothing(&wrong);
