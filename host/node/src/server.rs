@@ -415,7 +415,7 @@ impl Services {
         let members = watch::Sender::<Members>::default();
         let (placement, allocations) =
             Placement::new(me.node, control.clone(), peers.clone(), members.subscribe());
-        let (renewals, lease) = placement.renewals(me, fences.clone());
+        let (renewals, lease) = placement.renewals(me, fences.clone(), modules.clone());
         let (dispatch, engine) = Dispatch::new(
             me,
             control.clone(),

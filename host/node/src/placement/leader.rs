@@ -287,7 +287,8 @@ impl Leader {
         let plan = || {
             let live = inner.live();
             let after = self.settings().stable_after;
-            let stable = self.stability.stable(boot_time(), after);
+            // Whoever has yet to get ready is given nothing that runs elsewhere meanwhile.
+            let stable = &self.stability.stable(boot_time(), after) & &self.placement.ready();
             let plan = |state: &State| state.plan(&live, &stable, MOVES_MAX);
             let slots = inner.control.read(plan);
             (!slots.is_empty()).then(|| {

@@ -4,11 +4,11 @@
 //! here waits for the leader's rounds, for the disk or for a handler: a lease that ends because
 //! the node was busy costs everything it runs.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use holdfast_cluster::{
     lease::{Answer, Grantor, Holder, RENEW_EVERY, Standing},
-    state::{Cluster, Owner},
+    state::{Cluster, Owner, State},
 };
 use holdfast_model::NodeId;
 use holdfast_runtime::Fences;
@@ -24,13 +24,17 @@ use super::Placement;
 use crate::{
     clock::boot_time,
     control::ChangeError,
+    modules::Modules,
     peer::{Kind, Lane},
     rpc::{self, Question},
 };
 
 /// Asks the leader whether the asking incarnation may run what it owns.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Renew;
+pub(crate) struct Renew {
+    /// Whether it would run at once what it is given: it has a lease, and has compiled every module.
+    ready: bool,
+}
 
 impl Question for Renew {
     const KIND: Kind = Kind(10);
@@ -57,6 +61,7 @@ pub struct Renewals {
     placement: Placement,
     me: Owner,
     fences: Fences,
+    modules: Modules,
     lease: watch::Sender<Lease>,
 }
 
@@ -65,30 +70,46 @@ pub struct Contacts(pub(super) Placement);
 
 /// The leases that this node grants, in the term that it leads.
 #[derive(Default)]
-pub(super) struct Grants(Option<(u64, Grantor)>);
+pub(super) struct Grants(Option<OfTerm>);
+
+struct OfTerm {
+    term: u64,
+    grantor: Grantor,
+    /// Who would run at once what it is given, by what it said last.
+    ready: BTreeSet<Owner>,
+}
 
 impl Grants {
-    /// The grantor of a term, begun when this node is first asked for it. Its state, applied up to
+    /// The grants of a term, begun when this node is first asked for one. Its state, applied up to
     /// `applied`, has the term's first entry.
-    fn of(&mut self, term: u64, applied: u64) -> &mut Grantor {
+    fn of(&mut self, term: u64, applied: u64) -> &mut OfTerm {
         let Self(grants) = self;
-        if grants.as_ref().is_none_or(|(of, _)| *of != term) {
-            *grants = Some((term, Grantor::new(boot_time(), applied)));
+        if grants.as_ref().is_none_or(|grants| grants.term != term) {
+            *grants = Some(OfTerm {
+                term,
+                grantor: Grantor::new(boot_time(), applied),
+                ready: BTreeSet::new(),
+            });
         }
-        let (_, grantor) = grants.as_mut().expect("it was made just above");
-        grantor
+        grants.as_mut().expect("it was made just above")
     }
 }
 
 impl Placement {
     /// What a task that keeps this node's lease needs. Nothing runs before it does.
     #[must_use]
-    pub fn renewals(&self, me: Owner, fences: Fences) -> (Renewals, watch::Receiver<Lease>) {
+    pub fn renewals(
+        &self,
+        me: Owner,
+        fences: Fences,
+        modules: Modules,
+    ) -> (Renewals, watch::Receiver<Lease>) {
         let (lease, follow) = watch::channel(Lease::Waiting);
         let renewals = Renewals {
             placement: self.clone(),
             me,
             fences,
+            modules,
             lease,
         };
         (renewals, follow)
@@ -102,6 +123,20 @@ impl Placement {
 
     /// Does something with the leases of the present term; none when this node does not lead.
     pub(super) fn with_grants<T>(&self, act: impl FnOnce(&mut Grantor) -> T) -> Option<T> {
+        self.with_grants_of_term(|grants| act(&mut grants.grantor))
+    }
+
+    /// The nodes that would run at once what they are given; none when this node does not lead.
+    pub(super) fn ready(&self) -> BTreeSet<NodeId> {
+        let control = &self.0.control;
+        let ready = self.with_grants_of_term(|grants| {
+            control.read(|state| grants.ready.retain(|run| state.is_member(*run)));
+            grants.ready.iter().map(|run| run.node).collect()
+        });
+        ready.unwrap_or_default()
+    }
+
+    fn with_grants_of_term<T>(&self, act: impl FnOnce(&mut OfTerm) -> T) -> Option<T> {
         let lead = *self.0.control.leadership().borrow();
         if !lead.me {
             return None;
@@ -123,10 +158,16 @@ impl Placement {
     }
 
     /// Answers an incarnation that asks for a lease.
-    pub(crate) fn answer_renew(&self, asker: Owner) -> Answer {
+    pub(crate) fn answer_renew(&self, asker: Owner, question: &Renew) -> Answer {
         let index = *self.0.control.applied().borrow();
         let control = &self.0.control;
-        let granted = self.with_grants(|grantor| {
+        let granted = self.with_grants_of_term(|grants| {
+            if question.ready {
+                grants.ready.insert(asker);
+            } else {
+                grants.ready.remove(&asker);
+            }
+            let grantor = &mut grants.grantor;
             control.read(|state| grantor.answer(boot_time(), asker, state, index))
         });
         granted.unwrap_or(Answer::NotNow)
@@ -150,12 +191,12 @@ impl Placement {
         handed
     }
 
-    async fn renew(&self, run: Owner) -> Option<Answer> {
+    async fn renew(&self, run: Owner, question: &Renew) -> Option<Answer> {
         let leader = self.0.control.leadership().borrow().leader?;
         if leader == self.0.me {
-            return Some(self.answer_renew(run));
+            return Some(self.answer_renew(run, question));
         }
-        let asked = rpc::ask(&self.0.peers, leader, &Renew, RENEW_EVERY).await;
+        let asked = rpc::ask(&self.0.peers, leader, question, RENEW_EVERY).await;
         asked
             .inspect_err(|error| debug!(%error, "the leader did not answer about the lease"))
             .ok()
@@ -169,10 +210,13 @@ impl Renewals {
         let mut applied = self.placement.0.control.applied();
         let mut leadership = self.placement.0.control.leadership();
         loop {
+            let question = Renew {
+                ready: self.is_ready(),
+            };
             let asked = boot_time();
             let answer = tokio::select! {
                 () = stop.cancelled() => return,
-                answer = self.placement.renew(self.me) => answer,
+                answer = self.placement.renew(self.me, &question) => answer,
             };
             if let Some(answer) = answer {
                 holder.answered(asked, boot_time(), answer);
@@ -199,6 +243,14 @@ impl Renewals {
                 Ok(()) = leadership.changed() => {}
             }
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        let compiled = |state: &State| {
+            let mut modules = state.modules().iter();
+            modules.all(|(name, module)| self.modules.ready(name, &module.about.version).is_some())
+        };
+        *self.lease.borrow() == Lease::Runs && self.placement.0.control.read(compiled)
     }
 
     /// Tells everybody. Gives the pause before the next question, which is due at `next`.

@@ -81,7 +81,7 @@ impl Handler for Answers {
                     reply(&payload, async |q| parts.placement.answer_allocate(q).await).await
                 }
                 Renew::KIND => {
-                    reply(&payload, async |Renew| parts.placement.answer_renew(asker)).await
+                    reply(&payload, async |q| parts.placement.answer_renew(asker, &q)).await
                 }
                 Restart::KIND => {
                     reply(&payload, async |Restart| parts.restarts.answer().await).await

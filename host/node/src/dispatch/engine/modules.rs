@@ -1,10 +1,10 @@
 //! Modules on this node: the version that serves, the one that is tried, and what is compiled.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use holdfast_cluster::{
     handover::SlotKey,
-    state::{ModuleAbout, Version},
+    state::{ModuleAbout, State, Version},
 };
 use holdfast_model::{ModuleName, OnLostQuorum};
 use tracing::warn;
@@ -165,13 +165,22 @@ impl Engine {
         });
     }
 
-    /// Compiles a version ahead of need, so that a failover never waits for it.
+    /// Compiles a version ahead of need, so that a failover never waits for it; again and again for
+    /// as long as it serves, for a node is given nothing that runs elsewhere before it has.
     pub(super) fn load(&mut self, name: &ModuleName, version: Arc<Version>) {
         let (modules, name) = (self.shared.host.modules.clone(), name.clone());
+        let control = self.control.clone();
         self.tasks.spawn(async move {
-            if let Err(error) = modules.get(&name, &version).await {
-                // Starts try again, so this is no loss; but it will make them slow.
+            while let Err(error) = modules.get(&name, &version).await {
                 warn!(module = %name, error = crate::modules::chain(&error), "not loaded ahead");
+                tokio::time::sleep(LOAD_AGAIN).await;
+                let serves = |state: &State| {
+                    let found = state.modules().get(&name);
+                    found.is_some_and(|module| module.about.version == *version)
+                };
+                if !control.read(serves) {
+                    break;
+                }
             }
             Done::Loaded(name)
         });
@@ -181,6 +190,9 @@ impl Engine {
 fn goes_on(version: &Version) -> bool {
     version.settings.on_lost_quorum == OnLostQuorum::Continue
 }
+
+/// How soon a version is loaded again that could not be.
+const LOAD_AGAIN: Duration = Duration::from_secs(2);
 
 /// Among how many entries those for a trial are chosen.
 const SAMPLE_FROM: usize = 64;
