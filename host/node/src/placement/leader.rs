@@ -466,7 +466,7 @@ const TELL: Duration = Duration::from_millis(500);
 /// How many slots may be on the move at once. Fewer: a rebalancing takes longer, above all where
 /// `terminate` does. More: those that take over fall behind those that let go, for a slot counts
 /// until it is released, and gaps grow with what waits to be started (docs/PERFORMANCE.md).
-const MOVES_MAX: usize = 32;
+const MOVES_MAX: usize = 16;
 
 /// How many entries a learner may lack to be made a voter.
 const LAG_MAX: u64 = 1_000;
