@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use holdfast_cluster::state::{Command, Standing};
-use holdfast_model::{NodeId, ResourceId, Slot, Spec};
+use holdfast_cluster::state::{Command, Owner, SettingsChange, Standing};
+use holdfast_model::{Incarnation, NodeId, ResourceId, Slot, Spec};
 use rand::{RngExt, rngs::ChaCha8Rng};
 
 use crate::checker::{Checker, module};
@@ -30,6 +30,12 @@ impl Pool {
             }
         }
         Self(pool.into_values().collect())
+    }
+}
+
+impl Pool {
+    pub(crate) fn slots(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -100,6 +106,25 @@ impl<'a> Clients<'a> {
         });
     }
 
+    pub(crate) fn remove(&mut self, node: NodeId, incarnation: Incarnation) {
+        self.wish(Command::Remove { node, incarnation });
+    }
+
+    /// Gives the number of the wish.
+    pub(crate) fn restart(&mut self, run: Owner) -> u64 {
+        let Owner { node, incarnation } = run;
+        self.wish(Command::Restart { node, incarnation });
+        self.wished
+    }
+
+    pub(crate) fn waits_for(&self, number: u64) -> bool {
+        self.wishes.contains_key(&number)
+    }
+
+    pub(crate) fn set(&mut self, change: SettingsChange) {
+        self.wish(Command::Set(change));
+    }
+
     /// What is asked now, each with its number.
     pub(crate) fn ask(&mut self, now: Duration, checker: &mut Checker) -> Vec<(u64, Command)> {
         if now >= self.next {
@@ -144,10 +169,10 @@ impl<'a> Clients<'a> {
     }
 
     /// Takes back every drain: nothing is left that a late repetition did.
-    pub(crate) fn take_back_drains(&mut self, checker: &Checker) {
+    pub(crate) fn take_back_drains(&mut self, checker: &Checker, stays: impl Fn(&NodeId) -> bool) {
         let nodes = checker.state.nodes().iter();
         let draining = nodes.filter(|(_, known)| known.standing == Standing::Draining);
-        for (node, _) in draining.collect::<Vec<_>>() {
+        for (node, _) in draining.filter(|(node, _)| stays(node)) {
             self.drain(*node, false);
         }
     }

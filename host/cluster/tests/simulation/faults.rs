@@ -1,6 +1,13 @@
-//! What goes wrong, and when: chosen by chance, one kind at a time.
+//! What goes wrong, and when: a schedule that chance draws up, one kind after the other.
+//!
+//! Invariant: the same seed and kinds give the same schedule, however much of it is used.
 
-use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+    time::Duration,
+};
 
 use rand::{RngExt, rngs::ChaCha8Rng};
 
@@ -34,10 +41,23 @@ pub(crate) enum Fault {
     Drift,
     /// What is committed is applied late.
     Lag,
+    /// A disk takes long to write.
+    Stall,
+    /// A machine, or all of them, are switched off and on again: nothing refuses connections
+    /// meanwhile, and the kernel boots anew.
+    Reboot,
+    /// The leadership is handed over.
+    Handover,
+    /// An operator takes a node out of the cluster, drained or as it is.
+    Remove,
+    /// A process says that it restarts, and does.
+    Restart,
+    /// An operator changes how long leases last.
+    Terms,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Drop,
         Self::Duplicate,
         Self::Delay,
@@ -51,6 +71,12 @@ impl Fault {
         Self::Drain,
         Self::Drift,
         Self::Lag,
+        Self::Stall,
+        Self::Reboot,
+        Self::Handover,
+        Self::Remove,
+        Self::Restart,
+        Self::Terms,
     ];
 }
 
@@ -103,45 +129,123 @@ impl fmt::Display for Faults {
     }
 }
 
-/// Something that goes wrong now.
+/// Something that goes wrong, most of it for a while.
+#[derive(Clone)]
 pub(crate) enum Blow {
     Weather(Weather),
     Cut(BTreeSet<(usize, usize)>, Duration),
-    Pause(usize, Duration),
-    /// Killed; and what happens to it soon after it has started again.
-    Crash(usize, Duration, Option<(Duration, Box<Blow>)>),
+    Pause(Who, Duration),
+    Crash(Who, Duration),
+    Reboot(usize, Duration),
     LoseDisk(usize, Duration),
     Join,
     Drain(usize, Duration),
-    Lag(usize, bool),
+    Lag(Who, Duration),
+    Stall(Who, Duration),
+    Handover(usize),
+    /// Whether it is drained first.
+    Remove(usize, bool),
+    Restart(usize, Duration),
+    /// Time to live and guard of leases, in milliseconds.
+    Terms((u64, u64)),
+    Silence(Silence),
 }
 
-/// Chooses what goes wrong.
-pub(crate) struct Injector {
+impl Blow {
+    /// The machine that it strikes, if it is a certain one.
+    pub(crate) fn host(&self) -> Option<usize> {
+        match self {
+            Self::Weather(_) | Self::Cut(..) | Self::Join | Self::Terms(_) => None,
+            Self::Pause(who, _) | Self::Crash(who, _) | Self::Lag(who, _) | Self::Stall(who, _) => {
+                match who {
+                    Who::Host(host) => Some(*host),
+                    Who::Leader => None,
+                }
+            }
+            Self::Reboot(host, _)
+            | Self::LoseDisk(host, _)
+            | Self::Drain(host, _)
+            | Self::Handover(host)
+            | Self::Remove(host, _)
+            | Self::Restart(host, _) => Some(*host),
+            Self::Silence(silence) => Some(silence.host),
+        }
+    }
+}
+
+/// A process stands still from when it has joined, before it has a lease, until a leader gives it
+/// up.
+#[derive(Clone, Copy)]
+pub(crate) struct Silence {
+    pub(crate) host: usize,
+    /// How long after that it goes on.
+    pub(crate) goes_on: Duration,
+    /// How long after that the leader's process is killed, if it is.
+    pub(crate) leader_ends: Option<Duration>,
+    /// Whether what is committed is applied late then, here and there.
+    pub(crate) lags: bool,
+}
+
+/// Whom it strikes.
+#[derive(Clone, Copy)]
+pub(crate) enum Who {
+    Host(usize),
+    /// The machine whose process leads, if there is one.
+    Leader,
+}
+
+/// What goes wrong when, in order.
+pub(crate) struct Schedule {
     rng: ChaCha8Rng,
     faults: Faults,
+    hosts: usize,
+    hosts_max: usize,
     next: Duration,
+    /// Drawn up, but later than what was drawn up after it may be.
+    later: BTreeMap<(Duration, u64), Blow>,
+    drawn: u64,
 }
 
-impl Injector {
-    pub(crate) fn new(rng: ChaCha8Rng, faults: Faults) -> Self {
+impl Schedule {
+    pub(crate) fn new(rng: ChaCha8Rng, faults: Faults, hosts: usize, hosts_max: usize) -> Self {
         Self {
             rng,
             faults,
+            hosts,
+            hosts_max,
             next: QUIET,
+            later: BTreeMap::new(),
+            drawn: 0,
         }
     }
 
-    /// What goes wrong now on so many machines, if anything does.
-    pub(crate) fn next(&mut self, now: Duration, hosts: usize) -> Option<Blow> {
-        if now < self.next || self.faults.0.is_empty() {
-            return None;
+    /// What goes wrong by now: each with its number.
+    pub(crate) fn due(&mut self, now: Duration) -> Vec<(u64, Blow)> {
+        while !self.faults.0.is_empty() && self.next <= now {
+            let at = self.next;
+            self.next = at + self.millis(50, 900);
+            self.draw(at);
         }
-        self.next = now + self.millis(50, 1_200);
+        let later = self.later.split_off(&(now, u64::MAX));
+        let due = std::mem::replace(&mut self.later, later);
+        due.into_iter()
+            .map(|((_, number), blow)| (number, blow))
+            .collect()
+    }
+
+    fn add(&mut self, at: Duration, blow: Blow) {
+        self.later.insert((at, self.drawn), blow);
+        self.drawn += 1;
+    }
+
+    fn draw(&mut self, now: Duration) {
         let at = self.rng.random_range(0..self.faults.0.len());
-        let fault = *self.faults.0.iter().nth(at)?;
+        let Some(fault) = self.faults.0.iter().nth(at).copied() else {
+            return;
+        };
+        let hosts = self.hosts;
         let host = self.rng.random_range(0..hosts);
-        Some(match fault {
+        let blow = match fault {
             Fault::Drop | Fault::Duplicate | Fault::Delay | Fault::Reorder => {
                 Blow::Weather(self.weather())
             }
@@ -161,14 +265,54 @@ impl Injector {
                 let cut = others.map(|b| if hears { (host, b) } else { (b, host) });
                 Blow::Cut(cut.collect(), self.silence())
             }
-            Fault::Pause => Blow::Pause(host, self.silence()),
-            Fault::Crash => self.crash(host, hosts),
+            Fault::Pause => Blow::Pause(self.one_or_leader(host), self.silence()),
+            Fault::Crash => return self.crash(now, host),
             Fault::Disk => Blow::LoseDisk(host, self.millis(50, 3_000)),
-            Fault::Join => Blow::Join,
+            Fault::Join => {
+                self.hosts = self.hosts_max.min(hosts + 1);
+                Blow::Join
+            }
             Fault::Drain => Blow::Drain(host, self.millis(500, 4_000)),
-            Fault::Drift => return None,
-            Fault::Lag => Blow::Lag(host, self.rng.random_bool(0.6)),
-        })
+            Fault::Drift => return,
+            Fault::Lag => Blow::Lag(self.one_or_leader(host), self.millis(500, 5_000)),
+            Fault::Stall => Blow::Stall(self.one_or_leader(host), self.millis(500, 5_000)),
+            Fault::Reboot => return self.reboot(now, host),
+            Fault::Handover => Blow::Handover(host),
+            Fault::Remove => Blow::Remove(host, self.rng.random_bool(0.5)),
+            Fault::Restart => Blow::Restart(host, self.millis(50, 6_000)),
+            Fault::Terms => {
+                // Who falls silent just then has a lease of the former ones.
+                if self.faults.has(Fault::Pause) {
+                    let (soon, silence) = (self.millis(0, 80), self.millis(3_000, 5_000));
+                    let pause = Blow::Pause(Who::Host(host), silence);
+                    self.add(now + soon, pause);
+                }
+                Blow::Terms(LEASES[self.rng.random_range(0..LEASES.len())])
+            }
+        };
+        self.add(now, blow);
+    }
+
+    fn reboot(&mut self, now: Duration, host: usize) {
+        if self.rng.random_bool(0.8) {
+            let after = self.millis(200, 5_000);
+            return self.add(now, Blow::Reboot(host, after));
+        }
+        let off = now + self.millis(50, 700);
+        for host in 0..self.hosts {
+            if self.faults.has(Fault::Stall) {
+                self.add(now, Blow::Stall(Who::Host(host), Duration::from_secs(1)));
+            }
+            let after = self.millis(200, 2_000);
+            self.add(off, Blow::Reboot(host, after));
+        }
+    }
+
+    fn one_or_leader(&mut self, host: usize) -> Who {
+        match self.rng.random_bool(0.25) {
+            true => Who::Leader,
+            false => Who::Host(host),
+        }
     }
 
     fn weather(&mut self) -> Weather {
@@ -185,22 +329,34 @@ impl Injector {
         }
     }
 
-    /// A run that has just begun, and may have joined without a grant, is the most delicate.
-    fn crash(&mut self, host: usize, hosts: usize) -> Blow {
-        let after = self.millis(50, 5_000);
-        let then = if self.rng.random_bool(0.5) {
-            None
-        } else if self.faults.has(Fault::Pause) && self.rng.random_bool(0.5) {
-            Some(Blow::Pause(host, self.silence()))
-        } else if self.faults.has(Fault::OneWay) {
-            let answers = (0..hosts).filter(|other| *other != host);
-            let cut = answers.map(|other| (other, host));
-            Some(Blow::Cut(cut.collect(), self.silence()))
-        } else {
-            None
+    /// A run that has just begun, and may have joined without a grant, is the most delicate; more so
+    /// when it falls silent then until a leader gives it up, and that leader does not live for long.
+    fn crash(&mut self, now: Duration, host: usize) {
+        let newcomer = self.faults.has(Fault::Pause) && self.rng.random_bool(0.5);
+        if !newcomer {
+            let (who, after) = (self.one_or_leader(host), self.millis(50, 5_000));
+            self.add(now, Blow::Crash(who, after));
+            if self.faults.has(Fault::OneWay) && self.rng.random_bool(0.5) {
+                let answers = (0..self.hosts).filter(|other| *other != host);
+                let cut = answers.map(|other| (other, host)).collect();
+                let soon = now + after + self.millis(0, 900);
+                let blow = Blow::Cut(cut, self.silence());
+                self.add(soon, blow);
+            }
+            return;
+        }
+        let after = self.millis(50, 400);
+        self.add(now, Blow::Crash(Who::Host(host), after));
+        let ends = self.rng.random_bool(0.6).then(|| self.millis(0, 60));
+        let silence = Silence {
+            host,
+            goes_on: self.millis(0, 300),
+            leader_ends: ends,
+            lags: self.faults.has(Fault::Lag),
         };
-        let soon = after + self.millis(0, 900);
-        Blow::Crash(host, after, then.map(|blow| (soon, Box::new(blow))))
+        self.add(now + after, Blow::Silence(silence));
+        // Nothing else, or no leader would last until then.
+        self.next = now + after + TERMS.silence_max() + Duration::from_secs(1);
     }
 
     /// How long something is silent: often about as long as a lease, where all is decided.
@@ -217,6 +373,9 @@ impl Injector {
         Duration::from_millis(self.rng.random_range(least..most))
     }
 }
+
+/// Leases that are safe, the usual ones among them.
+const LEASES: [(u64, u64); 3] = [(2_200, 400), (3_000, 500), (4_500, 500)];
 
 /// Nothing goes wrong before the cluster stands.
 const QUIET: Duration = Duration::from_secs(2);

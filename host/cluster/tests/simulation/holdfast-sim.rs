@@ -1,6 +1,6 @@
 //! `holdfast-sim`: clusters on virtual time, seed after seed, until a promise is broken.
 
-use std::process::ExitCode;
+use std::{collections::BTreeSet, process::ExitCode};
 
 mod checker;
 mod clients;
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     let (mut events, mut committed, mut counts) = (0, 0, [0; HAPPENS.len()]);
     for seed in (options.seed..).take(options.seeds) {
         let config = Config {
+            keep: options.keep.clone(),
             bug: options.bug,
             ..Config::new(seed, options.nodes, options.steps, options.faults.clone())
         };
@@ -43,8 +44,9 @@ fn main() -> ExitCode {
         if options.seeds == 1 {
             println!("seed {seed}: trace {:016x}", run.story.hash());
         }
-        if run.violation.is_some() {
-            println!("{}", shrink::report(&config, &pool));
+        if let Some(violation) = &run.violation {
+            println!("seed {seed}: {violation}");
+            println!("{}", shrink::smaller(&config, &pool));
             return ExitCode::FAILURE;
         }
     }
@@ -65,6 +67,7 @@ struct Options {
     steps: u64,
     slots: usize,
     faults: Faults,
+    keep: Option<BTreeSet<u64>>,
     bug: Option<Bug>,
 }
 
@@ -77,6 +80,7 @@ impl Options {
             steps: 2_000,
             slots: 64,
             faults: Faults::all(),
+            keep: None,
             bug: None,
         };
         while let Some(name) = words.next() {
@@ -92,6 +96,11 @@ impl Options {
                 "--steps" => options.steps = number()?,
                 "--slots" => options.slots = number()? as usize,
                 "--faults" => options.faults = value.parse()?,
+                "--keep" => {
+                    let numbers = value.split(',').filter(|number| *number != "none");
+                    let numbers: Result<_, _> = numbers.map(str::parse).collect();
+                    options.keep = Some(numbers.map_err(|_| wrong())?);
+                }
                 "--bug" => {
                     let named = |bug: &Bug| format!("{bug:?}").eq_ignore_ascii_case(&value);
                     let bug = BUGS.into_iter().find(named);
@@ -117,16 +126,21 @@ fn usage() -> String {
     let faults = names(Fault::ALL.map(|fault| format!("{fault:?}")).into());
     let bugs = names(BUGS.map(|bug| format!("{bug:?}")).into());
     format!(
-        "usage: holdfast-sim [--seed N] [--seeds N] [--nodes N] [--steps N] [--slots N] [--faults LIST] [--bug NAME]\n\
+        "usage: holdfast-sim [--seed N] [--seeds N] [--nodes N] [--steps N] [--slots N] [--faults LIST] [--keep LIST] [--bug NAME]\n\
          faults, separated by commas: all, none, {faults}\n\
+         what goes wrong is numbered by its time: keep leaves out all but those numbers\n\
          bugs, to see one found: {bugs}"
     )
 }
 
-const BUGS: [Bug; 5] = [
+const BUGS: [Bug; 9] = [
     Bug::RunsPastDeadline,
     Bug::NoWaitAfterElection,
     Bug::ReleasesBeforeStopped,
     Bug::RunsAfterRelease,
     Bug::TokenUnchecked,
+    Bug::GrantsCondemned,
+    Bug::GrantsUnknowing,
+    Bug::OutlastsNothing,
+    Bug::AcksBeforeFlush,
 ];

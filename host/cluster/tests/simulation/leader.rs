@@ -3,45 +3,53 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     time::Duration,
 };
 
 use holdfast_cluster::{
     handover::Now,
     lease::{Answer, Grantor},
-    state::{About, ClusterSettings, Decision, Owner, Position, Standing},
+    state::{About, Command, Decision, Outlasting, Owner, Standing, State},
     voters::{self, Candidate, Change},
 };
-use holdfast_model::{Incarnation, NodeId};
+use holdfast_model::NodeId;
 
 use crate::{
-    log::{Disk, What},
+    log::Lead,
     node::{Bug, Out, Process},
     story,
 };
 
 pub(crate) struct Leading {
     term: u64,
+    elected: Now,
     grantor: Grantor,
     round_at: Now,
     /// The last decision. The next round waits until it is applied: on a state without it, the same
     /// slots, or others in their place, would be moved once more.
-    decided: u64,
-    /// Who waits for which entry.
-    clients: Vec<(u64, u64)>,
+    decided: Option<u64>,
+    /// Until when a handing over of the leadership may take, which pauses the grants.
+    handing_over: Option<Now>,
+    /// Who waits for which proposal.
+    clients: BTreeMap<u64, u64>,
     /// When each voter was in reach last.
     seen: BTreeMap<NodeId, Now>,
+    bug: Option<Bug>,
 }
 
 impl Leading {
-    fn new(term: u64, elected: Now, first: u64) -> Self {
+    fn new(lead: Lead, bug: Option<Bug>) -> Self {
         Self {
-            term,
-            grantor: Grantor::new(elected, first),
-            round_at: elected,
-            decided: 0,
-            clients: Vec::new(),
+            term: lead.term,
+            elected: lead.elected,
+            grantor: Grantor::new(lead.elected, lead.first),
+            round_at: lead.elected,
+            decided: None,
+            handing_over: None,
+            clients: BTreeMap::new(),
             seen: BTreeMap::new(),
+            bug,
         }
     }
 
@@ -50,33 +58,39 @@ impl Leading {
         self.round_at = Now::ZERO;
     }
 
-    pub(crate) fn serves(&mut self, index: u64, client: u64) {
-        self.clients.push((index, client));
+    pub(crate) fn serves(&mut self, number: u64, client: u64) {
+        self.clients.insert(number, client);
     }
 
-    /// An entry was applied: the clients who waited for it.
-    pub(crate) fn applied(&mut self, at: Position) -> Vec<u64> {
-        let (term, mut served) = (self.term, Vec::new());
-        self.clients.retain(|(index, client)| {
-            if *index == at.index && at.term == term {
-                served.push(*client);
-            }
-            *index > at.index
-        });
-        served
+    /// What was proposed under a number is applied: the client who waited for it.
+    pub(crate) fn applied(&mut self, number: u64) -> Option<u64> {
+        self.clients.remove(&number)
     }
 
     pub(crate) fn answer(
         &mut self,
         now: Now,
-        contact: Option<Now>,
+        contact: Option<(u64, Now)>,
         asker: Owner,
-        disk: &Disk,
+        state: &State,
+        applied: u64,
     ) -> Answer {
-        if let Some(began) = contact {
+        let began = contact.filter(|(term, _)| *term == self.term);
+        if let Some((_, began)) = began {
             self.grantor.confirmed(began);
         }
-        self.grantor.answer(now, asker, &disk.state, disk.applied)
+        let answer = self.grantor.answer(now, asker, state, applied);
+        // One that has forgotten whom it condemned, or does not know of earlier leaders.
+        let first = match (self.bug, answer) {
+            (Some(Bug::GrantsCondemned), Answer::Over) => applied,
+            (Some(Bug::GrantsUnknowing), Answer::NotNow) => 0,
+            _ => return answer,
+        };
+        let mut careless = Grantor::new(self.elected, first);
+        if let Some((_, began)) = began {
+            careless.confirmed(began);
+        }
+        careless.answer(now, asker, state, applied)
     }
 
     pub(crate) fn clients(&self) -> usize {
@@ -89,101 +103,158 @@ impl Process {
     pub(crate) fn lead(&mut self, now: Now, out: &mut Out) {
         let runs: Vec<Owner> = self.reached(now).collect();
         self.stability.see(now, runs);
-        let Some(lead) = self.raft.lead() else {
+        let Some(lead) = self.log.lead() else {
             if self.leading.take().is_some() {
                 out.note("leads no more".to_owned());
             }
             return;
         };
-        let (term, elected, first) = (self.disk.term, lead.elected, lead.first);
-        if self
-            .leading
-            .as_ref()
-            .is_none_or(|leading| leading.term != term)
-        {
-            out.note(format!("leads term {term}"));
-            self.leading = Some(Leading::new(term, elected, first));
+        let same = |leading: &Leading| leading.term == lead.term;
+        if !self.leading.as_ref().is_some_and(same) {
+            out.note(format!("leads term {}", lead.term));
+            self.leading = Some(Leading::new(lead, self.bug));
         }
         let Some(mut leading) = self.leading.take() else {
             return;
         };
+        if leading.handing_over.is_some_and(|until| now >= until) {
+            // Still this one, then.
+            leading.handing_over = None;
+            leading.grantor.pause(false);
+        }
         // What earlier leaders decided holds, so it is known before anything is decided.
-        if self.disk.applied >= first && now >= leading.round_at {
+        if self.applied >= lead.first && now >= leading.round_at {
             leading.round_at = now + ROUND;
-            if self.disk.applied >= leading.decided {
+            if !leading
+                .decided
+                .is_some_and(|number| self.log.is_pending(number))
+            {
                 self.round(&mut leading, now, out);
             }
         }
         self.leading = Some(leading);
     }
 
+    /// Hands the leadership over to another voter, granting nothing meanwhile.
+    pub(crate) fn hand_over(&mut self, now: Now, to: NodeId, out: &mut Out) {
+        if let Some(mut leading) = self.leading.take() {
+            self.transfer(&mut leading, now, to, out);
+            self.leading = Some(leading);
+        }
+    }
+
+    fn transfer(&mut self, leading: &mut Leading, now: Now, to: NodeId, out: &mut Out) {
+        if leading.handing_over.is_none() {
+            out.note(format!("hands the leadership over to {}", story::name(to)));
+            leading.handing_over = Some(now + HAND_OVER);
+            leading.grantor.pause(true);
+            out.hands_over = true;
+            self.log.transfer(now, to);
+        }
+    }
+
     fn round(&mut self, leading: &mut Leading, now: Now, out: &mut Out) {
         let live = self.live(now);
-        let mut decisions = self.admissions(now);
+        let mut decisions = self.admissions(leading, now);
         decisions.extend(self.deaths(leading, now, out));
         for decision in decisions {
             out.note(format!("decides {}", told(&decision)));
             self.note_decided(leading, decision);
         }
-        let stable = self
-            .stability
-            .stable(now, ClusterSettings::DEFAULT.stable_after);
-        let moves = self.disk.state.plan(&live, &stable, MOVES_MAX);
+        let settings = self.state.cluster().map(|cluster| cluster.settings);
+        let after = settings.map_or(Duration::ZERO, |settings| settings.stable_after);
+        let stable = self.stability.stable(now, after);
+        let moves = self.state.plan(&live, &stable, MOVES_MAX);
         if !moves.is_empty() {
             out.note(format!(
                 "decides {} moves, reaches {}",
                 moves.len(),
                 live.len()
             ));
-            let index = self.note_decided(leading, Decision::Place { slots: moves });
+            let number = self.note_decided(leading, Decision::Place { slots: moves });
             out.placed
-                .extend(index.map(|index| ((leading.term, index), live.clone())));
+                .extend(number.map(|number| (number, live.clone())));
         }
         self.tend_voters(leading, now, &live, out);
     }
 
-    fn note_decided(&mut self, leading: &mut Leading, what: Decision) -> Option<u64> {
-        let index = self.decide(what)?;
-        leading.decided = index;
-        Some(index)
+    fn note_decided(&mut self, leading: &mut Leading, decision: Decision) -> Option<u64> {
+        let term = leading.term;
+        let number = self.append(Command::Decide { term, decision })?;
+        leading.decided = Some(number);
+        Some(number)
     }
 
     /// Nodes in reach that the state does not know, or not in this run.
-    fn admissions(&self, now: Now) -> Vec<Decision> {
+    fn admissions(&self, leading: &mut Leading, now: Now) -> Vec<Decision> {
         let members = self.membership.members();
-        let reached = members.filter(|member| {
-            let contact = self.contacts.get(&member.node);
-            let same = contact.is_some_and(|(run, _)| *run == member.incarnation);
-            same && self.in_contact(member.node, now)
+        let reached = members.filter_map(|member| {
+            let contact = self.contacts.get(&member.node)?;
+            let same = contact.incarnation == member.incarnation;
+            (same && self.in_contact(member.node, now)).then_some((
+                Owner {
+                    node: member.node,
+                    incarnation: member.incarnation,
+                },
+                about(member.addr, contact.boot),
+            ))
         });
-        let reached = reached.map(|member| (member.node, member.incarnation, member.addr));
-        let me = (self.me.node, self.me.incarnation, self.addr);
-        let news = |node: &NodeId, incarnation: Incarnation| {
-            let known = self.disk.state.nodes().get(node);
-            known.is_none_or(|known| {
-                known.standing != Standing::Removed && known.incarnation < incarnation
-            })
+        let found = reached.chain([(self.me, about(self.addr, self.boot))]);
+        let mut joins = Vec::new();
+        for (run, about) in found {
+            let known = self.state.nodes().get(&run.node);
+            let news = known.is_none_or(|known| {
+                known.standing != Standing::Removed && known.incarnation < run.incarnation
+            });
+            if news && self.has_ended_before(&mut leading.grantor, now, run, &about) {
+                joins.push(Decision::Join {
+                    node: run.node,
+                    incarnation: run.incarnation,
+                    about,
+                    at_ms: 0,
+                });
+            }
+        }
+        joins
+    }
+
+    /// Whether the former run of a node surely runs nothing any more. Under one boot of one kernel
+    /// the lock of the data directory says so; under another one only the end of its lease does.
+    fn has_ended_before(&self, grantor: &mut Grantor, now: Now, run: Owner, about: &About) -> bool {
+        let Some(known) = self.state.nodes().get(&run.node) else {
+            return true;
         };
-        let found = reached.chain([me]);
-        found
-            .filter(|(node, incarnation, _)| news(node, *incarnation))
-            .map(|(node, incarnation, addr)| Decision::Join {
-                node,
-                incarnation,
-                about: about(addr),
-                at_ms: 0,
-            })
-            .collect()
+        let former = Owner {
+            node: run.node,
+            incarnation: known.incarnation,
+        };
+        if known.about.boot_id == about.boot_id || !self.state.is_member(former) {
+            return true;
+        }
+        grantor.condemn(former);
+        grantor.has_expired(now, former, &self.state)
     }
 
     /// Runs that are proven dead, or whose lease is over.
     fn deaths(&mut self, leading: &mut Leading, now: Now, out: &mut Out) -> Vec<Decision> {
-        let state = &self.disk.state;
+        let state = &self.state;
         let proven = self.evidence.pending(state);
-        let proven: Vec<Decision> = proven
+        let mut proven: Vec<Decision> = proven
             .into_iter()
             .filter_map(|death| death.decision(state))
             .collect();
+        proven.retain(|decision| {
+            let Decision::Vacate { node, incarnation } = *decision else {
+                return true;
+            };
+            let run = Owner { node, incarnation };
+            let buried = !leading.grantor.is_reserved(now, run, state);
+            if buried {
+                // Were it alive against all proof, it would not get another lease.
+                leading.grantor.condemn(run);
+            }
+            buried
+        });
         let silent = if self.bug == Some(Bug::NoWaitAfterElection) {
             let members = state.nodes().iter().map(|(node, known)| Owner {
                 node: *node,
@@ -205,11 +276,18 @@ impl Process {
                 story::run(*run)
             ));
         }
+        out.given_up.extend(&silent);
         let silent = silent.into_iter().map(|run| Decision::Vacate {
             node: run.node,
             incarnation: run.incarnation,
         });
-        proven.into_iter().chain(silent).collect()
+        let outlasted = match state.cluster().and_then(|cluster| cluster.outlasting) {
+            Some(Outlasting { since, .. }) if self.bug == Some(Bug::OutlastsNothing) => {
+                Some(Decision::Outlasted { since })
+            }
+            _ => leading.grantor.outlasted(now, state),
+        };
+        proven.into_iter().chain(outlasted).chain(silent).collect()
     }
 
     fn tend_voters(
@@ -219,41 +297,36 @@ impl Process {
         live: &BTreeSet<NodeId>,
         out: &mut Out,
     ) {
-        let (index, sets) = self.disk.voters();
-        if index > self.raft.commit {
+        if self.log.changes_voters() {
             return;
         }
-        let next = match sets {
-            [_, last] => Some(vec![last.clone()]),
-            [voters] => {
-                let voters = voters.clone();
-                for node in live.iter().chain(&voters) {
-                    let seen = leading.seen.entry(*node).or_insert(now);
-                    if live.contains(node) {
-                        *seen = now;
-                    }
-                }
-                let candidates = self.candidates(leading, now, live, &voters);
-                match voters::next_change(&candidates, self.voters_wanted(), REPLACE_AFTER) {
-                    Some(Change::Voters(next)) => Some(vec![voters, next]),
-                    Some(Change::Transfer(_)) | None => None,
-                }
+        let voters: BTreeSet<NodeId> = self.log.quorums().into_iter().flatten().collect();
+        for node in live.iter().chain(&voters) {
+            let seen = leading.seen.entry(*node).or_insert(now);
+            if live.contains(node) {
+                *seen = now;
             }
-            _ => None,
-        };
-        if let Some(sets) = next {
-            let names = sets.iter().map(|set| {
-                let names: Vec<String> = set.iter().copied().map(story::name).collect();
-                names.join(" ")
-            });
-            let names: Vec<String> = names.collect();
-            out.note(format!("changes the voters: {}", names.join(" to ")));
-            self.raft.propose(&mut self.disk, What::Voters(sets));
+        }
+        let candidates = self.candidates(leading, now, live, &voters);
+        match voters::next_change(&candidates, self.voters_wanted(), REPLACE_AFTER) {
+            Some(Change::Voters(next)) => {
+                let names = next.iter().copied().map(story::name);
+                let names: Vec<String> = names.collect();
+                out.note(format!("changes the voters to {}", names.join(" ")));
+                self.log.change_voters(next);
+            }
+            Some(Change::Transfer(to)) => self.transfer(leading, now, to, out),
+            None => {}
         }
     }
 
+    fn is_removed(&self, node: NodeId) -> bool {
+        let known = self.state.nodes().get(&node);
+        known.is_some_and(|known| known.standing == Standing::Removed)
+    }
+
     fn voters_wanted(&self) -> usize {
-        let cluster = self.disk.state.cluster();
+        let cluster = self.state.cluster();
         cluster.map_or(1, |cluster| usize::from(cluster.settings.voters_wanted))
     }
 
@@ -264,7 +337,7 @@ impl Process {
         live: &BTreeSet<NodeId>,
         voters: &BTreeSet<NodeId>,
     ) -> Vec<Candidate> {
-        let known = self.disk.state.nodes().keys();
+        let known = self.state.nodes().keys();
         let nodes: BTreeSet<NodeId> = known.chain(voters).copied().collect();
         let candidate = |node: NodeId| {
             let me = node == self.me.node;
@@ -274,8 +347,8 @@ impl Process {
                 voter: voters.contains(&node),
                 leader: me,
                 live: live.contains(&node),
-                caught_up: me || self.raft.matched(node) + LAG_MAX >= self.disk.last(),
-                leaving: false,
+                caught_up: self.log.is_near(node),
+                leaving: self.is_removed(node),
                 silent_for: now.saturating_sub(seen),
             }
         };
@@ -283,13 +356,13 @@ impl Process {
     }
 }
 
-pub(crate) fn about(addr: std::net::SocketAddr) -> About {
+pub(crate) fn about(addr: SocketAddr, boot: u64) -> About {
     About {
         addr,
         http: addr,
         weight: 1,
         zone: None,
-        boot_id: "boot".into(),
+        boot_id: boot.to_string().into(),
         version: "0".into(),
     }
 }
@@ -313,4 +386,6 @@ pub(crate) const MOVES_MAX: usize = 8;
 
 const ROUND: Duration = Duration::from_millis(250);
 const REPLACE_AFTER: Duration = Duration::from_secs(3);
-const LAG_MAX: u64 = 20;
+
+/// How long a voter may take to take over.
+const HAND_OVER: Duration = Duration::from_secs(2);

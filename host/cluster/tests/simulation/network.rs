@@ -21,8 +21,8 @@ use crate::log;
 #[derive(Clone)]
 pub(crate) enum Message {
     Gossip(Bytes),
-    /// A connection to this run stands.
-    Hello(Owner),
+    /// A connection to this run stands; and the boot that it runs under.
+    Hello(Owner, u64),
     Raft(log::Message),
     /// Asks for a lease; the time is the asker's.
     Ask(Owner, Now),
@@ -32,6 +32,8 @@ pub(crate) enum Message {
     /// To anybody: see to this, and say so to the client with that number.
     Serve(u64, Command),
     Died(Vec<Death>),
+    /// From an operator, to the leader: have this one lead.
+    HandOver(NodeId),
     /// The connection to this run broke, and its port refuses.
     Refused(Death),
 }

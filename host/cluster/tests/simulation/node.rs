@@ -15,22 +15,22 @@ use std::{
 use holdfast_cluster::{
     evidence::{Death, Evidence},
     handover::{Handover, Now, SlotKey},
-    lease::{Answer, Holder, Terms},
+    lease::{Answer, Holder, RENEW_EVERY, Terms},
     membership::{self, Member, Membership, Options},
     placement::stability::Stability,
-    state::{Changes, Command, Decision, Key, Owner, Position},
+    state::{Changes, Command, Key, Owner, Position, State},
 };
 use holdfast_model::{Incarnation, NodeId, Token};
-use rand::{RngExt, rngs::ChaCha8Rng};
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use crate::{
     leader::Leading,
-    log::{Disk, ELECTION_MAX, ELECTION_MIN, Raft, What},
+    log::{Committed, ELECTION_MAX, Entry, Log, Proposal, Store, What},
     network::{Envelope, Message, To},
     story,
 };
 
-/// The terms of all leases.
+/// The terms of all leases, until an operator changes them.
 pub(crate) const TERMS: Terms = Terms {
     ttl: Duration::from_millis(3_000),
     guard: Duration::from_millis(500),
@@ -50,6 +50,14 @@ pub(crate) enum Bug {
     RunsAfterRelease,
     /// The leader puts the present token into releases.
     TokenUnchecked,
+    /// A leader grants to those whose end it is about to propose.
+    GrantsCondemned,
+    /// A leader grants before it knows what earlier ones decided.
+    GrantsUnknowing,
+    /// A leader counts silence by shorter leases from the moment that they are granted.
+    OutlastsNothing,
+    /// A disk's promises are made before it keeps them.
+    AcksBeforeFlush,
 }
 
 /// What a node did in a step.
@@ -57,10 +65,16 @@ pub(crate) enum Bug {
 pub(crate) struct Out {
     pub(crate) sends: Vec<(To, Message)>,
     pub(crate) notes: Vec<(Option<SlotKey>, String)>,
+    /// What this node knows to be committed, since the step before.
+    pub(crate) committed: Vec<Committed>,
+    /// Runs that this node, as leader, gives up.
+    pub(crate) given_up: Vec<Owner>,
+    /// The leadership is being handed over.
+    pub(crate) hands_over: bool,
     /// Clients whose wish is committed and applied.
     pub(crate) served: Vec<u64>,
-    /// By term and index of a placement: who was in reach when it was decided on.
-    pub(crate) placed: Vec<((u64, u64), BTreeSet<NodeId>)>,
+    /// By number of a proposed placement: who was in reach when it was decided on.
+    pub(crate) placed: Vec<(u64, BTreeSet<NodeId>)>,
 }
 
 impl Out {
@@ -75,16 +89,27 @@ pub(crate) struct Instance {
     pub(crate) ends: Option<Now>,
 }
 
+/// What a node keeps through a crash.
+pub(crate) struct Disk {
+    /// Its run, or the next one when none is there.
+    pub(crate) me: Owner,
+    pub(crate) store: Box<dyn Store>,
+}
+
 /// A node while its process lives.
 pub(crate) struct Process {
-    pub(crate) disk: Disk,
     pub(crate) me: Owner,
+    /// The boot of the kernel that it runs under.
+    pub(crate) boot: u64,
     pub(crate) addr: SocketAddr,
-    pub(crate) raft: Raft,
+    pub(crate) log: Box<dyn Log>,
+    /// Everything up to `applied`.
+    pub(crate) state: State,
+    pub(crate) applied: u64,
     pub(crate) leading: Option<Leading>,
     pub(crate) evidence: Evidence,
     /// Runs of other nodes that a connection stood to lately.
-    pub(crate) contacts: BTreeMap<NodeId, (Incarnation, Now)>,
+    pub(crate) contacts: BTreeMap<NodeId, Contact>,
     pub(crate) handover: Handover,
     pub(crate) instances: BTreeMap<SlotKey, Instance>,
     pub(crate) membership: Membership,
@@ -93,40 +118,59 @@ pub(crate) struct Process {
     pub(crate) bug: Option<Bug>,
     /// Whether what is committed is applied late.
     pub(crate) lags: bool,
-    /// How much of the log was compared with that of others.
-    pub(crate) compared: u64,
     peers: Vec<SocketAddr>,
     holder: Holder,
     until: Option<Now>,
     tokens: BTreeMap<SlotKey, Token>,
     proposed: BTreeMap<SlotKey, Now>,
-    commits: VecDeque<(u64, Now)>,
+    /// What is committed, and when it is applied.
+    commits: VecDeque<(Now, Committed)>,
+    /// The leader that was asked last.
+    asked: Option<NodeId>,
     ask_at: Now,
     hello_at: Now,
     tell_at: Now,
     rng: ChaCha8Rng,
 }
 
+/// A connection to another node's process.
+#[derive(Clone, Copy)]
+pub(crate) struct Contact {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) boot: u64,
+    pub(crate) at: Now,
+}
+
+/// Where a process runs.
+pub(crate) struct Place {
+    pub(crate) addr: SocketAddr,
+    pub(crate) boot: u64,
+    /// The addresses of all machines.
+    pub(crate) peers: Vec<SocketAddr>,
+}
+
 impl Process {
-    /// Starts a process on a disk; `peers` are the addresses of all machines.
+    /// Starts a process on a disk.
     pub(crate) fn start(
         disk: Disk,
         now: Now,
-        addr: SocketAddr,
-        peers: Vec<SocketAddr>,
+        place: Place,
         mut rng: ChaCha8Rng,
         bug: Option<Bug>,
         out: &mut Out,
     ) -> Self {
-        let me = Owner {
-            node: disk.node,
-            incarnation: disk.incarnation,
-        };
-        let raft = Raft::new(&disk, now, patience(&mut rng));
+        let me = disk.me;
+        let Place { addr, boot, peers } = place;
+        let careless = bug == Some(Bug::AcksBeforeFlush);
+        let of_log = ChaCha8Rng::seed_from_u64(rng.random());
+        let (log, checkpoint) = disk.store.open(now, of_log, careless);
         let mut process = Self {
             me,
+            boot,
             addr,
-            raft,
+            log,
+            state: checkpoint.state.clone(),
+            applied: checkpoint.at.index,
             leading: None,
             evidence: Evidence::default(),
             contacts: BTreeMap::new(),
@@ -136,21 +180,28 @@ impl Process {
             stability: Stability::default(),
             bug,
             lags: false,
-            compared: disk.applied,
             peers,
             holder: Holder::default(),
             until: None,
             tokens: BTreeMap::new(),
             proposed: BTreeMap::new(),
             commits: VecDeque::new(),
-            ask_at: now + Duration::from_millis(rng.random_range(0..500)),
+            asked: None,
+            ask_at: now,
             hello_at: now,
             tell_at: now,
-            disk,
             rng,
         };
         process.begin(now, out);
         process
+    }
+
+    /// Ends it without a word; its next run gets another incarnation.
+    pub(crate) fn kill(self) -> Disk {
+        let mut me = self.me;
+        me.incarnation.0 += 1;
+        let store = self.log.kill();
+        Disk { me, store }
     }
 
     /// Begins an incarnation that runs nothing yet.
@@ -164,7 +215,7 @@ impl Process {
     }
 
     fn slots(&self) -> Vec<SlotKey> {
-        let modules = self.disk.state.modules().iter();
+        let modules = self.state.modules().iter();
         let of_module = modules.flat_map(|(name, module)| {
             let slots = module.slots.keys();
             slots.map(|slot| (name.clone(), *slot))
@@ -181,6 +232,19 @@ impl Process {
         instances.map(|(key, instance)| (key, instance.token))
     }
 
+    /// Whether it was granted something within the time between two questions, or a little more.
+    pub(crate) fn is_granted(&self, now: Now) -> bool {
+        let terms = self.state.cluster().map(|cluster| cluster.settings.lease);
+        let terms = terms.unwrap_or(TERMS);
+        let fresh = now + terms.ttl - terms.guard - RENEW_EVERY - HELLO;
+        self.until.is_some_and(|until| until >= fresh)
+    }
+
+    /// Whether it may not run anything yet.
+    pub(crate) fn waits(&self) -> bool {
+        self.until.is_none()
+    }
+
     /// Handles what came, and the time.
     pub(crate) fn step(&mut self, now: Now, inbox: Vec<Envelope>, out: &mut Out) {
         for envelope in inbox {
@@ -188,13 +252,12 @@ impl Process {
         }
         let mut followers: BTreeSet<NodeId> = self.contacts.keys().copied().collect();
         followers.retain(|node| self.in_contact(*node, now));
-        let patience = patience(&mut self.rng);
-        self.raft.tick(&mut self.disk, now, &followers, patience);
+        self.log.tick(now, &followers);
         self.apply(now, out);
         self.lead(now, out);
         self.hold(now, out);
         self.tick(now, out);
-        for (to, message) in self.raft.sent() {
+        for (to, message) in self.log.sent(now) {
             out.sends.push((To::Node(to), Message::Raft(message)));
         }
     }
@@ -207,23 +270,8 @@ impl Process {
                 let actions = self.membership.step(now, packet);
                 self.gossip(actions, out);
             }
-            Message::Hello(Owner { node, incarnation }) => {
-                let known = self
-                    .contacts
-                    .get(&node)
-                    .map(|(incarnation, _)| *incarnation);
-                if known <= Some(incarnation) {
-                    self.contacts.insert(node, (incarnation, now));
-                }
-                if let Some(incarnation) = known.filter(|known| *known < incarnation) {
-                    self.evidence.replaced(Death { node, incarnation });
-                }
-            }
-            Message::Raft(message) => {
-                let patience = patience(&mut self.rng);
-                self.raft
-                    .receive(&mut self.disk, now, from, message, patience);
-            }
+            Message::Hello(run, boot) => self.meet(now, run, boot),
+            Message::Raft(message) => self.log.receive(now, from, message),
             Message::Ask(asker, asked) => {
                 let answer = self.answer(now, asker);
                 let answered = Message::Answered(asker, asked, answer);
@@ -240,34 +288,63 @@ impl Process {
                     self.evidence.add(death);
                 }
             }
-            Message::Refused(death) => self.evidence.add(death),
+            Message::Refused(death) => {
+                let ended = |contact: &Contact| contact.incarnation == death.incarnation;
+                if self.contacts.get(&death.node).is_some_and(ended) {
+                    self.contacts.remove(&death.node);
+                }
+                self.evidence.add(death);
+            }
+            Message::HandOver(to) => self.hand_over(now, to, out),
+        }
+    }
+
+    /// Another run shows that it is there. One that it follows on has ended before, which the lock
+    /// of the data directory proves under one boot of one kernel.
+    fn meet(&mut self, now: Now, Owner { node, incarnation }: Owner, boot: u64) {
+        let known = self.contacts.get(&node).copied();
+        if known.is_none_or(|known| known.incarnation <= incarnation) {
+            let contact = Contact {
+                incarnation,
+                boot,
+                at: now,
+            };
+            self.contacts.insert(node, contact);
+        }
+        if let Some(known) = known.filter(|known| known.incarnation < incarnation)
+            && known.boot == boot
+        {
+            self.evidence.replaced(Death {
+                node,
+                incarnation: known.incarnation,
+            });
         }
     }
 
     /// Applies what is committed, some of it late.
     fn apply(&mut self, now: Now, out: &mut Out) {
-        let noticed = self.commits.back().map_or(self.disk.applied, |(to, _)| *to);
-        if self.raft.commit > noticed {
-            let lag = if self.lags { 0..700 } else { 0..25 };
-            let lag = Duration::from_millis(self.rng.random_range(lag));
-            self.commits.push_back((self.raft.commit, now + lag));
+        let lag = if self.lags { 0..700 } else { 0..25 };
+        let at = now + Duration::from_millis(self.rng.random_range(lag));
+        while let Some(committed) = self.log.next() {
+            out.committed.push(committed.clone());
+            self.commits.push_back((at, committed));
         }
         let mut changes = Changes::new();
-        while let Some((to, _)) = self.commits.pop_front_if(|(_, at)| *at <= now) {
-            while self.disk.applied < to {
-                let entry = self.disk.log[self.disk.applied as usize].clone();
-                self.disk.applied += 1;
-                let at = Position {
-                    index: self.disk.applied,
-                    term: entry.term,
-                };
-                if let What::Command(command) = &entry.what {
-                    self.disk.state.apply(at, command.clone(), &mut changes);
+        while let Some((_, committed)) = self.commits.pop_front_if(|(at, _)| *at <= now) {
+            let at = match committed {
+                Committed::Entry(at, entry) => {
+                    self.apply_entry(at, &entry, &mut changes, out);
+                    at
                 }
-                if let Some(leading) = &mut self.leading {
-                    out.served.extend(leading.applied(at));
+                Committed::State(checkpoint) => {
+                    changes.extend(self.state.keys().chain(checkpoint.state.keys()));
+                    self.state = checkpoint.state.clone();
+                    out.note("takes over a state".to_owned());
+                    checkpoint.at
                 }
-            }
+            };
+            self.applied = at.index;
+            self.log.applied(at, &self.state);
         }
         if changes.is_empty() {
             return;
@@ -282,9 +359,19 @@ impl Process {
         self.view(now, slots.collect(), out);
     }
 
+    fn apply_entry(&mut self, at: Position, entry: &Entry, changes: &mut Changes, out: &mut Out) {
+        let Proposal { number, what } = &*entry.proposal;
+        if let What::Command(command) = what {
+            self.state.apply(at, command.clone(), changes);
+        }
+        if let Some(leading) = &mut self.leading {
+            out.served.extend(leading.applied(*number));
+        }
+    }
+
     fn view(&mut self, now: Now, slots: Vec<SlotKey>, out: &mut Out) {
         for key in slots {
-            let state = self.disk.state.slot(&key.0, key.1).cloned();
+            let state = self.state.slot(&key.0, key.1).cloned();
             let actions = self.handover.view(now, &key, state.as_ref());
             self.act(now, actions, out);
         }
@@ -308,12 +395,13 @@ impl Process {
         }
         if now >= self.hello_at {
             self.hello_at = now + HELLO;
-            out.sends.push((To::Everybody, Message::Hello(self.me)));
+            let hello = Message::Hello(self.me, self.boot);
+            out.sends.push((To::Everybody, hello));
         }
         if now >= self.tell_at {
             self.tell_at = now + TELL;
-            let deaths = self.evidence.pending(&self.disk.state);
-            let leader = self.raft.leader.filter(|leader| *leader != self.me.node);
+            let deaths = self.evidence.pending(&self.state);
+            let leader = self.log.leader().filter(|leader| *leader != self.me.node);
             if let Some(leader) = leader.filter(|_| !deaths.is_empty()) {
                 out.sends.push((To::Node(leader), Message::Died(deaths)));
             }
@@ -342,20 +430,29 @@ impl Process {
 
     pub(crate) fn in_contact(&self, node: NodeId, now: Now) -> bool {
         let contact = self.contacts.get(&node);
-        contact.is_some_and(|(_, at)| now < *at + CONTACT_LOST)
+        contact.is_some_and(|contact| now < contact.at + CONTACT_LOST)
     }
 
     /// What became of the evidence, for the bounds of queues.
     pub(crate) fn pending_deaths(&mut self) -> usize {
-        self.evidence.pending(&self.disk.state).len()
+        self.evidence.pending(&self.state).len()
     }
 
     fn answer(&mut self, now: Now, asker: Owner) -> Answer {
-        let contact = self.raft.contact(&self.disk, now);
+        let contact = self.log.contact(now);
         match &mut self.leading {
-            Some(leading) => leading.answer(now, contact, asker, &self.disk),
+            Some(leading) => leading.answer(now, contact, asker, &self.state, self.applied),
             None => Answer::NotNow,
         }
+    }
+
+    /// Has something appended, if this node leads; gives its number.
+    pub(crate) fn append(&mut self, command: Command) -> Option<u64> {
+        let number = self.rng.random();
+        let what = What::Command(command);
+        self.log
+            .propose(Proposal { number, what })
+            .then_some(number)
     }
 
     /// Appends a command, if this node leads.
@@ -364,19 +461,18 @@ impl Process {
             && let Command::Release { slots, .. } = &mut command
         {
             for (module, slot, token) in slots {
-                let present = self.disk.state.slot(module, *slot);
+                let present = self.state.slot(module, *slot);
                 *token = present.map_or(*token, |state| state.token);
             }
         }
-        let what = What::Command(command);
-        if self.raft.propose(&mut self.disk, what).is_none() {
+        if self.append(command).is_none() {
             out.note("was taken for the leader".to_owned());
         }
     }
 
     /// Sees to a client's wish: as the leader, or through it.
     fn serve(&mut self, now: Now, number: u64, mut command: Command, out: &mut Out) {
-        let Some(leader) = self.raft.leader else {
+        let Some(leader) = self.log.leader() else {
             return;
         };
         if leader != self.me.node {
@@ -393,11 +489,11 @@ impl Process {
         } = &mut command
         {
             let ids = entries.iter().map(|(id, _)| id);
-            *placed = self.disk.state.place(module, ids, &live);
+            *placed = self.state.place(module, ids, &live);
         }
-        let index = self.raft.propose(&mut self.disk, What::Command(command));
-        if let (Some(index), Some(leading)) = (index, &mut self.leading) {
-            leading.serves(index, number);
+        let appended = self.append(command);
+        if let (Some(appended), Some(leading)) = (appended, &mut self.leading) {
+            leading.serves(appended, number);
         }
     }
 
@@ -411,7 +507,7 @@ impl Process {
         let members = self.membership.members();
         let answers = move |member: &Member| {
             let contact = self.contacts.get(&member.node);
-            contact.is_some_and(|(incarnation, _)| *incarnation == member.incarnation)
+            contact.is_some_and(|contact| contact.incarnation == member.incarnation)
                 && self.in_contact(member.node, now)
         };
         let run = |member: Member| Owner {
@@ -419,12 +515,6 @@ impl Process {
             incarnation: member.incarnation,
         };
         members.filter(answers).map(run).chain([self.me])
-    }
-
-    pub(crate) fn decide(&mut self, decision: Decision) -> Option<u64> {
-        let term = self.disk.term;
-        let command = Command::Decide { term, decision };
-        self.raft.propose(&mut self.disk, What::Command(command))
     }
 }
 
@@ -445,10 +535,6 @@ fn member(
         ..Options::default()
     };
     Membership::new(own, options, rng.random()).expect("the options are valid")
-}
-
-fn patience(rng: &mut ChaCha8Rng) -> Duration {
-    rng.random_range(ELECTION_MIN..ELECTION_MAX)
 }
 
 /// How long what was past the check of the lease may go on, as the terms have it.

@@ -1,7 +1,7 @@
 //! What happened, for people and for comparing runs.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write as _,
     hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
@@ -62,12 +62,16 @@ impl Story {
 
     /// The last events that concern the slot, or a machine's lot as a whole.
     pub(crate) fn tell(&self, slot: Option<Slot>, hosts: &BTreeSet<usize>) -> String {
+        let public = |event: &Event| PUBLIC.iter().any(|words| event.text.starts_with(words));
         let concerns = |event: &&Event| match (event.slot, event.host) {
             (Some(_), _) => event.slot == slot,
-            (None, Some(host)) => hosts.is_empty() || hosts.contains(&host),
+            (None, Some(host)) => hosts.is_empty() || hosts.contains(&host) || public(event),
             (None, None) => true,
         };
-        let told: Vec<&Event> = self.last.iter().filter(concerns).collect();
+        // What is said again and again is told once.
+        let mut said: BTreeMap<Option<usize>, &str> = BTreeMap::new();
+        let mut told: Vec<&Event> = self.last.iter().filter(concerns).collect();
+        told.retain(|event| said.insert(event.host, &event.text) != Some(&event.text));
         let mut text = String::new();
         for event in told.iter().skip(told.len().saturating_sub(TOLD)) {
             let host = event
@@ -95,7 +99,7 @@ pub(crate) fn run(Owner { node, incarnation }: Owner) -> String {
 }
 
 /// What a simulation that proves something has seen, in the words of its events.
-pub(crate) const HAPPENS: [&str; 17] = [
+pub(crate) const HAPPENS: [&str; 27] = [
     "leads term",
     "leads no more",
     "was taken for the leader",
@@ -110,10 +114,23 @@ pub(crate) const HAPPENS: [&str; 17] = [
     "releases token",
     "stands still",
     "is killed",
-    "disk lost: true",
+    "its disk lost",
+    "is switched off",
+    "has a slow disk",
+    "applies late",
+    "takes over a state",
+    "hands the leadership",
+    "is to be removed",
+    "is removed",
+    "restarts",
+    "leases are to last",
+    "that earlier grants are over",
     "for dead",
     "moves, reaches",
 ];
+
+/// How events begin that matter to others than their host: what goes wrong, and what a leader does.
+const PUBLIC: [&str; 4] = ["* ", "leads term", "decides that", "hands the leadership"];
 
 /// Events that are kept.
 const LAST: usize = 4_000;

@@ -17,7 +17,7 @@ use crate::{
     clients::Pool,
     faults::Faults,
     node::{Bug, TERMS},
-    shrink::report,
+    shrink::smaller,
     story::HAPPENS,
     world::{Config, World},
 };
@@ -35,8 +35,8 @@ fn all_that_is_promised_holds_whatever_goes_wrong() {
         let nodes = [3, 5, 5, 7][seed as usize % 4];
         let config = Config::new(seed, nodes, STEPS, Faults::all());
         let run = World::new(config.clone(), &pool).run();
-        if run.violation.is_some() {
-            panic!("{}", report(&config, &pool));
+        if let Some(violation) = &run.violation {
+            panic!("seed {seed}: {violation}\n{}", smaller(&config, &pool));
         }
         run.story.count(&mut counts);
     }
@@ -85,7 +85,11 @@ fn a_node_that_runs_past_its_deadline_is_found() {
 
 #[test]
 fn a_leader_that_does_not_wait_after_its_election_is_found() {
-    finds(Bug::NoWaitAfterElection, "all", TWO_RUN);
+    finds(
+        Bug::NoWaitAfterElection,
+        "crash,pause,partition,oneway",
+        TWO_RUN,
+    );
 }
 
 #[test]
@@ -100,7 +104,60 @@ fn a_slot_that_runs_again_after_its_release_is_found() {
 
 #[test]
 fn a_release_whose_token_is_not_checked_is_found() {
-    finds(Bug::TokenUnchecked, "duplicate,drain,lag,crash", TWO_RUN);
+    finds(Bug::TokenUnchecked, "duplicate,drain,lag", TWO_RUN);
+}
+
+#[test]
+fn a_leader_that_grants_to_those_it_gives_up_is_found() {
+    finds(Bug::GrantsCondemned, "crash,pause,lag", TWO_RUN);
+}
+
+#[test]
+fn a_leader_that_grants_before_it_knows_earlier_decisions_is_found() {
+    finds(Bug::GrantsUnknowing, "crash,pause,lag", TWO_RUN);
+}
+
+#[test]
+fn a_leader_that_forgets_longer_leases_of_the_past_is_found() {
+    finds(Bug::OutlastsNothing, "terms,pause,drift", TWO_RUN);
+}
+
+#[test]
+fn a_disk_that_promises_before_it_keeps_is_found() {
+    finds(
+        Bug::AcksBeforeFlush,
+        "stall,reboot,crash",
+        &["one history", "nothing lost"],
+    );
+}
+
+#[test]
+fn a_failing_run_is_told_in_a_few_lines() {
+    let pool = Pool::new(SLOTS);
+    let faults: Faults = "pause,crash,partition"
+        .parse()
+        .expect("the names are right");
+    let config = |seed| Config {
+        bug: Some(Bug::RunsPastDeadline),
+        ..Config::new(seed, 5, STEPS, faults.clone())
+    };
+    let fails = |seed: &u64| World::new(config(*seed), &pool).run().violation.is_some();
+    let seed = (0..200).find(fails).expect("the mistake is found");
+    let story = smaller(&config(seed), &pool);
+    println!("{story}");
+    let lines: Vec<&str> = story.lines().collect();
+    assert!(lines.len() <= 30, "{} lines:\n{story}", lines.len());
+    let has = |line: &str, words: &[&str]| words.iter().all(|words| line.contains(words));
+    assert!(has(
+        lines[0],
+        &["--seed ", "--keep ", "--bug runspastdeadline"]
+    ));
+    let (end, before) = lines.split_last().expect("there are lines");
+    assert!(has(end, &["slot ", " runs on host ", " and on host "]));
+    let told = |words: &[&str]| before.iter().any(|line| has(line, words));
+    assert!(told(&["* "]), "what went wrong");
+    assert!(told(&["decides that ", " is dead"]), "who decided that");
+    assert!(told(&["agreed, entry "]) && told(&[" runs under token "]));
 }
 
 /// What each of the mistakes comes to.

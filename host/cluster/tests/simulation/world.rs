@@ -4,23 +4,28 @@
 
 mod harm;
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use holdfast_cluster::{
     handover::{Now, SlotKey},
     state::{Cluster, ClusterSettings, Command, Decision, Owner},
 };
-use holdfast_model::{ClusterId, Digest, Token};
+use holdfast_model::{ClusterId, Digest, Incarnation, NodeId, Token};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use crate::{
     checker::{Checker, Violation, module},
     clients::{Clients, Pool},
-    faults::{Blow, Fault, Faults, Injector},
+    faults::{Fault, Faults, Schedule, Silence},
     leader::about,
-    log::{Disk, Entry, What},
+    log::{Logs, Proposal, What, model::Model},
     network::{Envelope, Message, Network, To},
-    node::{Bug, Out, Process, TERMS},
+    node::{Bug, Disk, Out, Place, Process, TERMS},
     story::{self, Story},
 };
 
@@ -32,7 +37,11 @@ pub(crate) struct Config {
     /// The step from which on nothing goes wrong any more.
     pub(crate) calm_from: u64,
     pub(crate) faults: Faults,
+    /// Of what goes wrong only this, by number; or all.
+    pub(crate) keep: Option<BTreeSet<u64>>,
     pub(crate) bug: Option<Bug>,
+    /// Which logs.
+    pub(crate) logs: fn(u64) -> Box<dyn Logs>,
 }
 
 impl Config {
@@ -44,7 +53,9 @@ impl Config {
             steps,
             calm_from: steps.saturating_sub(CALM),
             faults,
+            keep: None,
             bug: None,
+            logs: |_| Box::new(Model),
         }
     }
 }
@@ -52,18 +63,25 @@ impl Config {
 /// What came of a run.
 pub(crate) struct Run {
     pub(crate) violation: Option<Violation>,
+    /// What went wrong, by number and in order, with its time.
+    pub(crate) blows: Vec<(u64, Duration)>,
     pub(crate) steps: u64,
     pub(crate) story: Story,
     pub(crate) committed: usize,
 }
 
 struct Host {
+    node: NodeId,
     clock: Clock,
     addr: SocketAddr,
     machine: Machine,
+    boot: u64,
     /// Until when its process stands still.
     paused: Option<Duration>,
-    lags: bool,
+    /// Until when it applies late.
+    lags: Duration,
+    /// Until when its disk is slow.
+    stalls: Duration,
     inbox: Vec<Envelope>,
 }
 
@@ -80,15 +98,42 @@ impl Clock {
         let fast = u128::from(nanos) * u128::from(990_000 + self.ppm) / 1_000_000;
         self.offset + Duration::from_nanos(fast as u64)
     }
+
+    /// The true time at which it showed that.
+    fn at(&self, shown: Now) -> Duration {
+        let fast = u128::from(shown.saturating_sub(self.offset).as_nanos() as u64);
+        Duration::from_nanos((fast * 1_000_000 / u128::from(990_000 + self.ppm)) as u64)
+    }
 }
 
 enum Machine {
     Up(Box<Process>),
     Down {
-        disk: Box<Disk>,
+        /// None only while it is being started.
+        disk: Option<Disk>,
         until: Duration,
-        refused_at: Duration,
+        /// The run that ended here, in whose name the port refuses connections; when it did last.
+        refuses: Option<(Owner, Duration)>,
     },
+}
+
+/// A run that says that it restarts.
+#[derive(Clone, Copy)]
+struct Restart {
+    host: usize,
+    run: Owner,
+    /// Under which it says so.
+    number: u64,
+    said: Duration,
+    /// How long it will be away.
+    after: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Removal {
+    /// Whether it is to own nothing first.
+    drained: bool,
+    asked: bool,
 }
 
 pub(crate) struct World<'a> {
@@ -98,8 +143,19 @@ pub(crate) struct World<'a> {
     network: Network,
     cuts: Vec<(Duration, BTreeSet<(usize, usize)>)>,
     drains: Vec<(Duration, usize)>,
-    later: Vec<(Duration, Blow)>,
-    injector: Injector,
+    /// Nodes that an operator takes out of the cluster.
+    removals: BTreeMap<NodeId, Removal>,
+    /// When a disk was lost last.
+    lost: Duration,
+    restarts: Vec<Restart>,
+    schedule: Schedule,
+    blows: Vec<(u64, Duration)>,
+    silences: Vec<(Silence, Option<Owner>)>,
+    /// Leaders that are about to be killed.
+    doomed: Vec<(Duration, usize)>,
+    /// Since when nothing is done to the cluster, if so.
+    calm_since: Option<Duration>,
+    logs: Box<dyn Logs>,
     clients: Clients<'a>,
     checker: Checker,
     story: Story,
@@ -114,14 +170,23 @@ impl<'a> World<'a> {
             rng.set_stream(stream);
             rng
         };
+        let hosts_max = HOSTS_MAX.min(config.nodes + JOINERS);
+        let schedule = Schedule::new(rng(2), config.faults.clone(), config.nodes, hosts_max);
         let mut world = Self {
             now: Duration::ZERO,
             hosts: Vec::new(),
             network: Network::new(rng(1)),
             cuts: Vec::new(),
             drains: Vec::new(),
-            later: Vec::new(),
-            injector: Injector::new(rng(2), config.faults.clone()),
+            removals: BTreeMap::new(),
+            lost: Duration::ZERO,
+            restarts: Vec::new(),
+            schedule,
+            blows: Vec::new(),
+            silences: Vec::new(),
+            doomed: Vec::new(),
+            calm_since: None,
+            logs: (config.logs)(config.seed),
             clients: Clients::new(rng(3), pool),
             checker: Checker::default(),
             story: Story::default(),
@@ -131,11 +196,7 @@ impl<'a> World<'a> {
         };
         let first = world.founding();
         for _ in 0..world.config.nodes {
-            let mut disk = world.disk();
-            for entry in &first {
-                disk.push(entry.clone());
-            }
-            disk.term = 1;
+            let disk = world.disk(&first);
             world.add(disk);
         }
         world
@@ -151,13 +212,14 @@ impl<'a> World<'a> {
         Run {
             steps,
             violation: self.checker.violation().cloned(),
+            blows: self.blows,
             story: self.story,
             committed: self.checker.committed(),
         }
     }
 
     /// What every first node has in its log: the founding, the nodes, and a module.
-    fn founding(&self) -> Vec<Arc<Entry>> {
+    fn founding(&self) -> Vec<Arc<Proposal>> {
         let voters = match self.config.nodes {
             0..=2 => 1,
             3 | 4 => 3,
@@ -187,22 +249,30 @@ impl<'a> World<'a> {
             term: 1,
             decision: Decision::Join {
                 node: story::node(number),
-                incarnation: holdfast_model::Incarnation(1),
-                about: about(address(number - 1)),
+                incarnation: Incarnation(1),
+                about: about(address(number - 1), 1),
                 at_ms: 0,
             },
         });
         let commands = [found, deploy].into_iter().chain(joins).map(What::Command);
-        [What::Voters(vec![set])]
-            .into_iter()
-            .chain(commands)
-            .map(|what| Arc::new(Entry { term: 1, what }))
+        let first = [What::Voters(vec![set])].into_iter().chain(commands);
+        (0..)
+            .zip(first)
+            .map(|(number, what)| Arc::new(Proposal { number, what }))
             .collect()
     }
 
-    fn disk(&mut self) -> Disk {
+    /// A new node's disk.
+    fn disk(&mut self, first: &[Arc<Proposal>]) -> Disk {
         self.nodes += 1;
-        Disk::new(story::node(self.nodes))
+        let node = story::node(self.nodes);
+        Disk {
+            me: Owner {
+                node,
+                incarnation: Incarnation(1),
+            },
+            store: self.logs.store(node, first),
+        }
     }
 
     fn add(&mut self, disk: Disk) {
@@ -216,39 +286,47 @@ impl<'a> World<'a> {
             offset: Duration::from_millis(self.rng.random_range(60_000..10_000_000)),
             ppm,
         };
-        let machine = Machine::Down {
-            disk: Box::new(disk),
-            until: self.now,
-            refused_at: Duration::MAX,
-        };
         self.hosts.push(Host {
+            node: disk.me.node,
             clock,
             addr: address(self.hosts.len()),
-            machine,
+            machine: Machine::Down {
+                disk: Some(disk),
+                until: self.now,
+                refuses: None,
+            },
+            boot: 1,
             paused: None,
-            lags: false,
+            lags: Duration::ZERO,
+            stalls: Duration::ZERO,
             inbox: Vec::new(),
         });
     }
 
     fn step(&mut self, step: u64) {
         self.now += STEP;
+        self.logs.run_until(self.now);
         let calm = step >= self.config.calm_from;
         if step == self.config.calm_from {
             self.calm_down();
         }
-        if !calm && let Some(blow) = self.injector.next(self.now, self.hosts.len()) {
-            self.suffer(blow);
-        }
-        let due = self.now;
-        let blows: Vec<_> = self.later.extract_if(.., |(at, _)| *at <= due).collect();
-        for (_, blow) in blows.into_iter().filter(|_| !calm) {
-            self.suffer(blow);
+        for (number, blow) in self.schedule.due(self.now) {
+            let keep = self.config.keep.as_ref();
+            // A machine that was to come may have been left out.
+            let there = blow.host().is_none_or(|host| host < self.hosts.len());
+            if !calm && there && keep.is_none_or(|keep| keep.contains(&number)) {
+                self.blows.push((number, self.now));
+                self.suffer(blow);
+            }
         }
         self.heal();
         if calm && step.is_multiple_of(100) {
-            self.clients.take_back_drains(&self.checker);
+            let stays = |node: &NodeId| !self.removals.contains_key(node);
+            self.clients.take_back_drains(&self.checker, stays);
         }
+        self.remove_nodes();
+        self.restart();
+        self.silence();
         self.serve_clients();
         self.deliver();
         for at in 0..self.hosts.len() {
@@ -294,56 +372,76 @@ impl<'a> World<'a> {
         if host.paused.is_some_and(|until| now < until) {
             return;
         }
-        if host.paused.take().is_some() {
-            let text = "goes on".to_owned();
-            self.story.note(now, Some(at), None, text);
-        }
         let local = host.clock.now(now);
         let mut out = Out::default();
         if let Machine::Down { disk, until, .. } = &mut host.machine
             && now >= *until
+            && let Some(disk) = disk.take()
         {
-            let disk = std::mem::replace(&mut **disk, Disk::new(story::node(0)));
             let rng = ChaCha8Rng::seed_from_u64(self.rng.random());
-            let bug = self.config.bug;
-            let process = Process::start(disk, local, host.addr, addresses(), rng, bug, &mut out);
+            let place = Place {
+                addr: host.addr,
+                boot: host.boot,
+                peers: addresses(),
+            };
+            let process = Process::start(disk, local, place, rng, self.config.bug, &mut out);
             host.machine = Machine::Up(Box::new(process));
         }
         let Machine::Up(process) = &mut host.machine else {
             return;
         };
-        process.lags = host.lags;
+        if host.paused.take().is_some() {
+            process.log.stand_still(false);
+            let text = "goes on".to_owned();
+            self.story.note(now, Some(at), None, text);
+        }
+        process.lags = now < host.lags;
+        process.log.stall(now < host.stalls);
         let inbox = std::mem::take(&mut host.inbox);
         process.step(local, inbox, &mut out);
-        self.checker.commits(now, at, process, &mut self.story);
+        for committed in out.committed {
+            self.checker.commits(now, at, committed, &mut self.story);
+        }
+        self.give_up(at, &out.given_up);
+        let Machine::Up(process) = &self.hosts[at].machine else {
+            return;
+        };
+        if out.hands_over {
+            // The next leader waits as after any election.
+            self.calm_since = self.calm_since.map(|_| now);
+        }
         let from = process.me.node;
+        if let Some(lead) = process.log.lead() {
+            self.checker.leads(at, from, lead.term);
+        }
+        if let Some((term, began)) = process.log.contact(local) {
+            let began = self.hosts[at].clock.at(began);
+            self.checker.confirmed(at, term, began);
+        }
         for (key, text) in out.notes {
             self.story.note(now, Some(at), key.map(|key| key.1), text);
         }
         for number in out.served {
             self.clients.served(number, &mut self.checker);
         }
-        for (position, live) in out.placed {
-            self.checker.placed(position, live);
+        for (number, live) in out.placed {
+            self.checker.placed(number, live);
         }
         for (to, message) in out.sends {
             self.send(at, from, to, message);
         }
     }
 
-    fn send(&mut self, source: usize, from: holdfast_model::NodeId, to: To, message: Message) {
+    fn send(&mut self, source: usize, from: NodeId, to: To, message: Message) {
         let hosts = self.hosts.len();
         let (targets, node) = match to {
             To::Host(host) if host < hosts => (host..host + 1, None),
             To::Host(_) => return,
             To::Everybody => (0..hosts, None),
-            To::Node(node) => {
-                let is = |host: &Host| host.machine.disk().node == node;
-                match self.hosts.iter().position(is) {
-                    Some(host) => (host..host + 1, Some(node)),
-                    None => return,
-                }
-            }
+            To::Node(node) => match self.hosts.iter().position(|host| host.node == node) {
+                Some(host) => (host..host + 1, Some(node)),
+                None => return,
+            },
         };
         for host in targets.filter(|host| *host != source) {
             let envelope = Envelope {
@@ -371,9 +469,7 @@ impl<'a> World<'a> {
                 self.checker.write(*host, *owner, key, *token);
             }
         }
-        let calm =
-            (step >= self.config.calm_from).then(|| STEP * (self.config.calm_from as u32 + 1));
-        self.checker.look(self.now, &running, calm);
+        self.checker.look(self.now, &running, self.calm_since);
         if step.is_multiple_of(50) {
             self.measure();
         }
@@ -391,6 +487,7 @@ impl<'a> World<'a> {
             .bounded(None, "wishes of clients", self.clients.waiting(), 200);
         for (at, host) in self.hosts.iter_mut().enumerate() {
             if let Machine::Up(process) = &mut host.machine {
+                self.checker.compare(at, process.applied, &process.state);
                 let slots = process.handover.slots().count();
                 self.checker
                     .bounded(Some(at), "slots in the handover", slots, 64);
@@ -408,10 +505,12 @@ impl<'a> World<'a> {
 }
 
 impl Machine {
-    fn disk(&self) -> &Disk {
+    fn quorums(&self) -> Vec<BTreeSet<NodeId>> {
         match self {
-            Self::Up(process) => &process.disk,
-            Self::Down { disk, .. } => disk,
+            Self::Up(process) => process.log.quorums(),
+            Self::Down { disk, .. } => disk
+                .as_ref()
+                .map_or(Vec::new(), |disk| disk.store.quorums()),
         }
     }
 }
@@ -421,7 +520,7 @@ fn address(host: usize) -> SocketAddr {
 }
 
 /// True time of a step.
-const STEP: Duration = Duration::from_millis(10);
+pub(crate) const STEP: Duration = Duration::from_millis(10);
 
 /// Steps without faults at the end of a run: more than everything takes to be held again.
 pub(crate) const CALM: u64 = 850;

@@ -18,9 +18,13 @@ use crate::{
 impl Process {
     /// Asks for the lease, and runs what it allows.
     pub(super) fn hold(&mut self, now: Now, out: &mut Out) {
-        if now >= self.ask_at {
-            self.ask_at = now + RENEW_EVERY;
-            match self.raft.leader {
+        let leader = self.log.leader();
+        if now >= self.ask_at || leader != self.asked {
+            self.asked = leader;
+            // Who has nothing yet asks more often.
+            let waits = self.until.is_none();
+            self.ask_at = now + if waits { ASK_AGAIN } else { RENEW_EVERY };
+            match leader {
                 Some(leader) if leader == self.me.node => {
                     let answer = self.answer(now, self.me);
                     self.holder.answered(now, now, answer);
@@ -33,7 +37,7 @@ impl Process {
             }
         }
         let waited = self.until.is_none();
-        match self.holder.standing(now, self.disk.applied) {
+        match self.holder.standing(now, self.applied) {
             Standing::Waiting => {}
             Standing::Runs { until } => {
                 if waited {
@@ -52,7 +56,7 @@ impl Process {
     }
 
     fn is_member(&self) -> bool {
-        self.disk.state.is_member(self.me)
+        self.state.is_member(self.me)
     }
 
     fn start_instances(&mut self, now: Now, out: &mut Out) {
@@ -84,8 +88,7 @@ impl Process {
         out.note(format!(
             "the lease of {me} is over; {instances} slots dropped"
         ));
-        self.disk.incarnation.0 += 1;
-        self.me.incarnation = self.disk.incarnation;
+        self.me.incarnation.0 += 1;
         self.instances.clear();
         self.tokens.clear();
         self.proposed.clear();
@@ -141,7 +144,7 @@ impl Process {
         }
         // What is not this node's any more does not run, whatever was forgotten before.
         let mine = |key: &SlotKey| {
-            let state: Option<&SlotState> = self.disk.state.slot(&key.0, key.1);
+            let state: Option<&SlotState> = self.state.slot(&key.0, key.1);
             state.is_some_and(|state| state.owner == Some(self.me))
         };
         if self.bug == Some(Bug::RunsAfterRelease) {
@@ -154,7 +157,7 @@ impl Process {
                 incarnation,
                 slots: releases,
             };
-            match self.raft.leader {
+            match self.log.leader() {
                 Some(leader) if leader == node => self.propose(command, out),
                 Some(leader) => out
                     .sends
@@ -164,3 +167,6 @@ impl Process {
         }
     }
 }
+
+/// How soon a node asks again that was granted nothing yet.
+const ASK_AGAIN: Duration = Duration::from_millis(50);

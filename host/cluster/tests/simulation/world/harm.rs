@@ -2,15 +2,19 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use holdfast_cluster::{evidence::Death, state::Owner};
-use holdfast_model::Incarnation;
+use holdfast_cluster::{
+    evidence::Death,
+    state::{Owner, SettingsChange, Standing},
+};
+use holdfast_model::NodeId;
+use rand::RngExt;
 
-use super::{HOSTS_MAX, JOINERS, Machine, RECONNECT, World};
+use super::{HOSTS_MAX, Host, JOINERS, Machine, RECONNECT, Removal, Restart, World};
 use crate::{
-    faults::Blow,
-    log::{Disk, decides},
+    faults::{Blow, Silence, Who},
+    log::decides,
     network::{Envelope, Message, Weather},
-    story,
+    node::TERMS,
 };
 
 impl World<'_> {
@@ -39,71 +43,286 @@ impl World<'_> {
                 note(None, format!("cut for {after:?}: {}", told(&links)));
                 self.cuts.push((now + after, links));
             }
-            Blow::Pause(host, after) => {
-                note(Some(host), format!("stands still for {after:?}"));
-                let until = Some(now + after);
-                self.hosts[host].paused = self.hosts[host].paused.max(until);
+            Blow::Pause(who, after) => {
+                if let Some(host) = self.host(who) {
+                    self.pause(host, after);
+                }
             }
-            Blow::Crash(host, after, then) => {
-                self.crash(host, after, false);
-                self.later
-                    .extend(then.map(|(after, blow)| (now + after, *blow)));
+            Blow::Silence(silence) => self.silences.push((silence, None)),
+            Blow::Crash(who, after) => {
+                if let Some(host) = self.host(who) {
+                    self.crash(host, after, "is killed");
+                }
+            }
+            Blow::Reboot(host, after) => {
+                self.crash(host, after, "is switched off");
+                self.hosts[host].boot += 1;
+                if let Machine::Down { refuses, .. } = &mut self.hosts[host].machine {
+                    *refuses = None;
+                }
             }
             Blow::LoseDisk(host, after) => {
-                if self.survives_without(host) {
-                    self.crash(host, after, true);
+                // A removal may leave an even number of voters, which survive one loss less.
+                if self.removals.is_empty() && self.survives_without(host) {
+                    self.lost = now;
+                    self.crash(host, after, "is killed, and its disk lost,");
+                    self.replace(host);
                 }
             }
             Blow::Join => {
                 if self.hosts.len() < self.config.nodes + JOINERS && self.hosts.len() < HOSTS_MAX {
-                    let disk = self.disk();
+                    let disk = self.disk(&[]);
                     self.add(disk);
                 }
             }
             Blow::Drain(host, after) => {
                 // Most nodes can take what others give away.
                 if self.drains.len() * 3 < self.hosts.len() {
-                    note(Some(host), format!("drains for {after:?}"));
-                    self.clients
-                        .drain(self.hosts[host].machine.disk().node, true);
+                    self.note(host, format!("* drains for {after:?}"));
+                    self.clients.drain(self.hosts[host].node, true);
                     self.drains.push((now + after, host));
                 }
             }
-            Blow::Lag(host, lags) => {
-                note(Some(host), format!("applies late: {lags}"));
-                self.hosts[host].lags = lags;
+            Blow::Lag(who, after) => {
+                let Some(host) = self.host(who) else { return };
+                self.note(host, format!("* applies late for {after:?}"));
+                self.hosts[host].lags = now + after;
+            }
+            Blow::Stall(who, after) => {
+                let Some(host) = self.host(who) else { return };
+                self.note(host, format!("* has a slow disk for {after:?}"));
+                self.hosts[host].stalls = now + after;
+            }
+            Blow::Handover(host) => {
+                let to = self.hosts[host].node;
+                let Some(leader) = self.host(Who::Leader) else {
+                    return;
+                };
+                self.hosts[leader].inbox.push(Envelope {
+                    from: to,
+                    source: leader,
+                    host: leader,
+                    node: None,
+                    message: Message::HandOver(to),
+                });
+            }
+            Blow::Remove(host, drained) => {
+                let node = self.hosts[host].node;
+                let active = |node: &NodeId| self.checker.state.active(*node).is_some();
+                let left = self.checker.state.nodes().keys().filter(|n| active(n));
+                let known = self.lost == Duration::ZERO || now > self.lost + LOSS_KNOWN;
+                let free = self.removals.is_empty() && known;
+                if free && active(&node) && left.count() > REMAIN {
+                    self.note(host, "* is to be removed".to_owned());
+                    if drained {
+                        self.clients.drain(node, true);
+                    }
+                    self.removals.insert(
+                        node,
+                        Removal {
+                            drained,
+                            asked: false,
+                        },
+                    );
+                }
+            }
+            Blow::Restart(host, after) => {
+                if let Machine::Up(process) = &self.hosts[host].machine {
+                    let me = process.me;
+                    self.note(host, "* is to restart".to_owned());
+                    let number = self.clients.restart(me);
+                    self.restarts.push(Restart {
+                        host,
+                        run: me,
+                        number,
+                        said: now,
+                        after,
+                    });
+                }
+            }
+            Blow::Terms((ttl, guard)) => {
+                let text = format!("* leases are to last {ttl} ms, with guards of {guard} ms");
+                self.story.note(now, None, None, text);
+                self.clients.set(SettingsChange {
+                    lease_ttl: Some(Duration::from_millis(ttl)),
+                    lease_guard: Some(Duration::from_millis(guard)),
+                    ..SettingsChange::default()
+                });
             }
         }
     }
 
-    fn crash(&mut self, at: usize, after: Duration, empty: bool) {
-        let Machine::Up(_) = &self.hosts[at].machine else {
-            return;
-        };
-        let text = format!("* is killed for {after:?}, disk lost: {empty}");
-        self.story.note(self.now, Some(at), None, text);
-        let host = &mut self.hosts[at];
-        let nothing = Machine::Down {
-            disk: Box::new(Disk::new(story::node(0))),
-            until: Duration::MAX,
-            refused_at: self.now,
-        };
-        let Machine::Up(process) = std::mem::replace(&mut host.machine, nothing) else {
-            return;
-        };
-        (host.paused, host.inbox) = (None, Vec::new());
-        let mut disk = process.disk;
-        // Its port refuses, in the name of the run that has ended.
-        self.refuse(at, process.me);
-        disk.incarnation.0 += 1;
-        if empty {
-            disk = self.disk();
+    fn pause(&mut self, host: usize, after: Duration) {
+        self.note(host, format!("* stands still for {after:?}"));
+        let until = Some(self.now + after);
+        let host = &mut self.hosts[host];
+        host.paused = host.paused.max(until);
+        if let Machine::Up(process) = &mut host.machine {
+            process.log.stand_still(true);
         }
-        self.hosts[at].machine = Machine::Down {
-            disk: Box::new(disk),
-            until: self.now + after,
-            refused_at: self.now,
+    }
+
+    /// Catches those that have joined and have no lease yet; kills leaders whose time has come.
+    pub(super) fn silence(&mut self) {
+        let silences = std::mem::take(&mut self.silences);
+        for (silence, run) in silences {
+            let Machine::Up(process) = &self.hosts[silence.host].machine else {
+                self.silences
+                    .extend(run.is_none().then_some((silence, run)));
+                continue;
+            };
+            let (me, waits) = (process.me, process.waits());
+            if run.is_none() && waits && self.checker.state.is_member(me) {
+                self.pause(silence.host, TERMS.silence_max() * 2);
+                self.silences.push((silence, Some(me)));
+            } else if waits {
+                self.silences.push((silence, run));
+            }
+        }
+        let now = self.now;
+        for (_, host) in self
+            .doomed
+            .extract_if(.., |(at, _)| *at <= now)
+            .collect::<Vec<_>>()
+        {
+            self.crash(host, Duration::from_secs(1), "is killed");
+        }
+    }
+
+    /// A leader gives up on these.
+    pub(super) fn give_up(&mut self, leader: usize, runs: &[Owner]) {
+        let caught =
+            |(_, run): &mut (Silence, Option<Owner>)| run.is_some_and(|run| runs.contains(&run));
+        let caught: Vec<_> = self.silences.extract_if(.., caught).collect();
+        for (silence, _) in caught {
+            let Silence {
+                host,
+                goes_on,
+                leader_ends,
+                lags,
+            } = silence;
+            self.hosts[host].paused = Some(self.now + goes_on);
+            self.doomed
+                .extend(leader_ends.map(|after| (self.now + after, leader)));
+            for host in 0..self.hosts.len() {
+                if lags && self.rng.random_bool(0.5) {
+                    self.note(host, "* applies late".to_owned());
+                    self.hosts[host].lags = self.now + TERMS.ttl;
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, host: usize, text: String) {
+        self.story.note(self.now, Some(host), None, text);
+    }
+
+    fn host(&self, who: Who) -> Option<usize> {
+        let leads = |host: &Host| match &host.machine {
+            Machine::Up(process) => process.log.lead().is_some(),
+            Machine::Down { .. } => false,
         };
+        match who {
+            Who::Host(host) => Some(host),
+            Who::Leader => self.hosts.iter().position(leads),
+        }
+    }
+
+    /// Ends those whose word that they restart was acknowledged.
+    pub(super) fn restart(&mut self) {
+        for restart in std::mem::take(&mut self.restarts) {
+            let Restart {
+                host, run, number, ..
+            } = restart;
+            let Machine::Up(process) = &self.hosts[host].machine else {
+                continue;
+            };
+            let present = process.me == run;
+            let busy = self.clients.waits_for(number) || self.hosts[host].paused.is_some();
+            if present && busy {
+                self.restarts.push(restart);
+            } else if present {
+                if process.is_granted(self.hosts[host].clock.now(self.now)) {
+                    self.checker.reserve(run, restart.said, self.now);
+                }
+                self.crash(host, restart.after, "restarts");
+            }
+        }
+    }
+
+    /// Goes on with what an operator does to take nodes out of the cluster: they are drained first,
+    /// and their machines come back as new ones in the end.
+    pub(super) fn remove_nodes(&mut self) {
+        let state = &self.checker.state;
+        let slots = |node: NodeId| {
+            let modules = state.modules().values();
+            let slots = modules.flat_map(|module| module.slots.values());
+            slots
+                .filter(|slot| slot.owner.is_some_and(|owner| owner.node == node))
+                .count()
+        };
+        let mut gone = Vec::new();
+        for (node, removal) in &mut self.removals {
+            let Some(known) = state.nodes().get(node) else {
+                continue;
+            };
+            match known.standing {
+                Standing::Removed => gone.push(*node),
+                _ if !removal.asked && (!removal.drained || slots(*node) == 0) => {
+                    removal.asked = true;
+                    self.clients.remove(*node, known.incarnation);
+                }
+                _ => {}
+            }
+        }
+        for node in gone {
+            let votes = self.hosts.iter().any(|host| {
+                let sets = host.machine.quorums();
+                sets.iter().any(|set| set.contains(&node))
+            });
+            if !votes {
+                self.removals.remove(&node);
+                if let Some(host) = self.hosts.iter().position(|host| host.node == node) {
+                    self.crash(host, Duration::from_millis(500), "is removed");
+                    self.replace(host);
+                }
+            }
+        }
+    }
+
+    /// Its process ends at once, if it lives, and is started again on the same disk.
+    fn crash(&mut self, at: usize, after: Duration, how: &str) {
+        if matches!(self.hosts[at].machine, Machine::Down { .. }) {
+            return;
+        }
+        self.note(at, format!("* {how} for {after:?}"));
+        let host = &mut self.hosts[at];
+        (host.paused, host.inbox) = (None, Vec::new());
+        let down = Machine::Down {
+            disk: None,
+            until: self.now + after,
+            refuses: None,
+        };
+        let Machine::Up(process) = std::mem::replace(&mut host.machine, down) else {
+            return;
+        };
+        let ended = process.me;
+        if let Machine::Down { disk, refuses, .. } = &mut host.machine {
+            *disk = Some(process.kill());
+            // Its port refuses, in the name of the run that has ended.
+            *refuses = Some((ended, self.now));
+        }
+        self.refuse(at, ended);
+    }
+
+    /// Another disk in a machine that is down: another node.
+    fn replace(&mut self, at: usize) {
+        let fresh = self.disk(&[]);
+        let host = &mut self.hosts[at];
+        if let Machine::Down { disk, .. } = &mut host.machine {
+            host.node = fresh.me.node;
+            *disk = Some(fresh);
+        }
     }
 
     /// Those who had a connection to the run, and reach its machine, learn that it has ended.
@@ -113,7 +332,7 @@ impl World<'_> {
             let Machine::Up(process) = &self.hosts[host].machine else {
                 continue;
             };
-            let known = process.contacts.get(&node).map(|(run, _)| *run);
+            let known = process.contacts.get(&node).map(|known| known.incarnation);
             let cut = self.network.cut.contains(&(host, at));
             if known == Some(incarnation) && !cut {
                 let envelope = Envelope {
@@ -130,17 +349,11 @@ impl World<'_> {
 
     /// Whether what is agreed on survives the loss of a machine's disk, whoever leads.
     fn survives_without(&self, lost: usize) -> bool {
-        let disks = self.hosts.iter().map(|host| host.machine.disk());
-        let kept: BTreeSet<_> = (0..)
-            .zip(disks)
-            .filter(|(host, _)| *host != lost)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(|(_, disk)| disk.node)
-            .collect();
+        let others = (0..).zip(&self.hosts).filter(|(host, _)| *host != lost);
+        let kept: BTreeSet<NodeId> = others.map(|(_, host)| host.node).collect();
         self.hosts.iter().all(|host| {
-            let sets = host.machine.disk().voters().1;
-            sets.is_empty() || decides(sets, |node| kept.contains(node))
+            let sets = host.machine.quorums();
+            sets.is_empty() || decides(&sets, |node| kept.contains(node))
         })
     }
 
@@ -161,30 +374,29 @@ impl World<'_> {
         self.drains = drains;
         let over: Vec<(Duration, usize)> = over;
         for (_, host) in over {
-            self.clients
-                .drain(self.hosts[host].machine.disk().node, false);
+            let node = self.hosts[host].node;
+            if !self.removals.contains_key(&node) {
+                self.clients.drain(node, false);
+            }
         }
         for host in 0..self.hosts.len() {
-            let Machine::Down {
-                disk, refused_at, ..
-            } = &mut self.hosts[host].machine
-            else {
-                continue;
-            };
             // Others try to connect again and again.
-            if now >= refused_at.saturating_add(RECONNECT) && disk.incarnation.0 > 1 {
-                *refused_at = now;
-                let incarnation = Incarnation(disk.incarnation.0 - 1);
-                let ended = Owner {
-                    node: disk.node,
-                    incarnation,
-                };
+            if let Machine::Down { refuses, .. } = &mut self.hosts[host].machine
+                && let Some((ended, last)) = refuses
+                && now >= *last + RECONNECT
+            {
+                let ended = *ended;
+                *last = now;
                 self.refuse(host, ended);
             }
         }
     }
 
     pub(super) fn calm_down(&mut self) {
+        self.calm_since = Some(self.now);
+        self.restarts.clear();
+        self.silences.clear();
+        self.doomed.clear();
         self.story.note(
             self.now,
             None,
@@ -197,7 +409,8 @@ impl World<'_> {
             drain.0 = self.now;
         }
         for host in &mut self.hosts {
-            (host.lags, host.paused) = (false, host.paused.map(|_| self.now));
+            (host.lags, host.stalls) = (self.now, self.now);
+            host.paused = host.paused.map(|_| self.now);
             if let Machine::Down { until, .. } = &mut host.machine {
                 *until = self.now;
             }
@@ -209,3 +422,9 @@ fn told(links: &BTreeSet<(usize, usize)>) -> String {
     let links = links.iter().map(|(from, to)| format!("{from}>{to}"));
     links.collect::<Vec<_>>().join(" ")
 }
+
+/// After this time everybody knows that a disk was lost, and counts on its node no more.
+const LOSS_KNOWN: Duration = Duration::from_secs(3);
+
+/// Nodes that stay, whatever an operator removes.
+const REMAIN: usize = 3;
