@@ -16,6 +16,7 @@ use holdfast_cluster::{
 };
 use holdfast_model::NodeId;
 use rand::rngs::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 /// What was agreed on at one position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,13 +26,13 @@ pub(crate) struct Entry {
 }
 
 /// What somebody proposed, under a number that nobody else uses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Proposal {
     pub(crate) number: u64,
     pub(crate) what: What,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum What {
     /// The first entry of a term.
     Blank,

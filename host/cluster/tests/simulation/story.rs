@@ -52,11 +52,16 @@ impl Story {
         self.hasher.finish()
     }
 
+    /// How many of the last events say that.
+    pub(crate) fn says(&self, words: &str) -> usize {
+        let says = |event: &&Event| event.text.contains(words);
+        self.last.iter().filter(says).count()
+    }
+
     /// Adds how often each of [`HAPPENS`] did.
     pub(crate) fn count(&self, counts: &mut [usize; HAPPENS.len()]) {
         for (count, words) in counts.iter_mut().zip(HAPPENS) {
-            let says = |event: &&Event| event.text.contains(words);
-            *count += self.last.iter().filter(says).count();
+            *count += self.says(words);
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod checker;
 mod clients;
+mod consensus;
 mod faults;
 mod leader;
 mod log;
