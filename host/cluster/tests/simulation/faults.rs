@@ -279,7 +279,7 @@ impl Schedule {
             Fault::Reboot => return self.reboot(now, host),
             Fault::Handover => Blow::Handover(host),
             Fault::Remove => Blow::Remove(host, self.rng.random_bool(0.5)),
-            Fault::Restart => Blow::Restart(host, self.millis(50, 6_000)),
+            Fault::Restart => return self.restart(now, host),
             Fault::Terms => {
                 // Who falls silent just then has a lease of the former ones.
                 if self.faults.has(Fault::Pause) {
@@ -329,34 +329,51 @@ impl Schedule {
         }
     }
 
-    /// A run that has just begun, and may have joined without a grant, is the most delicate; more so
-    /// when it falls silent then until a leader gives it up, and that leader does not live for long.
     fn crash(&mut self, now: Duration, host: usize) {
-        let newcomer = self.faults.has(Fault::Pause) && self.rng.random_bool(0.5);
-        if !newcomer {
-            let (who, after) = (self.one_or_leader(host), self.millis(50, 5_000));
-            self.add(now, Blow::Crash(who, after));
-            if self.faults.has(Fault::OneWay) && self.rng.random_bool(0.5) {
-                let answers = (0..self.hosts).filter(|other| *other != host);
-                let cut = answers.map(|other| (other, host)).collect();
-                let soon = now + after + self.millis(0, 900);
-                let blow = Blow::Cut(cut, self.silence());
-                self.add(soon, blow);
-            }
-            return;
+        if self.newcomer_falls_silent() {
+            let after = self.millis(50, 400);
+            self.add(now, Blow::Crash(Who::Host(host), after));
+            return self.newcomer(now + after, host);
         }
-        let after = self.millis(50, 400);
-        self.add(now, Blow::Crash(Who::Host(host), after));
-        let ends = self.rng.random_bool(0.6).then(|| self.millis(0, 60));
+        let (who, after) = (self.one_or_leader(host), self.millis(50, 5_000));
+        self.add(now, Blow::Crash(who, after));
+        if self.faults.has(Fault::OneWay) && self.rng.random_bool(0.5) {
+            let answers = (0..self.hosts).filter(|other| *other != host);
+            let cut = answers.map(|other| (other, host)).collect();
+            let soon = now + after + self.millis(0, 900);
+            let blow = Blow::Cut(cut, self.silence());
+            self.add(soon, blow);
+        }
+    }
+
+    fn restart(&mut self, now: Duration, host: usize) {
+        if self.newcomer_falls_silent() {
+            // What its former run had is kept for it: it owns that before it has a lease.
+            let after = self.millis(50, 400);
+            self.add(now, Blow::Restart(host, after));
+            return self.newcomer(now + after, host);
+        }
+        let after = self.millis(50, 6_000);
+        self.add(now, Blow::Restart(host, after));
+    }
+
+    /// A run that has just begun, and may have joined without a grant, is the most delicate.
+    fn newcomer_falls_silent(&mut self) -> bool {
+        self.faults.has(Fault::Pause) && self.rng.random_bool(0.5)
+    }
+
+    /// The next run falls silent until a leader gives it up, and that leader may not live for long.
+    fn newcomer(&mut self, now: Duration, host: usize) {
+        let ends = self.rng.random_bool(0.6);
         let silence = Silence {
             host,
-            goes_on: self.millis(0, 300),
-            leader_ends: ends,
+            goes_on: self.soon(),
+            leader_ends: ends.then(|| self.soon()),
             lags: self.faults.has(Fault::Lag),
         };
-        self.add(now + after, Blow::Silence(silence));
+        self.add(now, Blow::Silence(silence));
         // Nothing else, or no leader would last until then.
-        self.next = now + after + TERMS.silence_max() + Duration::from_secs(1);
+        self.next = now + TERMS.silence_max() + Duration::from_secs(1);
     }
 
     /// How long something is silent: often about as long as a lease, where all is decided.
@@ -367,6 +384,12 @@ impl Schedule {
         } else {
             self.millis(50, 6_000)
         }
+    }
+
+    /// About when a decision is agreed on, or somewhat later.
+    fn soon(&mut self) -> Duration {
+        let most = if self.rng.random_bool(0.5) { 60 } else { 300 };
+        self.millis(0, most)
     }
 
     fn millis(&mut self, least: u64, most: u64) -> Duration {

@@ -22,6 +22,10 @@ use crate::{
 };
 
 fn main() -> ExitCode {
+    if std::env::args().any(|word| matches!(word.as_str(), "--help" | "-h")) {
+        println!("{}", usage());
+        return ExitCode::SUCCESS;
+    }
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(error) => {

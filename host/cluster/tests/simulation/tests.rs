@@ -110,12 +110,12 @@ fn a_release_whose_token_is_not_checked_is_found() {
 
 #[test]
 fn a_leader_that_grants_to_those_it_gives_up_is_found() {
-    finds(Bug::GrantsCondemned, "crash,pause,lag", TWO_RUN);
+    finds(Bug::GrantsCondemned, "restart,pause,lag", TWO_RUN);
 }
 
 #[test]
 fn a_leader_that_grants_before_it_knows_earlier_decisions_is_found() {
-    finds(Bug::GrantsUnknowing, "crash,pause,lag", TWO_RUN);
+    finds(Bug::GrantsUnknowing, "restart,pause,lag", TWO_RUN);
 }
 
 #[test]

@@ -175,7 +175,8 @@ impl World<'_> {
             if run.is_none() && waits && self.checker.state.is_member(me) {
                 self.pause(silence.host, TERMS.silence_max() * 2);
                 self.silences.push((silence, Some(me)));
-            } else if waits {
+            } else if waits || run.is_none() {
+                // The run that it waits for may not have begun.
                 self.silences.push((silence, run));
             }
         }
