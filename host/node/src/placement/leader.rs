@@ -213,31 +213,30 @@ impl Leader {
             return;
         }
         let inner = &self.placement.0;
-        let decisions: Vec<Decision> = inner.control.read(|state| {
+        let vacated: Vec<Decision> = inner.control.read(|state| {
             let deaths = inner.evidence.lock().pending(state);
             deaths
                 .into_iter()
                 .filter_map(|death| death.decision(state))
                 .collect()
         });
-        for decision in decisions {
-            if let Decision::Vacate { node, incarnation } = decision {
-                let run = Owner { node, incarnation };
-                let buried = self.placement.with_grants(|grantor| {
-                    let is_reserved = |state: &State| grantor.is_reserved(boot_time(), run, state);
-                    if inner.control.read(is_reserved) {
-                        return false;
-                    }
-                    // Were it alive against all proof, it would not get another lease.
-                    grantor.condemn(run);
-                    true
-                });
-                if buried != Some(true) {
-                    continue;
+        for vacate in vacated {
+            let Decision::Vacate { node, incarnation } = vacate else {
+                continue;
+            };
+            let run = Owner { node, incarnation };
+            let condemned = self.placement.with_grants(|grantor| {
+                let is_reserved = |state: &State| grantor.is_reserved(boot_time(), run, state);
+                if inner.control.read(is_reserved) {
+                    return false;
                 }
+                // Were it alive against all proof, it would not get another lease.
+                grantor.condemn(run);
+                true
+            });
+            if condemned == Some(true) && self.decide(term, vacate).await {
                 info!(node.id = %node, node.incarnation = %incarnation, "dead; its slots are free");
             }
-            self.decide(term, decision).await;
         }
     }
 
@@ -272,12 +271,13 @@ impl Leader {
             self.decide(term, outlasted).await;
         }
         for Owner { node, incarnation } in silent {
-            info!(
-                node.id = %node, node.incarnation = %incarnation,
-                "silent for longer than its lease; its slots are free"
-            );
             let vacate = Decision::Vacate { node, incarnation };
-            self.decide(term, vacate).await;
+            if self.decide(term, vacate).await {
+                info!(
+                    node.id = %node, node.incarnation = %incarnation,
+                    "silent for longer than its lease; its slots are free"
+                );
+            }
         }
     }
 
