@@ -790,3 +790,40 @@ fn every_example_can_be_deployed_and_explains_itself() {
          says what it shows.",
     );
 }
+
+#[test]
+fn every_test_that_the_protocol_names_exists() {
+    let page = fs::read_to_string(root().join("docs/PROTOCOL.md")).unwrap();
+    let sources = sources();
+    let exists = |test: &&str| {
+        let heads = [format!("fn {test}("), format!("fn {test}<")];
+        let has = |source: &Source| heads.iter().any(|head| source.code.contains(head));
+        sources.iter().any(has)
+    };
+    let named: BTreeSet<&str> = tests_named(&page).collect();
+    assert!(named.len() > 100, "the tests are not where they were");
+    let missing = named.iter().filter(|test| !exists(test));
+    let missing: Vec<String> = missing.map(|test| format!("there is no {test}")).collect();
+    assert_none(
+        &missing,
+        "docs/PROTOCOL.md names for each rule the tests that fail when it is broken. Whoever renames \
+         or replaces one changes the page too.",
+    );
+}
+
+/// What a page says in code that reads like a sentence, as names of tests do.
+fn tests_named(page: &str) -> impl Iterator<Item = &str> {
+    let code = page.split('`').skip(1).step_by(2);
+    code.filter(|code| {
+        let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        code.chars().all(word) && code.matches('_').count() >= 3
+    })
+}
+
+#[test]
+fn a_test_named_on_a_page_is_told_from_other_code() {
+    let page =
+        "The rule of `lease_ttl` and `cluster::lease`: `a_b_c_d`, `CLOCK_A_B_C`, `it_is_so_x`.";
+    let named: Vec<&str> = tests_named(page).collect();
+    assert_eq!(named, ["a_b_c_d", "it_is_so_x"]);
+}
