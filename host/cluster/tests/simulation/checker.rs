@@ -127,6 +127,12 @@ impl Checker {
         }
     }
 
+    /// The log of a process that lives has ended.
+    pub(crate) fn log_fails(&mut self, host: usize, why: &str) {
+        let text = format!("the log of host {host} has ended: {why}");
+        self.violated("logs go on", None, [host], text);
+    }
+
     fn violated(
         &mut self,
         invariant: &'static str,

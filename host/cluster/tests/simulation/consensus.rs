@@ -33,7 +33,7 @@ use openraft::{
     type_config::alias,
 };
 use openraft_rt_sim::{SimInstant, SimRuntime};
-use rand::rngs::ChaCha8Rng;
+use rand::{RngExt as _, rngs::ChaCha8Rng};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -132,7 +132,7 @@ impl Store for Idle {
     fn open(
         self: Box<Self>,
         now: Now,
-        rng: ChaCha8Rng,
+        mut rng: ChaCha8Rng,
         careless: bool,
     ) -> (Box<dyn Log>, Arc<Checkpoint>) {
         let Self { node, disk, work } = *self;
@@ -140,7 +140,9 @@ impl Store for Idle {
         let checkpoint = kept.checkpoint.clone();
         let core = Core {
             raft: None,
-            calls: 0,
+            panicked: false,
+            // An answer that comes late is not one to a question of the next process.
+            calls: u64::from(rng.random::<u32>()) << 32,
             waiting: BTreeMap::new(),
             out: Vec::new(),
             committed: VecDeque::new(),
@@ -174,6 +176,7 @@ impl Store for Idle {
 struct Core {
     /// None until it has read the disk.
     raft: Option<Raft>,
+    panicked: bool,
     calls: u64,
     /// Who waits for an answer of another node.
     waiting: BTreeMap<u64, oneshot::Sender<link::Answer>>,
@@ -223,7 +226,11 @@ impl Process {
                 let elected = raft.trigger().elect(false).await;
                 elected.expect("the library has just begun");
             }
+            let mut metrics = raft.metrics();
             lock(&core).raft = Some(raft);
+            while metrics.changed().await.is_ok() {}
+            // The library's task is gone. Where it ended in order, its metrics say why.
+            lock(&core).panicked = true;
         });
     }
 
@@ -282,6 +289,12 @@ impl Process {
 }
 
 impl Log for Process {
+    fn failure(&self) -> Option<String> {
+        let failed = self.metrics(|metrics| metrics.running_state.clone().err());
+        let failed = failed.flatten().map(|fatal| fatal.to_string());
+        failed.or(lock(&self.core).panicked.then(|| "it panicked".to_owned()))
+    }
+
     fn leader(&self) -> Option<NodeId> {
         self.metrics(|metrics| metrics.current_leader)?
     }

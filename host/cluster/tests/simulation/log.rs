@@ -96,6 +96,11 @@ pub(crate) trait Store {
 
 /// One process's part.
 pub(crate) trait Log {
+    /// Why this part does nothing any more, if that is so.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
     /// Who leads, as far as is known here.
     fn leader(&self) -> Option<NodeId>;
 

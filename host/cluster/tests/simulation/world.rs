@@ -487,6 +487,9 @@ impl<'a> World<'a> {
             .bounded(None, "wishes of clients", self.clients.waiting(), 200);
         for (at, host) in self.hosts.iter_mut().enumerate() {
             if let Machine::Up(process) = &mut host.machine {
+                if let Some(why) = process.log.failure() {
+                    self.checker.log_fails(at, &why);
+                }
                 self.checker.compare(at, process.applied, &process.state);
                 let slots = process.handover.slots().count();
                 self.checker
