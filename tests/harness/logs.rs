@@ -29,7 +29,8 @@ pub struct Logs {
     /// How far each log was read.
     read: Vec<u64>,
     events: Vec<Event>,
-    holders: BTreeMap<Key, u32>,
+    /// Who holds each resource, if anybody does, and the largest token that was read of it.
+    holders: BTreeMap<Key, (u64, Option<u32>)>,
     /// How many resources each process holds.
     held: BTreeMap<u32, usize>,
 }
@@ -38,8 +39,12 @@ impl Logs {
     /// Follows the logs of this cluster.
     #[must_use]
     pub fn of(cluster: &Cluster) -> Self {
+        Self::since(SystemTime::now() - cluster.collector().now())
+    }
+
+    fn since(epoch: SystemTime) -> Self {
         Self {
-            epoch: SystemTime::now() - cluster.collector().now(),
+            epoch,
             read: Vec::new(),
             events: Vec::new(),
             holders: BTreeMap::new(),
@@ -94,7 +99,7 @@ impl Logs {
     /// Who holds a resource, as far as the logs were read.
     #[must_use]
     pub fn holder(&self, key: &Key) -> Option<u32> {
-        self.holders.get(key).copied()
+        self.holders.get(key).and_then(|(_, pid)| *pid)
     }
 
     /// How many resources each process holds, as far as the logs were read.
@@ -166,18 +171,18 @@ impl Logs {
             None => return,
         };
         match &fact {
-            Fact::Handled { key, pid, .. } => {
-                let former = self.holders.insert(key.clone(), *pid);
-                self.let_go(former);
-                *self.held.entry(*pid).or_default() += 1;
-            }
-            // The next holder's log may have been read first.
-            Fact::Terminated { key, pid, .. } if self.holder(key) == Some(*pid) => {
-                let former = self.holders.remove(key);
-                self.let_go(former);
-            }
+            Fact::Handled {
+                key, pid, token, ..
+            } => self.passes(key, *token, Some(*pid)),
+            Fact::Terminated {
+                key, pid, token, ..
+            } if self.holder(key) == Some(*pid) => self.passes(key, *token, None),
             Fact::StartedAnew { pid } => {
-                self.holders.retain(|_, holder| holder != pid);
+                for holding in self.holders.values_mut() {
+                    if holding.1 == Some(*pid) {
+                        holding.1 = None;
+                    }
+                }
                 self.held.remove(pid);
             }
             _ => {}
@@ -186,9 +191,19 @@ impl Logs {
         self.events.push(Event { at, fact });
     }
 
-    fn let_go(&mut self, holder: Option<u32>) {
-        if let Some(held) = holder.and_then(|pid| self.held.get_mut(&pid)) {
+    /// A resource is held under this token by this process, or by nobody any more. Logs are read one
+    /// after the other: what an older token says comes too late.
+    fn passes(&mut self, key: &Key, token: u64, to: Option<u32>) {
+        let holding = self.holders.entry(key.clone()).or_default();
+        if token < holding.0 {
+            return;
+        }
+        let (_, former) = std::mem::replace(holding, (token, to));
+        if let Some(held) = former.and_then(|pid| self.held.get_mut(&pid)) {
             *held -= 1;
+        }
+        if let Some(pid) = to {
+            *self.held.entry(pid).or_default() += 1;
         }
     }
 }
@@ -239,6 +254,29 @@ mod tests {
         };
         assert_eq!(report(LINE).map(|report| report.fact(5)), Some(expected));
         assert!(report("2026-11-25T04:01:52.123456Z  INFO holdfast: joined").is_none());
+    }
+
+    #[test]
+    fn logs_that_are_read_one_after_the_other_make_one_story() {
+        let line = |event: &str, token: u64| {
+            LINE.replace("handle", event)
+                .replace(r#""token":7"#, &format!(r#""token":{token}"#))
+                .replace(r#","attempt""#, r#","reason":"moved","attempt""#)
+        };
+        let mut logs = Logs::since(SystemTime::UNIX_EPOCH);
+        // From 1 to 2 and back to 1, the log of 1 is read first.
+        for (event, token, pid) in [
+            ("handle", 1, 1),
+            ("terminated", 1, 1),
+            ("handle", 3, 1),
+            ("handle", 2, 2),
+            ("terminated", 2, 2),
+        ] {
+            logs.take(&line(event, token), || pid);
+        }
+        assert_eq!(logs.holder(&Key::new("m", "a")), Some(1));
+        assert_eq!(logs.spread().get(&1), Some(&1));
+        assert_eq!(logs.spread().get(&2).copied().unwrap_or(0), 0);
     }
 
     #[test]
