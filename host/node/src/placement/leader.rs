@@ -287,8 +287,9 @@ impl Leader {
         let plan = || {
             let live = inner.live();
             let after = self.settings().stable_after;
-            // Whoever has yet to get ready is given nothing that runs elsewhere meanwhile.
-            let stable = &self.stability.stable(boot_time(), after) & &self.placement.ready();
+            // Whoever has yet to get ready is given nothing that runs elsewhere meanwhile. Whoever has
+            // not said so counts as ready: in the first moments of a term that are nearly all.
+            let stable = &self.stability.stable(boot_time(), after) - &self.placement.unready();
             let plan = |state: &State| state.plan(&live, &stable, MOVES_MAX);
             let slots = inner.control.read(plan);
             (!slots.is_empty()).then(|| {

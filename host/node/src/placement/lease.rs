@@ -75,8 +75,8 @@ pub(super) struct Grants(Option<OfTerm>);
 struct OfTerm {
     term: u64,
     grantor: Grantor,
-    /// Who would run at once what it is given, by what it said last.
-    ready: BTreeSet<Owner>,
+    /// Who would not run at once what it is given, by what it said last.
+    unready: BTreeSet<Owner>,
 }
 
 impl Grants {
@@ -88,7 +88,7 @@ impl Grants {
             *grants = Some(OfTerm {
                 term,
                 grantor: Grantor::new(boot_time(), applied),
-                ready: BTreeSet::new(),
+                unready: BTreeSet::new(),
             });
         }
         grants.as_mut().expect("it was made just above")
@@ -126,14 +126,14 @@ impl Placement {
         self.with_grants_of_term(|grants| act(&mut grants.grantor))
     }
 
-    /// The nodes that would run at once what they are given; none when this node does not lead.
-    pub(super) fn ready(&self) -> BTreeSet<NodeId> {
+    /// The nodes that have said, in this term, that they would not run at once what they are given.
+    pub(super) fn unready(&self) -> BTreeSet<NodeId> {
         let control = &self.0.control;
-        let ready = self.with_grants_of_term(|grants| {
-            control.read(|state| grants.ready.retain(|run| state.is_member(*run)));
-            grants.ready.iter().map(|run| run.node).collect()
+        let unready = self.with_grants_of_term(|grants| {
+            control.read(|state| grants.unready.retain(|run| state.is_member(*run)));
+            grants.unready.iter().map(|run| run.node).collect()
         });
-        ready.unwrap_or_default()
+        unready.unwrap_or_default()
     }
 
     fn with_grants_of_term<T>(&self, act: impl FnOnce(&mut OfTerm) -> T) -> Option<T> {
@@ -163,9 +163,9 @@ impl Placement {
         let control = &self.0.control;
         let granted = self.with_grants_of_term(|grants| {
             if question.ready {
-                grants.ready.insert(asker);
+                grants.unready.remove(&asker);
             } else {
-                grants.ready.remove(&asker);
+                grants.unready.insert(asker);
             }
             let grantor = &mut grants.grantor;
             control.read(|state| grantor.answer(boot_time(), asker, state, index))
