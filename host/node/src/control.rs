@@ -369,10 +369,11 @@ impl Control {
 
     /// Stops taking part, with everything applied made durable.
     pub async fn shutdown(&self) {
-        // Fails only when the library's task has panicked, which `failed` reports.
-        let _ = self.core.raft.shutdown().await;
+        // Before the library: to the task that follows it, its end would be a failure.
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tasks.shutdown().await;
+        // Fails only when the library's task has panicked, which `failed` reported.
+        let _ = self.core.raft.shutdown().await;
         let replica = self.core.replica.clone();
         if let Ok(Err(error)) = spawn_blocking(move || replica.sync()).await {
             // The log has it all: the next start takes longer, that is all.

@@ -30,12 +30,25 @@ pub struct Leadership {
 pub struct Failure(Arc<str>);
 
 impl Core {
-    /// Tells who leads, whether the library runs, and stops a removed node's campaigns.
+    /// Tells who leads, whether the library runs, and stops a removed node's campaigns. It is
+    /// stopped before the library is, so however that ends here is a failure.
     pub(super) async fn follow_raft(
         &self,
         leadership: watch::Sender<Leadership>,
         failure: watch::Sender<Option<Failure>>,
     ) {
+        let why = self.follow_until_it_ends(&leadership).await;
+        leadership.send_modify(|known| {
+            *known = Leadership {
+                term: known.term,
+                ..Leadership::default()
+            }
+        });
+        failure.send_replace(Some(Failure(why.into())));
+    }
+
+    /// Returns why the library has ended.
+    async fn follow_until_it_ends(&self, leadership: &watch::Sender<Leadership>) -> String {
         let mut metrics = self.raft.metrics();
         let mut excluded = self.links.excluded.subscribe();
         let mut sweep = tokio::time::interval(IDLE_MAX / 4);
@@ -50,20 +63,15 @@ impl Core {
                 };
                 (now, metrics.running_state.clone())
             };
-            leadership.send_if_modified(|known| std::mem::replace(known, now) != now);
             if let Err(fatal) = running {
-                leadership.send_replace(Leadership {
-                    leader: None,
-                    me: false,
-                    ..now
-                });
-                if !matches!(fatal, Fatal::Stopped) {
-                    failure.send_replace(Some(Failure(describe(&fatal).into())));
-                }
-                return;
+                return describe(&fatal);
             }
+            leadership.send_if_modified(|known| std::mem::replace(known, now) != now);
             tokio::select! {
-                changed = metrics.changed() => if changed.is_err() { return },
+                changed = metrics.changed() => if changed.is_err() {
+                    // It says why it ends, unless its task panics.
+                    return describe(&Fatal::Panicked);
+                },
                 // The sender is self's, so it is there.
                 _ = excluded.changed() => {
                     let excluded = *excluded.borrow_and_update();

@@ -420,3 +420,24 @@ async fn a_node_that_cannot_write_says_so_and_stops() {
     );
     assert!(!node.leadership().borrow().me);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_library_panics_says_so_and_leads_no_more() {
+    let cluster = Cluster::start(1).await;
+    let node = &cluster.nodes[0];
+    assert!(node.leadership().borrow().me);
+    let panicked = node.core.raft.with_raft_state(|_| panic!("a defect"));
+    panicked.await.unwrap_err();
+    let failure = tokio::time::timeout_at(soon().into(), node.failed()).await.unwrap();
+    assert!(failure.to_string().contains("panicked"), "{failure}");
+    assert!(!node.leadership().borrow().me);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_shut_down_has_not_failed() {
+    let cluster = Cluster::start(1).await;
+    let node = &cluster.nodes[0];
+    node.shutdown().await;
+    let failed = tokio::time::timeout(Duration::from_millis(200), node.failed());
+    failed.await.unwrap_err();
+}
