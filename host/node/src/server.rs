@@ -14,6 +14,8 @@ mod join;
 mod life;
 mod ports;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::SocketAddr,
@@ -39,6 +41,7 @@ pub use self::error::Error;
 use self::{
     answer::{Answers, Carrier, Parts},
     life::{Belonging, announce, belong, deaths, follow_members, follow_state, leave, name_taken},
+    ports::Held,
     tasks::{Ends, Tasks},
 };
 use crate::{
@@ -104,6 +107,8 @@ pub fn run(
             .map_err(Error::Threads)
     };
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    // Before the runtimes, so that it ends after them, and so after the last instance, if this panics.
+    let mut held = Held::default();
     let control = build("control", CONTROL_THREADS)?;
     let data = build("data", cores.max(2))?;
     let runtimes = Runtimes {
@@ -113,7 +118,7 @@ pub fn run(
     let result = control.block_on(async {
         let node = Node::open(config, runtimes).await?;
         listening(node.listening());
-        node.run(signals).await
+        node.run(signals, &mut held).await
     });
     let fenced = |ended: &Ended| match ended {
         Ended::Stopped => false,
@@ -121,7 +126,7 @@ pub fn run(
     };
     if matches!(result, Err(Error::Unended(_))) || result.as_ref().is_ok_and(fenced) {
         // Ending the threads would close the listener for peers while guests run.
-        std::mem::forget((control, data));
+        std::mem::forget((control, data, held));
         return result;
     }
     // What is left has been told to stop and had its time.
@@ -193,6 +198,7 @@ impl Node {
     async fn run(
         self,
         signals: impl Stream<Item = Ending> + Send + 'static,
+        held: &mut Held,
     ) -> Result<Ended, Error> {
         let me = Owner {
             node: self.dir.node(),
@@ -211,6 +217,7 @@ impl Node {
         } = self;
         let (listener, socket, cluster_addr) = peers_at;
         let spare = http.0.as_fd().try_clone_to_owned().map_err(Error::Spare)?;
+        held.hold(&listener).map_err(Error::Spare)?;
         // Ended one after the other: first what uses, then what is used.
         let ends = Ends::default();
         let mut tasks = Tasks::new(runtimes);
@@ -266,7 +273,7 @@ impl Node {
             // Told to end, or about to be told, before it belonged to a cluster.
             Ok(Ok(None)) => Ok(ending.await),
             Ok(Err(ending)) => Ok(ending),
-            Ok(Ok(Some(Belonging { cluster, founded }))) => {
+            Ok(Ok(Some(Belonging { cluster, founded }))) => 'belongs: {
                 let own = Member {
                     node: me.node,
                     incarnation: me.incarnation,
@@ -274,8 +281,12 @@ impl Node {
                 };
                 let key = secret.gossip_key(&config.cluster);
                 let options = membership::Options::default();
-                let (gossip, heard) =
-                    Gossip::new(socket, own, &config.cluster, cluster, &key, options)?;
+                let gossip = Gossip::new(socket, own, &config.cluster, cluster, &key, options);
+                let (gossip, heard) = match gossip {
+                    Ok(made) => made,
+                    // Instances may run already: they end before anything else does.
+                    Err(error) => break 'belongs Err(error.into()),
+                };
                 if config.gossip {
                     tasks.control("gossip", gossip.run(ends.rest.clone()));
                 }
@@ -346,6 +357,8 @@ impl Node {
         ends.rest.cancel();
         follow.abort();
         control.shutdown().await;
+        // Nothing runs any more.
+        held.release();
         ends.peers.cancel();
         tasks.end().await;
         outcome.map(|_| spare.map_or(Ended::Stopped, |http| replaced(Why::Announced, http)))

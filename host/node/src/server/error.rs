@@ -33,8 +33,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The listener of the HTTP API could not be kept for a next run.
-    #[error("keep the listener of the HTTP API")]
+    /// A listener could not be kept for longer than the task that serves it.
+    #[error("keep a listener open")]
     Spare(#[source] io::Error),
     /// The listener that the run before has left cannot be used.
     #[error("take over the listener of the HTTP API")]

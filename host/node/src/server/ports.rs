@@ -1,6 +1,11 @@
 //! The ports of a node: bound, or taken over from the run before.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, UdpSocket},
@@ -48,6 +53,24 @@ async fn bind_peers(addr: SocketAddr) -> Result<(TcpListener, UdpSocket, SocketA
     })
 }
 
+/// The listener for peers once more: it is open until this ends, whatever becomes of the task that
+/// accepts from it. Peers take a closed one for the end of the instances.
+#[derive(Default)]
+pub(super) struct Held(Option<OwnedFd>);
+
+impl Held {
+    pub(super) fn hold(&mut self, listener: &TcpListener) -> io::Result<()> {
+        self.0 = Some(listener.as_fd().try_clone_to_owned()?);
+        Ok(())
+    }
+
+    /// No instance is left. The listener closes with the task that accepts, before the connections
+    /// of peers break: so they see it at once.
+    pub(super) fn release(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// The HTTP API's: the listener that the run before has left, if there was one.
 pub(super) async fn http(config: &NodeConfig) -> Result<(TcpListener, SocketAddr), Error> {
     let addr = config.http;
@@ -75,3 +98,43 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// How many free TCP ports are tried until one is free for UDP too.
 const TRIES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::io::{FdFlags, fcntl_getfd};
+
+    use super::*;
+
+    fn closes_on_exec(socket: impl AsFd) -> bool {
+        fcntl_getfd(socket).unwrap().contains(FdFlags::CLOEXEC)
+    }
+
+    /// A program that takes the place of this one, or one that it starts, would keep it open.
+    #[tokio::test]
+    async fn what_peers_connect_to_is_not_passed_on_to_another_program() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let (listener, socket, _) = bind_peers(any).await.unwrap();
+        assert!(closes_on_exec(&listener) && closes_on_exec(&socket));
+        let mut held = Held::default();
+        held.hold(&listener).unwrap();
+        assert!(closes_on_exec(held.0.as_ref().unwrap()));
+        let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(stream, listener.accept());
+        assert!(closes_on_exec(near.unwrap()) && closes_on_exec(far.unwrap().0));
+    }
+
+    #[tokio::test]
+    async fn a_held_listener_is_open_until_it_is_released() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let (listener, _socket, addr) = bind_peers(any).await.unwrap();
+        let mut held = Held::default();
+        held.hold(&listener).unwrap();
+        drop(listener);
+        std::net::TcpStream::connect(addr).unwrap();
+        held.release();
+        let refused = std::net::TcpStream::connect(addr).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+}
