@@ -202,6 +202,53 @@ fn a_second_founder_of_the_same_name_is_told_so() {
 }
 
 #[test]
+fn a_founder_that_hears_its_name_under_another_id_ends_and_an_established_cluster_goes_on() {
+    let mut cluster = Cluster::builder(BIN).nodes(2).start();
+    let folder = cluster.folder().join("lonely");
+    let listen = nowhere();
+    let mut founder = cluster.try_start(
+        "lonely",
+        &[
+            "--data-dir",
+            folder.to_str().unwrap(),
+            "--cluster-name",
+            cluster.name(),
+            "--http=127.0.0.1:0",
+            &format!("--listen={listen}"),
+            "--bootstrap",
+        ],
+        &[("HOLDFAST_SECRET", cluster.secret())],
+    );
+    // Nobody has told it of the other cluster, so it made one of its own.
+    wait_said(&mut founder, &["founded the cluster"]);
+    // A node of the established one that takes it for a seed, too. Which of its seeds answers a new
+    // node first is chance; one that was a member before asks none.
+    let other = cluster.add(Join::default());
+    wait_active(&cluster, 3);
+    assert_eq!(cluster.stop(other).code(), Some(0));
+    let told = cluster.try_start(
+        "told",
+        &[
+            "--data-dir",
+            cluster.data_dir(other).to_str().unwrap(),
+            "--cluster-name",
+            cluster.name(),
+            "--http=127.0.0.1:0",
+            "--listen=127.0.0.1:0",
+            "--seed",
+            &listen.to_string(),
+        ],
+        &[("HOLDFAST_SECRET", cluster.secret())],
+    );
+    let status = founder.ended(LONG).expect("a founder that is alone ends");
+    assert!(!status.success());
+    let id = cluster.api(0).cluster().unwrap().id.to_string();
+    wait_said(&mut founder, &["another cluster has the name", &id]);
+    wait_active(&cluster, 3);
+    drop(told);
+}
+
+#[test]
 fn a_node_refuses_to_start_when_it_could_only_do_harm() {
     let cluster = Cluster::builder(BIN).start();
     let data = cluster.folder().join("data");
