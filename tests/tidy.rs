@@ -146,6 +146,14 @@ const HOMES: &[(&str, &[&str])] = &[
     ("redb", &["host/node/src/control"]),
 ];
 
+/// Where leases, and contacts with a quorum, are measured.
+const LEASE_CLOCKS: &[&str] = &[
+    "host/node/src/clock.rs",
+    "host/node/src/placement/lease.rs",
+    "host/node/src/placement/quorum.rs",
+    "host/runtime/src/fence.rs",
+];
+
 /// The modules of the node, in order: each uses only those before it.
 const NODE_ORDER: &[&str] = &[
     "clock",
@@ -789,6 +797,68 @@ fn every_example_can_be_deployed_and_explains_itself() {
         "An example has a holdfast.toml, so that `holdfast deploy` takes it, and a README.md that \
          says what it shows.",
     );
+}
+
+#[test]
+fn leases_are_measured_by_a_clock_that_goes_on_while_the_machine_sleeps() {
+    let sources = sources();
+    let mut wrong = Vec::new();
+    for path in LEASE_CLOCKS {
+        let source = sources.iter().find(|source| source.path == *path);
+        let source = source.unwrap_or_else(|| panic!("{path} is not where it was"));
+        let found = clocks_that_stop(source.production()).into_iter();
+        wrong.extend(found.map(|(line, what)| format!("{path}:{line}: {what}")));
+    }
+    assert_none(
+        &wrong,
+        "`Instant` stands still while the machine is suspended, and a lease does not: measure by \
+         clock::boot_time (CLOCK_BOOTTIME). `Instant` may only say how long a question may take: \
+         `(Instant::now() + …).into_std()`.",
+    );
+}
+
+/// Where code measures by a clock that stands still during a suspend: line and words.
+fn clocks_that_stop(code: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (line, text) in code.lines().enumerate() {
+        let limits = text.matches("(Instant::now() + ").count();
+        let limits = if text.contains(").into_std()") {
+            limits
+        } else {
+            0
+        };
+        if text.matches("Instant::now()").count() > limits {
+            found.push((line + 1, "Instant::now()".to_owned()));
+        }
+        for words in [".elapsed()", "duration_since(Instant"] {
+            if text.contains(words) {
+                found.push((line + 1, words.to_owned()));
+            }
+        }
+        let clocks = text.split("ClockId::").skip(1);
+        if clocks
+            .filter(|clock| !clock.starts_with("Boottime"))
+            .count()
+            > 0
+        {
+            found.push((line + 1, "another ClockId than Boottime".to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_clock_that_stops_is_seen() {
+    for (code, stops) in [
+        ("let deadline = (Instant::now() + LIMIT).into_std();", false),
+        ("let now = clock_gettime(ClockId::Boottime);", false),
+        ("let asked = Instant::now();", true),
+        ("let until = Instant::now() + ttl;", true),
+        ("holder.answered(asked.elapsed(), answer)", true),
+        ("let now = clock_gettime(ClockId::Monotonic);", true),
+    ] {
+        assert_eq!(!clocks_that_stop(code).is_empty(), stops, "{code}");
+    }
 }
 
 #[test]
