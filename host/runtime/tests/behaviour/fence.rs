@@ -2,12 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
-use std::{thread, time::Duration};
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use holdfast_model::{Lane, OnLostQuorum, Settings};
-use holdfast_runtime::{Failure, Fence, Fences, Instance, Options, Runtime, TerminateReason};
+use holdfast_runtime::{
+    Failure, Fence, Fences, GuestLog, GuestLogSink, Instance, Options, Runtime, TerminateReason,
+};
 
-use crate::support::{held, load, probe, request, resource};
+use crate::support::{handler_importing, held, load, probe, request, resource};
 
 /// A held instance in this lane, and the fences of its node.
 async fn fenced(lane: Lane) -> (Instance, Fences, Runtime) {
@@ -40,17 +46,57 @@ async fn nothing_begins_behind_a_shut_fence() {
     }
 }
 
+/// Shuts the fences when a guest says something.
+struct Shutter(Fences);
+
+impl GuestLogSink for Shutter {
+    fn log(&self, _: &GuestLog<'_>) {
+        self.0.pass_until(Duration::ZERO);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_ready_when_the_fence_has_shut_is_withheld() {
+    let fields = r#"
+        (import "wasi:logging/logging@0.1.0-draft" "log"
+            (func $log (param i32 i32 i32 i32 i32)))"#;
+    // Nothing is computed after that, so nothing but the look at the clock can tell.
+    let log = "(call $log (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))";
+    let component = handler_importing(&["wasi:logging/logging@0.1.0-draft"], log, fields);
+    for lane in [Lane::Direct, Lane::Fiber] {
+        let fences = Fences::open();
+        let options = Options {
+            fences: fences.clone(),
+            log: Arc::new(Shutter(fences)),
+            ..Options::default()
+        };
+        let runtime = Runtime::new(options).unwrap();
+        let settings = Settings {
+            lane: Some(lane),
+            ..Settings::default()
+        };
+        let module = load(&runtime, &component, &settings).await.unwrap();
+        let mut instance = module.instantiate(resource("{}")).await.unwrap();
+        assert_eq!(instance.handle().await, Err(Failure::Cut), "{lane:?}");
+        assert!(instance.is_dead());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_computes_is_cut_when_the_fence_shuts() {
     for lane in [Lane::Direct, Lane::Fiber] {
         let (mut instance, fences, _runtime) = fenced(lane).await;
-        // The guest spins for ever, and its limit is half a minute.
+        // The guest spins for ever. At its limit it would be cut all the same, and too late.
+        let mut spin = request(r#"{"op":"spin"}"#);
+        spin.timeout = Duration::from_secs(30);
+        let began = Instant::now();
         let shutter = thread::spawn(move || {
             thread::sleep(Duration::from_millis(100));
             fences.pass_until(Duration::ZERO);
         });
-        let cut = instance.invoke(&request(r#"{"op":"spin"}"#)).await;
+        let cut = instance.invoke(&spin).await;
         assert_eq!(cut, Err(Failure::Cut), "{lane:?}");
+        assert!(began.elapsed() < spin.timeout, "{lane:?}: by its limit");
         assert!(instance.is_dead());
         shutter.join().unwrap();
     }
