@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use holdfast_tests::Findings;
+use holdfast_tests::{
+    Findings,
+    faults::{Fault, Target},
+};
 
 use crate::{
     figure::{Aim, Figure, Times, counts},
@@ -17,6 +20,8 @@ pub(crate) enum Harm {
     Kill,
     /// SIGSTOP: it is only silent.
     Stop,
+    /// Cut off from the other nodes: it runs, and neither hears nor is heard.
+    Cut,
 }
 
 /// To which node it happens.
@@ -100,10 +105,16 @@ fn once(scene: &mut Scene, harm: Harm, whom: Whom, seen: &mut Seen) -> Duration 
     let lost = scene.held_by(pid);
     let mut survivors = scene.running();
     survivors.remove(&pid);
+    *scene.losses.entry(victim).or_default() += 1;
     let begun = scene.cluster.collector().now();
     match harm {
         Harm::Kill => scene.cluster.kill9(victim),
         Harm::Stop => scene.cluster.pause(victim),
+        Harm::Cut => {
+            let cut = Fault::Isolated(Target::Node(victim));
+            let network = scene.cluster.network();
+            network.lose(&cut.losses(scene.cluster.nodes()));
+        }
     }
     scene.wait_held(&survivors);
     let handled = scene.handled_since(begun);
@@ -118,6 +129,9 @@ fn once(scene: &mut Scene, harm: Harm, whom: Whom, seen: &mut Seen) -> Duration 
     match harm {
         Harm::Kill => scene.cluster.restart(victim),
         Harm::Stop => scene.cluster.resume(victim),
+        Harm::Cut => {
+            scene.cluster.network().lose(&[]);
+        }
     }
     scene.settle();
     let findings = scene.logs.findings(&scene.cluster);
@@ -148,6 +162,7 @@ fn what(harm: Harm, whom: Whom) -> String {
     let harm = match harm {
         Harm::Kill => "kill -9",
         Harm::Stop => "SIGSTOP",
+        Harm::Cut => "cut",
     };
     let whom = match whom {
         Whom::Follower => "follower",
@@ -162,7 +177,7 @@ fn aim(harm: Harm, whom: Whom, resources: usize) -> Aim {
     match (harm, whom) {
         (Harm::Kill, Whom::Follower) => Aim::median(follower),
         (Harm::Kill, Whom::Leader) => Aim::median(follower + 1_000.0),
-        (Harm::Stop, _) => Aim::worst(SILENCE_MS_MAX),
+        (Harm::Stop | Harm::Cut, _) => Aim::worst(SILENCE_MS_MAX),
     }
 }
 

@@ -14,6 +14,7 @@ mod start;
 use std::{fs, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
+use holdfast_tests::netns::{self, Network};
 use serde_json::json;
 
 use self::{
@@ -26,7 +27,9 @@ use self::{
 /// Measure failover and planned moves of Holdfast on this machine
 ///
 /// Starts nodes as processes on loopback, harms or moves them, and prints how long everything was
-/// not held, as a Markdown table. Takes some minutes. Nothing else should run meanwhile.
+/// not held, as a Markdown table. Takes some minutes. Nothing else should run meanwhile. Nodes that
+/// are cut off are in network namespaces, which take iproute2, nftables and root or a kernel that
+/// gives them to users; their figures come last, and in a JSON file of their own.
 #[derive(Debug, Parser)]
 #[command(name = "figures")]
 struct Args {
@@ -79,6 +82,10 @@ enum What {
     StopFollower,
     /// Stop the leader's process (SIGSTOP).
     StopLeader,
+    /// Cut a follower off from the other nodes.
+    CutFollower,
+    /// Cut the leader off.
+    CutLeader,
     /// Drain a node, and let it in again.
     Drain,
     /// Restart a node that announces it.
@@ -91,46 +98,105 @@ enum What {
 
 fn main() {
     let args = Args::parse();
-    let before = Machine::now();
-    let mut figures = Vec::new();
-    for resources in &args.resources {
-        progress(&format!(
-            "{resources} resources: {} nodes start",
-            args.nodes
-        ));
-        let start = || Scene::start(&args.program, args.nodes, *resources, &args.node_args);
-        let is_wanted = |what| args.what.is_empty() || args.what.contains(what);
-        let first = is_wanted(&What::Allocation);
-        let (mut scene, allocation) = start::allocation(start, if first { args.runs } else { 1 });
-        if first {
-            figures.extend(allocation);
-        }
-        for what in What::value_variants().iter().filter(|what| is_wanted(what)) {
-            figures.extend(what.measure(&mut scene, args.runs));
-        }
-        if let Some(folder) = &args.logs {
-            keep_logs(&scene, &folder.join(resources.to_string()));
+    let all = What::value_variants().iter().copied();
+    let wanted = all.filter(|what| args.what.is_empty() || args.what.contains(what));
+    let (cuts, others): (Vec<_>, Vec<_>) = wanted.partition(|what| what.is_cut());
+    if !others.is_empty() {
+        args.measure(&others, None);
+    }
+    if !cuts.is_empty() {
+        for resources in &args.resources {
+            let child = args.in_a_network(&cuts, *resources);
+            let measured = netns::inside(child, args.nodes, |network| {
+                args.measure(&cuts, Some(network));
+            });
+            if let Err(reason) = measured {
+                eprintln!("cuts are not measured: {reason}");
+            }
         }
     }
-    let after = Machine::now();
-    println!(
-        "\nbefore: {}\nafter:  {}\n\n{HEAD}",
-        before.line(),
-        after.line()
-    );
-    for figure in &figures {
-        println!("{}", figure.row());
+}
+
+impl Args {
+    /// What a process is told that measures these on nodes which have a network.
+    fn in_a_network(&self, what: &[What], resources: usize) -> Vec<String> {
+        let mut args: Vec<String> = what
+            .iter()
+            .filter_map(|what| Some(what.to_possible_value()?.get_name().to_owned()))
+            .collect();
+        args.push(format!("--resources={resources}"));
+        args.push(format!("--runs={}", self.runs));
+        args.push(format!("--nodes={}", self.nodes));
+        args.push(format!("--program={}", self.program));
+        args.extend(self.node_args.iter().map(|arg| format!("--node-arg={arg}")));
+        if let Some(file) = &self.json {
+            let file = file.with_extension(format!("cut-{resources}.json"));
+            args.push(format!("--json={}", file.display()));
+        }
+        if let Some(folder) = &self.logs {
+            args.push(format!("--logs={}", folder.join("cut").display()));
+        }
+        args
     }
-    if let Some(file) = &args.json {
-        let all = json!({
-            "nodes": args.nodes, "before": before, "after": after, "figures": figures,
-        });
-        fs::write(file, format!("{all:#}\n"))
-            .unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
+
+    fn measure(&self, what: &[What], mut network: Option<Network>) {
+        let before = Machine::now();
+        let mut figures = Vec::new();
+        for resources in &self.resources {
+            progress(&format!(
+                "{resources} resources: {} nodes start",
+                self.nodes
+            ));
+            let start = |network| {
+                let Self {
+                    nodes,
+                    program,
+                    node_args,
+                    ..
+                } = self;
+                Scene::start(program, *nodes, *resources, node_args, network)
+            };
+            let mut scene = match network.take() {
+                Some(network) => start(Some(network)),
+                None if what.contains(&What::Allocation) => {
+                    let (scene, allocation) = start::allocation(|| start(None), self.runs);
+                    figures.extend(allocation);
+                    scene
+                }
+                None => start(None),
+            };
+            for what in what {
+                figures.extend(what.measure(&mut scene, self.runs));
+            }
+            if let Some(folder) = &self.logs {
+                keep_logs(&scene, &folder.join(resources.to_string()));
+            }
+        }
+        let after = Machine::now();
+        println!(
+            "\nbefore: {}\nafter:  {}\n\n{HEAD}",
+            before.line(),
+            after.line()
+        );
+        for figure in &figures {
+            println!("{}", figure.row());
+        }
+        if let Some(file) = &self.json {
+            let all = json!({
+                "nodes": self.nodes, "before": before, "after": after, "figures": figures,
+            });
+            fs::write(file, format!("{all:#}\n"))
+                .unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
+        }
     }
 }
 
 impl What {
+    /// Its nodes need hosts of their own, so that they can be cut off from one another.
+    fn is_cut(self) -> bool {
+        matches!(self, Self::CutFollower | Self::CutLeader)
+    }
+
     fn measure(self, scene: &mut Scene, runs: usize) -> Vec<Figure> {
         match self {
             // Every scene begins with it.
@@ -139,6 +205,8 @@ impl What {
             Self::KillLeader => failover::measure(scene, Harm::Kill, Whom::Leader, runs),
             Self::StopFollower => failover::measure(scene, Harm::Stop, Whom::Follower, runs),
             Self::StopLeader => failover::measure(scene, Harm::Stop, Whom::Leader, runs),
+            Self::CutFollower => failover::measure(scene, Harm::Cut, Whom::Follower, runs),
+            Self::CutLeader => failover::measure(scene, Harm::Cut, Whom::Leader, runs),
             Self::Drain => moves::drain(scene, runs),
             Self::AnnouncedRestart => moves::announced_restart(scene, runs),
             Self::Restart => start::restart(scene, runs),

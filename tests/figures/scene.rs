@@ -1,13 +1,14 @@
 //! A cluster with resources of which the logs tell, as every measurement begins.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use holdfast_tests::{
     Cluster, Findings, Key, LONG, Logs, Probe,
     checker::{Event, Fact, Gap},
+    netns::Network,
     probe::ids,
     wait_until,
 };
@@ -22,6 +23,8 @@ pub(crate) struct Scene {
     pub(crate) deployed_in: Duration,
     /// From the request that allocated them until all were held.
     pub(crate) allocated_in: Duration,
+    /// How many times each node was lost.
+    pub(crate) losses: BTreeMap<usize, u32>,
 }
 
 impl Scene {
@@ -31,13 +34,14 @@ impl Scene {
         nodes: usize,
         resources: usize,
         node_args: &[String],
+        network: Option<Network>,
     ) -> Self {
         let args: Vec<&str> = node_args.iter().map(String::as_str).collect();
-        let cluster = Cluster::builder(program)
-            .nodes(nodes)
-            .args(&args)
-            .alone()
-            .start();
+        let mut cluster = Cluster::builder(program).nodes(nodes).args(&args).alone();
+        if let Some(network) = network {
+            cluster = cluster.network(network);
+        }
+        let cluster = cluster.start();
         let api = cluster.api(0);
         let answer = Probe::deploy_with(&api, MODULE, &Probe::settings_logging());
         let ids = ids("r", resources);
@@ -47,6 +51,7 @@ impl Scene {
             keys: ids.iter().map(|id| Key::new(MODULE, id)).collect(),
             deployed_in: answer.took,
             allocated_in: Duration::ZERO,
+            losses: BTreeMap::new(),
         };
         let begun = scene.cluster.collector().now();
         api.allocate_all(MODULE, &ids);
@@ -57,13 +62,13 @@ impl Scene {
         scene
     }
 
-    /// A node that does not lead: the one that was started the fewest times, for a node that was
-    /// lost lately waits longer until it gets its share.
+    /// A node that does not lead: the one that was lost the fewest times, for a node that was lost
+    /// lately waits longer until it gets its share.
     pub(crate) fn follower(&self) -> usize {
         let leader = self.cluster.leader();
         let others = self.cluster.running().into_iter();
         let others = others.filter(|node| *node != leader);
-        let follower = others.min_by_key(|node| self.cluster.runs(*node).len());
+        let follower = others.min_by_key(|node| self.losses.get(node).copied());
         follower.expect("there are several nodes")
     }
 

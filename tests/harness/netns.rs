@@ -17,6 +17,7 @@
 
 use std::{
     env,
+    ffi::OsStr,
     fmt::Write as _,
     io::{self, BufRead as _, BufReader, Write as _},
     net::Ipv4Addr,
@@ -26,37 +27,49 @@ use std::{
 
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
-/// Runs `story` in a process of its own, whose network is new and empty but for these many hosts.
+/// Runs a test's `story` [`inside`] a network of these many hosts.
 ///
-/// `test` is the name of the calling test: that process is this binary again, told to run only it.
-/// Where networks cannot be made the story is left out, and standard error says why; with `CI=true`
-/// that is a failure.
+/// `test` is the name of the calling test. Where networks cannot be made the story is left out, and
+/// standard error says why; with `CI=true` that is a failure.
 ///
 /// # Panics
 /// When the story fails.
 #[track_caller]
-pub fn inside(test: &str, hosts: usize, story: impl FnOnce(Network)) {
+pub fn test(test: &str, hosts: usize, story: impl FnOnce(Network)) {
+    if let Err(reason) = inside(["--exact", test, "--nocapture"], hosts, story) {
+        let ci = env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "{test} cannot run, and must in CI: {reason}");
+        // Past the capturing of output: a test that did not run must not look like one that did.
+        let _ = writeln!(io::stderr(), "SKIPPED {test}: {reason}");
+    }
+}
+
+/// Runs `story` in a process of its own, whose network is new and empty but for these many hosts:
+/// this binary again, with arguments that bring it here.
+///
+/// # Errors
+/// When networks cannot be made: why.
+///
+/// # Panics
+/// When the story fails.
+#[track_caller]
+pub fn inside(
+    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    hosts: usize,
+    story: impl FnOnce(Network),
+) -> Result<(), String> {
     if let Some(parent) = env::var_os(INSIDE) {
         let this = getppid().map(|pid| pid.as_raw_nonzero().to_string());
         if this.is_some_and(|this| parent == *this) {
             set_parent_process_death_signal(Some(Signal::KILL)).expect("Linux knows it");
         }
-        return story(Network::new(hosts));
+        story(Network::new(hosts));
+        return Ok(());
     }
-    let unshare = match Unshare::found() {
-        Ok(unshare) => unshare,
-        Err(reason) => {
-            let ci = env::var("CI").is_ok_and(|ci| ci == "true");
-            assert!(!ci, "{test} cannot run, and must in CI: {reason}");
-            // Past the capturing of output: a test that did not run must not look like one that did.
-            let _ = writeln!(io::stderr(), "SKIPPED {test}: {reason}");
-            return;
-        }
-    };
-    let mut process = unshare
+    let mut process = Unshare::found()?
         .command()
         .arg(env::current_exe().expect("a process knows its binary"))
-        .args(["--exact", test, "--nocapture"])
+        .args(args)
         .env(INSIDE, std::process::id().to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -67,7 +80,11 @@ pub fn inside(test: &str, hosts: usize, story: impl FnOnce(Network)) {
         println!("{line}");
     }
     let status = process.wait().expect("it is our child");
-    assert!(status.success(), "{test} failed in its namespace: {status}");
+    assert!(
+        status.success(),
+        "the story failed in its network: {status}"
+    );
+    Ok(())
 }
 
 /// Hosts at two switches.
@@ -322,5 +339,5 @@ const TOOLS: [(&str, &str); 4] = [
 /// A host's share of the addresses outside.
 const RUNS_MAX: usize = 4096;
 
-/// Names the process id of the test to the process in which its story runs.
+/// Names the process id of its parent to the process in which its story runs.
 const INSIDE: &str = "TEST_INSIDE_ITS_NETWORK";

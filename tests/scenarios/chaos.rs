@@ -53,7 +53,7 @@ const CALM: Duration = Duration::from_secs(3);
 #[test]
 fn no_two_nodes_act_for_a_resource_and_none_is_lost_whatever_goes_wrong() {
     let test = "no_two_nodes_act_for_a_resource_and_none_is_lost_whatever_goes_wrong";
-    netns::inside(test, NODES, |network| {
+    netns::test(test, NODES, |network| {
         let seed = number("HOLDFAST_CHAOS_SEED").unwrap_or_else(rand::random);
         let seconds = number("HOLDFAST_CHAOS_SECONDS").unwrap_or(SECONDS);
         println!("HOLDFAST_CHAOS_SEED={seed} HOLDFAST_CHAOS_SECONDS={seconds}");

@@ -428,7 +428,9 @@ async fn a_node_whose_library_panics_says_so_and_leads_no_more() {
     assert!(node.leadership().borrow().me);
     let panicked = node.core.raft.with_raft_state(|_| panic!("a defect"));
     panicked.await.unwrap_err();
-    let failure = tokio::time::timeout_at(soon().into(), node.failed()).await.unwrap();
+    let failure = tokio::time::timeout_at(soon().into(), node.failed())
+        .await
+        .unwrap();
     assert!(failure.to_string().contains("panicked"), "{failure}");
     assert!(!node.leadership().borrow().me);
 }
