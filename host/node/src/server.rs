@@ -13,6 +13,7 @@ mod http;
 mod join;
 mod life;
 mod ports;
+mod services;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -29,33 +30,24 @@ use holdfast_cluster::{
     membership::{self, Member},
     state::{About, Owner},
 };
-use holdfast_model::{ClusterId, api::Listening};
-use holdfast_runtime::{Fences, Runtime};
-use tokio::{
-    net::{TcpListener, UdpSocket},
-    sync::{mpsc, watch},
-};
+use holdfast_model::api::Listening;
+use tokio::net::{TcpListener, UdpSocket};
 use tracing::{Instrument, info, info_span};
 
 pub use self::error::Error;
 use self::{
-    answer::{Answers, Carrier, Parts},
     life::{Belonging, announce, belong, deaths, follow_members, follow_state, leave, name_taken},
     ports::Held,
+    services::Services,
     tasks::{Ends, Tasks},
 };
 use crate::{
-    admin::{self, Api},
     config::NodeConfig,
-    control::{self, Control},
-    deploy::{Deploy, FromPeers},
-    dispatch::Dispatch,
     gossip::Gossip,
     identity::{DataDir, Secret},
-    modules::Modules,
-    peer::{self, Local, NodeAbout, Peers, Runtimes},
-    placement::{self, Leader, Lease, Members, Placement},
-    restart::{Ending, Restarts},
+    peer::{NodeAbout, Runtimes},
+    placement::{Leader, Lease},
+    restart::Ending,
 };
 
 /// How a node has ended.
@@ -362,121 +354,6 @@ impl Node {
         ends.peers.cancel();
         tasks.end().await;
         outcome.map(|_| spare.map_or(Ended::Stopped, |http| replaced(Why::Announced, http)))
-    }
-}
-
-/// The parts of a node, made but not all running yet.
-struct Services {
-    cluster_id: watch::Sender<Option<ClusterId>>,
-    peers: Peers,
-    events: mpsc::Receiver<peer::Event>,
-    control: Control,
-    placement: Placement,
-    members: watch::Sender<Members>,
-    allocations: placement::Allocations,
-    renewals: placement::Renewals,
-    lease: watch::Receiver<Lease>,
-    fences: Fences,
-    engine: crate::dispatch::Running,
-    dispatch: Dispatch,
-    restarts: Restarts,
-    /// Restarts of this node that were asked for.
-    asked: mpsc::Receiver<Ending>,
-    api: Api,
-}
-
-impl Services {
-    async fn start(node: &Node, me: Owner) -> Result<Self, Error> {
-        let Node {
-            config,
-            dir,
-            secret,
-            runtimes,
-            about,
-            advertise,
-            ..
-        } = node;
-        let cluster_id = watch::Sender::new(dir.cluster());
-        let answers = Arc::new(Answers::default());
-        let local = Local {
-            node: me.node,
-            incarnation: me.incarnation,
-            boot_id: dir.boot_id(),
-            cluster: config.cluster.clone(),
-            cluster_id: cluster_id.subscribe(),
-            advertise: *advertise,
-            about: about.clone(),
-        };
-        let key = secret.handshake_key(&config.cluster);
-        let options = peer::Options::default();
-        let (peers, events) = Peers::new(local, key, answers.clone(), options, runtimes.clone());
-        let fences = Fences::shut();
-        let options = holdfast_runtime::Options {
-            cache_dir: Some(dir.path().join("compiled")),
-            fences: fences.clone(),
-            ..holdfast_runtime::Options::default()
-        };
-        let component_bytes_max = options.component_bytes_max;
-        let runtime = Runtime::new(options)?;
-        let fetch = Arc::new(FromPeers(peers.clone()));
-        let modules = Modules::open(&dir.path().join("modules"), runtime, fetch)?;
-        let options = control::Options {
-            member: dir.cluster().is_some(),
-            ..control::Options::new(dir.path().to_owned(), me.node)
-        };
-        let control = Control::open(options, Arc::new(Carrier(peers.clone()))).await?;
-        let members = watch::Sender::<Members>::default();
-        let (placement, allocations) =
-            Placement::new(me.node, control.clone(), peers.clone(), members.subscribe());
-        let (renewals, lease) = placement.renewals(me, fences.clone(), modules.clone());
-        let (dispatch, engine) = Dispatch::new(
-            me,
-            control.clone(),
-            peers.clone(),
-            modules.clone(),
-            lease.clone(),
-            config.starts_max,
-            placement.clone(),
-        );
-        let deploy = Deploy::new(me.node, control.clone(), peers.clone(), modules.clone());
-        let (restarts, asked) = Restarts::new(me, control.clone(), peers.clone());
-        answers.open(Parts {
-            control: control.clone(),
-            peers: peers.clone(),
-            modules: modules.clone(),
-            placement: placement.clone(),
-            dispatch: dispatch.clone(),
-            restarts: restarts.clone(),
-        });
-        let api = Api::new(admin::Parts {
-            me: me.node,
-            control: control.clone(),
-            peers: peers.clone(),
-            modules,
-            placement: placement.clone(),
-            dispatch: dispatch.clone(),
-            deploy,
-            restarts: restarts.clone(),
-            token: config.token.clone(),
-            component_bytes_max,
-        });
-        Ok(Self {
-            cluster_id,
-            peers,
-            events,
-            control,
-            placement,
-            members,
-            allocations,
-            renewals,
-            lease,
-            fences,
-            engine,
-            dispatch,
-            restarts,
-            asked,
-            api,
-        })
     }
 }
 

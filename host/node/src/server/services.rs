@@ -1,0 +1,138 @@
+//! The parts of a node, made in the order in which they need one another.
+
+use std::sync::Arc;
+
+use holdfast_cluster::state::Owner;
+use holdfast_model::ClusterId;
+use holdfast_runtime::{Fences, Runtime};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Error, Node,
+    answer::{Answers, Carrier, Parts},
+};
+use crate::{
+    admin::{self, Api},
+    control::{self, Control},
+    deploy::{Deploy, FromPeers},
+    dispatch::{self, Dispatch},
+    modules::Modules,
+    peer::{self, Local, Peers},
+    placement::{self, Lease, Members, Placement},
+    restart::{Ending, Restarts},
+};
+
+/// The parts of a node, made but not all running yet.
+pub(super) struct Services {
+    pub(super) cluster_id: watch::Sender<Option<ClusterId>>,
+    pub(super) peers: Peers,
+    pub(super) events: mpsc::Receiver<peer::Event>,
+    pub(super) control: Control,
+    pub(super) placement: Placement,
+    pub(super) members: watch::Sender<Members>,
+    pub(super) allocations: placement::Allocations,
+    pub(super) renewals: placement::Renewals,
+    pub(super) lease: watch::Receiver<Lease>,
+    pub(super) fences: Fences,
+    pub(super) engine: dispatch::Running,
+    pub(super) dispatch: Dispatch,
+    pub(super) restarts: Restarts,
+    /// Restarts of this node that were asked for.
+    pub(super) asked: mpsc::Receiver<Ending>,
+    pub(super) api: Api,
+}
+
+impl Services {
+    pub(super) async fn start(node: &Node, me: Owner) -> Result<Self, Error> {
+        let Node {
+            config,
+            dir,
+            secret,
+            runtimes,
+            about,
+            advertise,
+            ..
+        } = node;
+        let cluster_id = watch::Sender::new(dir.cluster());
+        let answers = Arc::new(Answers::default());
+        let local = Local {
+            node: me.node,
+            incarnation: me.incarnation,
+            boot_id: dir.boot_id(),
+            cluster: config.cluster.clone(),
+            cluster_id: cluster_id.subscribe(),
+            advertise: *advertise,
+            about: about.clone(),
+        };
+        let key = secret.handshake_key(&config.cluster);
+        let options = peer::Options::default();
+        let (peers, events) = Peers::new(local, key, answers.clone(), options, runtimes.clone());
+        let fences = Fences::shut();
+        let options = holdfast_runtime::Options {
+            cache_dir: Some(dir.path().join("compiled")),
+            fences: fences.clone(),
+            ..holdfast_runtime::Options::default()
+        };
+        let component_bytes_max = options.component_bytes_max;
+        let runtime = Runtime::new(options)?;
+        let fetch = Arc::new(FromPeers(peers.clone()));
+        let modules = Modules::open(&dir.path().join("modules"), runtime, fetch)?;
+        let options = control::Options {
+            member: dir.cluster().is_some(),
+            ..control::Options::new(dir.path().to_owned(), me.node)
+        };
+        let control = Control::open(options, Arc::new(Carrier(peers.clone()))).await?;
+        let members = watch::Sender::<Members>::default();
+        let (placement, allocations) =
+            Placement::new(me.node, control.clone(), peers.clone(), members.subscribe());
+        let (renewals, lease) = placement.renewals(me, fences.clone(), modules.clone());
+        let (dispatch, engine) = Dispatch::new(
+            me,
+            control.clone(),
+            peers.clone(),
+            modules.clone(),
+            lease.clone(),
+            config.starts_max,
+            placement.clone(),
+        );
+        let deploy = Deploy::new(me.node, control.clone(), peers.clone(), modules.clone());
+        let (restarts, asked) = Restarts::new(me, control.clone(), peers.clone());
+        answers.open(Parts {
+            control: control.clone(),
+            peers: peers.clone(),
+            modules: modules.clone(),
+            placement: placement.clone(),
+            dispatch: dispatch.clone(),
+            restarts: restarts.clone(),
+        });
+        let api = Api::new(admin::Parts {
+            me: me.node,
+            control: control.clone(),
+            peers: peers.clone(),
+            modules,
+            placement: placement.clone(),
+            dispatch: dispatch.clone(),
+            deploy,
+            restarts: restarts.clone(),
+            token: config.token.clone(),
+            component_bytes_max,
+        });
+        Ok(Self {
+            cluster_id,
+            peers,
+            events,
+            control,
+            placement,
+            members,
+            allocations,
+            renewals,
+            lease,
+            fences,
+            engine,
+            dispatch,
+            restarts,
+            asked,
+            api,
+        })
+    }
+}
