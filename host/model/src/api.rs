@@ -7,6 +7,7 @@
 
 mod batch;
 mod cluster;
+mod logs;
 mod module;
 mod problem;
 mod resource;
@@ -16,6 +17,9 @@ pub use cluster::{
     ChangeClusterSettings, ClusterInfo, ClusterSettings, DrainQuery, DrainWait, Listening,
     NoMajority, NodeCounts, NodeEvent, NodeInfo, NodeList, NodeStatus, Owner, RemoveNodeQuery,
     ResourceCounts, SlotInfo, SlotList, SlotsQuery,
+};
+pub use logs::{
+    InvalidLogLevel, LogEntry, LogLevel, LogLine, LogSource, LogsMissing, LogsQuery, NodeLog,
 };
 pub use module::{
     DeployQuery, DeployWait, FailedOn, FailedVersion, ModuleInfo, ModuleList, ModuleNode,

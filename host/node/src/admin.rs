@@ -15,6 +15,7 @@ mod extract;
 mod guard;
 mod health;
 mod invoke;
+mod logs;
 mod look_up;
 mod modules;
 mod resources;
@@ -38,8 +39,8 @@ use tower::util::ServiceExt;
 
 use self::error::Error;
 use crate::{
-    control::Control, deploy::Deploy, dispatch::Dispatch, modules::Modules, peer::Peers,
-    placement::Placement, restart::Restarts, token::Token,
+    control::Control, deploy::Deploy, dispatch::Dispatch, logs::Logs, modules::Modules,
+    peer::Peers, placement::Placement, restart::Restarts, token::Token,
 };
 
 /// What the API needs of its node.
@@ -60,6 +61,8 @@ pub struct Parts {
     pub deploy: Deploy,
     /// Restarts.
     pub restarts: Restarts,
+    /// What handlers say.
+    pub logs: Logs,
     /// What callers must show, if anything.
     pub token: Option<Token>,
     /// Largest component, in bytes.
@@ -103,10 +106,15 @@ impl Api {
             .route("/v1/cluster/nodes/{node}/drain", post(cluster::drain))
             .route("/v1/cluster/nodes/{node}/restart", post(cluster::restart))
             .route(
+                "/v1/cluster/nodes/{node}/log",
+                get(logs::own).put(logs::change_own),
+            )
+            .route(
                 "/v1/cluster/settings",
                 get(settings::describe).patch(settings::change),
             )
             .route("/v1/cluster/slots", get(cluster::slots))
+            .route("/v1/logs", get(logs::logs))
             .route("/healthz", get(health::healthz))
             .route("/readyz", get(health::readyz))
             .fallback(no_route)

@@ -17,6 +17,7 @@ mod drain;
 mod failure;
 mod human;
 mod invoke;
+mod logs;
 pub mod manifest;
 mod modules;
 mod new;
@@ -119,6 +120,7 @@ async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Resu
         Command::Modules(args) => modules::run(args, client, output).await,
         Command::Resources(args) => return resources::run(args, client, output).await,
         Command::Invoke(args) => invoke::run(args, client, output).await,
+        Command::Logs(args) => logs::run(args, client, output).await,
         Command::Nodes(args) => nodes::run(args, client, output).await,
         Command::Status => status::run(client, output).await,
         Command::Drain(args) => drain::run(args, client, output).await,
@@ -161,6 +163,7 @@ enum Command {
     Modules(modules::ModulesArgs),
     Resources(resources::ResourcesArgs),
     Invoke(invoke::InvokeArgs),
+    Logs(logs::LogsArgs),
     Nodes(nodes::NodesArgs),
     /// Show the cluster on one screen
     #[command(after_help = STATUS_HELP)]

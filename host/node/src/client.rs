@@ -26,6 +26,8 @@ use hyper_util::{
 use serde::{Serialize, de::DeserializeOwned};
 
 mod batch;
+mod lines;
+mod logs;
 mod routes;
 
 pub use routes::{Answer, Call};

@@ -10,7 +10,7 @@ use std::{
 use holdfast_cluster::state::{ClusterSettings, Invalid};
 use holdfast_model::ClusterName;
 
-use crate::{identity::Secret, token::Token};
+use crate::{identity::Secret, telemetry::LogFilter, token::Token};
 
 /// A node's configuration.
 #[derive(Clone, Debug)]
@@ -54,6 +54,8 @@ pub struct NodeConfig {
     /// How long a port that is in use is waited for. Default 0: a mistake is told at once. A run that
     /// takes the place of another waits, for its ports may be somebody's for a moment.
     pub port_patience: Duration,
+    /// What the process logs, where that can be changed through the API.
+    pub log: Option<LogFilter>,
     /// Look for other nodes. Off only in tests that show what gossip is needed for.
     pub gossip: bool,
 }
@@ -160,6 +162,7 @@ mod tests {
             drain_timeout: Duration::from_secs(30),
             http_listener: None,
             port_patience: Duration::ZERO,
+            log: None,
             gossip: true,
         }
     }

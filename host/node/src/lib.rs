@@ -1,12 +1,12 @@
 //! A node of a Holdfast cluster, and the `holdfast` command.
 //!
 //! Each module uses only those before it in this list:
-//! - [`clock`], [`config`], [`identity`], [`telemetry`], [`token`]: what a node is and is told;
+//! - [`clock`], [`identity`], [`token`], [`telemetry`], [`config`]: what a node is and is told;
 //! - [`control`]: the replicated state, on Raft and disk; [`modules`]: components;
 //! - [`recover`]: both of them, of a node that does not run;
 //! - [`peer`], [`gossip`], `rpc`: other nodes;
-//! - [`placement`]: the leader's work; [`restart`]: announced restarts; [`dispatch`]: resources and
-//!   calls; [`deploy`]: deployments;
+//! - [`placement`]: the leader's work; [`restart`]: announced restarts; [`logs`]: what handlers say;
+//!   [`dispatch`]: resources and calls; [`deploy`]: deployments;
 //! - [`admin`]: the HTTP API; [`server`]: all of it, started and ended in order;
 //! - [`client`], [`cli`]: the API's other side, and the command; [`start`]: where both meet.
 
@@ -20,6 +20,7 @@ pub mod deploy;
 pub mod dispatch;
 pub mod gossip;
 pub mod identity;
+pub mod logs;
 pub mod modules;
 pub mod peer;
 pub mod placement;

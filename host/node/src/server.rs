@@ -196,7 +196,9 @@ impl Node {
             node: self.dir.node(),
             incarnation: self.dir.incarnation(),
         };
-        let services = Services::start(&self, me).await?;
+        // Ended one after the other: first what uses, then what is used.
+        let ends = Ends::default();
+        let services = Services::start(&self, me, &ends).await?;
         let Self {
             config,
             dir,
@@ -210,8 +212,6 @@ impl Node {
         let (listener, socket, cluster_addr) = peers_at;
         let spare = http.0.as_fd().try_clone_to_owned().map_err(Error::Spare)?;
         held.hold(&listener).map_err(Error::Spare)?;
-        // Ended one after the other: first what uses, then what is used.
-        let ends = Ends::default();
         let mut tasks = Tasks::new(runtimes);
         let Services {
             cluster_id,

@@ -40,8 +40,11 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
         LogFormat::Text => telemetry::Format::Text,
         LogFormat::Json => telemetry::Format::Json,
     };
-    telemetry::start(log_format, &args.log)?;
-    let config = config(args)?;
+    let log = telemetry::start(log_format, &args.log)?;
+    let config = NodeConfig {
+        log,
+        ..config(args)?
+    };
     // Known before it can be replaced by another version.
     let program = std::env::current_exe().context("find this program")?;
     let ended = server::run(config, signals(), move |listening| {
@@ -146,6 +149,7 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
         drain_timeout: args.drain_timeout,
         http_listener,
         port_patience,
+        log: None,
         gossip: std::env::var_os(NO_GOSSIP).is_none(),
     })
 }

@@ -1,9 +1,13 @@
 //! What guests say: lines on stdout and stderr, and messages of `wasi:logging`.
 //!
-//! Invariant: a guest costs bounded memory and a bounded number of entries per call, whatever it
-//! writes. A call that said more than is kept is told by a message of its own.
+//! Invariant: an instance costs bounded memory and a bounded number of entries a second, whatever it
+//! writes. How much was left out is said by a message of its own.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use holdfast_model::{ModuleName, ResourceId};
 use parking_lot::Mutex;
@@ -111,8 +115,17 @@ struct Lines {
     /// Last lines of the current call on stderr and in critical messages: where a panic leaves
     /// its message, and nowhere else.
     tail: VecDeque<String>,
-    /// Entries of the current call.
-    entries: u32,
+    allowance: Allowance,
+}
+
+/// How many entries may still be logged: a burst of [`BURST`], and [`PER_SECOND`] on average.
+struct Allowance {
+    entries: f64,
+    since: Instant,
+    /// Entries that were refused and not told about yet.
+    left_out: u64,
+    /// When that was told last.
+    told: Instant,
 }
 
 impl Journal {
@@ -129,16 +142,11 @@ impl Journal {
         }
     }
 
-    /// Begins a new call: its entries are counted anew.
+    /// Begins a new call: what earlier ones said last is of no interest any more.
     pub(crate) fn begin_call(&self) {
         let mut lines = self.lines.lock();
         lines.tail.clear();
-        let left_out = std::mem::take(&mut lines.entries).saturating_sub(ENTRIES_PER_CALL_MAX);
-        drop(lines);
-        if left_out > 0 {
-            let message = format!("{left_out} more messages of the last call were left out");
-            self.emit(Source::Logging, Level::Warn, "", &message);
-        }
+        self.tell_left_out(&mut lines);
     }
 
     /// Logs a message of `wasi:logging`.
@@ -151,9 +159,7 @@ impl Journal {
                 lines.remember(line);
             }
         }
-        if lines.admit() {
-            self.emit(Source::Logging, level, context, message);
-        }
+        self.admit(&mut lines, Source::Logging, level, context, message);
     }
 
     /// Takes bytes written to stdout or stderr, and logs the lines that they complete.
@@ -199,8 +205,32 @@ impl Journal {
         if source == Source::Stderr {
             lines.remember(line);
         }
-        if !line.is_empty() && lines.admit() {
-            self.emit(source, level, "", line);
+        if !line.is_empty() {
+            self.admit(lines, source, level, "", line);
+        }
+    }
+
+    /// Logs an entry, unless there were too many.
+    fn admit(&self, lines: &mut Lines, source: Source, level: Level, context: &str, message: &str) {
+        self.tell_left_out(lines);
+        if lines.allowance.take(Instant::now()) {
+            self.emit(source, level, context, message);
+        } else {
+            lines.allowance.left_out += 1;
+        }
+    }
+
+    /// Says how many entries were left out, once there may be entries again.
+    fn tell_left_out(&self, lines: &mut Lines) {
+        let allowance = &mut lines.allowance;
+        let now = Instant::now();
+        // Not for each one: while there are too many, half of what is said would be about that.
+        let is_time = now.saturating_duration_since(allowance.told) >= TOLD_EVERY;
+        if allowance.left_out > 0 && is_time && allowance.take(now) {
+            allowance.told = now;
+            let left_out = std::mem::take(&mut allowance.left_out);
+            let message = format!("{left_out} messages were left out: there were too many");
+            self.emit(Source::Logging, Level::Warn, "", &message);
         }
     }
 
@@ -230,10 +260,31 @@ impl Lines {
         }
         self.tail.push_back(line.to_owned());
     }
+}
 
-    fn admit(&mut self) -> bool {
-        self.entries = self.entries.saturating_add(1);
-        self.entries <= ENTRIES_PER_CALL_MAX
+impl Allowance {
+    /// Takes one entry, if there is one left by now.
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.since);
+        self.since = now;
+        self.entries = (self.entries + passed.as_secs_f64() * PER_SECOND).min(BURST);
+        let is_there = self.entries >= 1.0;
+        if is_there {
+            self.entries -= 1.0;
+        }
+        is_there
+    }
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self {
+            entries: BURST,
+            since: now,
+            left_out: 0,
+            told: now,
+        }
     }
 }
 
@@ -244,8 +295,13 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 const LINE_BYTES_MAX: usize = 8 << 10;
 const CONTEXT_BYTES_MAX: usize = 256;
 const TAIL_LINES_MAX: usize = 16;
-/// More than a person reads; less than what fills a disk when every call does it.
-const ENTRIES_PER_CALL_MAX: u32 = 1000;
+/// What an instance may log at once, and a second on average. More than a person reads; less than
+/// what fills a disk.
+const BURST: f64 = 1000.0;
+const PER_SECOND: f64 = 100.0;
+
+/// How often it is said at most that something was left out.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

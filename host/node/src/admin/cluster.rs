@@ -232,14 +232,7 @@ pub(super) async fn restart(
     Node(node): Node,
     Asked(NoQuery {}): Asked<NoQuery>,
 ) -> Result<(StatusCode, Json<NodeInfo>)> {
-    let known = admin.control.read(|state| {
-        let known = state.nodes().get(&node);
-        known.is_some_and(|known| known.standing != Standing::Removed)
-    });
-    if !known {
-        let deadline = deadline(None, false).into_std();
-        admin.control.read_index(deadline).await?;
-    }
+    admin.known(node).await?;
     let before = info(&admin, node).await?;
     admin.restarts.restart(node).await?;
     Ok((StatusCode::ACCEPTED, Json(before)))

@@ -15,7 +15,9 @@ use http_body_util::Full;
 
 use crate::{
     control::{ProposeError, ReadError},
-    deploy, modules,
+    deploy,
+    logs::ChangeLogError,
+    modules,
     placement::AllocateError,
     restart::RestartError,
 };
@@ -212,6 +214,17 @@ impl From<RestartError> for Error {
             ),
             RestartError::NotReached(_) => Self::new(ProblemKind::Unavailable, error.to_string()),
         }
+    }
+}
+
+impl From<ChangeLogError> for Error {
+    fn from(error: ChangeLogError) -> Self {
+        let kind = match error {
+            ChangeLogError::Invalid(_) => ProblemKind::InvalidRequest,
+            ChangeLogError::NotOwn => ProblemKind::Conflict,
+            ChangeLogError::NotReached(_) => ProblemKind::Unavailable,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Looks things up in the state so that what is called unknown is so in a state that is current.
 
-use holdfast_cluster::state::State;
-use holdfast_model::{api::ProblemKind, call};
+use holdfast_cluster::state::{Refused, Standing, State};
+use holdfast_model::{NodeId, api::ProblemKind, call};
 
 use super::{
     Parts,
@@ -24,6 +24,25 @@ impl Parts {
         let deadline = deadline(None, false).into_std();
         self.control.read_index(deadline).await?;
         Ok(self.control.read(&look)?)
+    }
+
+    /// Makes sure that a node is one of the cluster, in a state that is current if need be.
+    pub(super) async fn known(&self, node: NodeId) -> Result<()> {
+        self.joined()?;
+        let is_known = |state: &State| {
+            let known = state.nodes().get(&node);
+            known.is_some_and(|known| known.standing != Standing::Removed)
+        };
+        if self.control.read(is_known) {
+            return Ok(());
+        }
+        self.majority()?;
+        let deadline = deadline(None, false).into_std();
+        self.control.read_index(deadline).await?;
+        match self.control.read(is_known) {
+            true => Ok(()),
+            false => Err(Refused::UnknownNode(node).into()),
+        }
     }
 
     /// Makes sure that it is not in vain to ask for a change.

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
-use holdfast_model::api::{NoMajority, NodeInfo, NodeList, ProblemKind, RemoveNodeQuery};
+use holdfast_model::api::{NoMajority, NodeInfo, NodeList, NodeLog, ProblemKind, RemoveNodeQuery};
 
 use super::{
     failure::Failure,
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::client::{self, Client};
 
-/// List nodes, and remove dead ones
+/// List nodes, remove dead ones, and change what they log
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct NodesArgs {
@@ -39,6 +39,18 @@ enum Action {
         #[arg(long)]
         confirm_dead: bool,
     },
+    /// Show what a node's own log has, or change it
+    ///
+    /// The log is what the node writes to its standard error. A change holds until the process ends;
+    /// the next one begins with its --log.
+    #[command(after_help = LOG_HELP)]
+    Log {
+        /// The node: its id, or the beginning of it.
+        node: String,
+        /// A level, or `target=level` with commas between them; shown unless given.
+        #[arg(value_name = "FILTER")]
+        filter: Option<String>,
+    },
 }
 
 pub(super) async fn run(args: NodesArgs, client: &Client, output: &Output) -> anyhow::Result<()> {
@@ -59,6 +71,14 @@ pub(super) async fn run(args: NodesArgs, client: &Client, output: &Output) -> an
             client.remove_node(node, &query).await.map_err(refusal)?;
             let removed = serde_json::json!({"node": node, "removed": true});
             output.show(&removed, |_| format!("{node} is removed"))
+        }
+        Action::Log { node, filter } => {
+            let node = target::node(client, &node).await?;
+            let log = match filter {
+                None => client.node_log(node).await?,
+                Some(filter) => client.change_node_log(node, &NodeLog { filter }).await?,
+            };
+            output.show(&log, |log| log.filter.clone())
         }
     }
 }
@@ -121,6 +141,12 @@ const REMOVE_HELP: &str = "\
 Examples:
   holdfast nodes remove 9f3a
   holdfast nodes remove 9f3a --confirm-dead";
+
+const LOG_HELP: &str = "\
+Examples:
+  holdfast nodes log 9f3a
+  holdfast nodes log 9f3a info,holdfast::peer=debug
+  holdfast nodes log 9f3a info,guest=warn";
 
 const AFTER_HELP: &str = "\
 Examples:

@@ -1,10 +1,12 @@
 //! Where results go: tables for people, JSON for programs.
 
 use std::{
+    fmt::Display,
     io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
 
+use clap::builder::styling::AnsiColor;
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use holdfast_model::api::{NodeStatus, ResourceStatus};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -55,6 +57,15 @@ impl Output {
 
     pub(super) fn is_json(self) -> bool {
         self.format == Format::Json
+    }
+
+    /// A text in a colour, where colours are wanted.
+    pub(super) fn coloured(self, text: impl Display, colour: AnsiColor) -> String {
+        if !self.colour {
+            return text.to_string();
+        }
+        let style = colour.on_default();
+        format!("{style}{text}{style:#}")
     }
 
     /// Writes a value: as a line of JSON, or as the text that `show` makes of it.

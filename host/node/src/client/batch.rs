@@ -13,9 +13,9 @@ use holdfast_model::{
 };
 use http::{HeaderValue, Method, header};
 use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 
-use super::{Client, Error, Exchange};
+use super::{Client, Error, Exchange, lines::Lines};
 
 impl Client {
     /// Allocates and deallocates many resources. Lines are taken from `lines` as fast as the node
@@ -43,7 +43,7 @@ impl Client {
         exchange.body = StreamBody::new(frames).boxed_unsync();
 
         let response = self.within(self.timeout, self.start(exchange)).await?;
-        let mut answers = Answers::new(self, response.into_body());
+        let mut answers = Lines::<BatchAnswer>::new(self, response.into_body());
         let mut answered = 0;
         while let Some(answer) = answers.next().await? {
             answered += 1;
@@ -66,81 +66,4 @@ fn encode(lines: &[BatchRequest]) -> Bytes {
     text.into()
 }
 
-/// The lines of an answer, read as they come.
-struct Answers<'a> {
-    client: &'a Client,
-    body: Incoming,
-    /// What came and is not parsed yet begins at `start`.
-    read: Vec<u8>,
-    start: usize,
-}
-
-impl<'a> Answers<'a> {
-    fn new(client: &'a Client, body: Incoming) -> Self {
-        Self {
-            client,
-            body,
-            read: Vec::new(),
-            start: 0,
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<BatchAnswer>, Error> {
-        loop {
-            while let Some(line) = self.line() {
-                if line.is_empty() {
-                    continue;
-                }
-                let answer = serde_json::from_slice(line)
-                    .map_err(|error| self.client.malformed(error.to_string()))?;
-                return Ok(Some(answer));
-            }
-            if !self.fill().await? {
-                return Ok(None);
-            }
-        }
-    }
-
-    fn line(&mut self) -> Option<&[u8]> {
-        let rest = &self.read[self.start..];
-        let len = rest.iter().position(|byte| *byte == b'\n')?;
-        let start = self.start;
-        self.start += len + 1;
-        Some(self.read[start..start + len].trim_ascii())
-    }
-
-    /// Reads more; false at the end.
-    async fn fill(&mut self) -> Result<bool, Error> {
-        self.read.drain(..self.start);
-        self.start = 0;
-        if self.read.len() > LINE_BYTES_MAX {
-            return Err(self.client.malformed("a line is too long"));
-        }
-        let frame = async {
-            self.body
-                .frame()
-                .await
-                .transpose()
-                .map_err(|error| Error::Broken {
-                    url: self.client.server.clone(),
-                    source: Box::new(error),
-                })
-        };
-        let Some(frame) = self.client.within(self.client.timeout, frame).await? else {
-            if self.read.trim_ascii().is_empty() {
-                return Ok(false);
-            }
-            // The last line may come without its newline.
-            self.read.push(b'\n');
-            return Ok(true);
-        };
-        if let Ok(data) = frame.into_data() {
-            self.read.extend_from_slice(&data);
-        }
-        Ok(true)
-    }
-}
-
 const LINES_PER_FRAME: usize = 256;
-/// Longest line of an answer, which at worst repeats an id and explains a problem.
-const LINE_BYTES_MAX: usize = 1 << 20;

@@ -8,8 +8,9 @@ use holdfast_model::{
     api::{
         AllocateQuery, ChangeClusterSettings, ClusterInfo, ClusterSettings, DeallocateQuery,
         DeployQuery, DrainQuery, IDEMPOTENCY_KEY_HEADER, ModuleInfo, ModuleList, NODE_HEADER,
-        NodeInfo, NodeList, REQUEST_ID_HEADER, RemoveModuleQuery, RemoveNodeQuery, ResourceInfo,
-        ResourceList, ResourcesQuery, SETTINGS_HEADER, SlotList, SlotsQuery, TIMEOUT_HEADER, WASM,
+        NodeInfo, NodeList, NodeLog, REQUEST_ID_HEADER, RemoveModuleQuery, RemoveNodeQuery,
+        ResourceInfo, ResourceList, ResourcesQuery, SETTINGS_HEADER, SlotList, SlotsQuery,
+        TIMEOUT_HEADER, WASM,
     },
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -246,6 +247,26 @@ impl Client {
     pub async fn restart(&self, node: NodeId) -> Result<NodeInfo, Error> {
         let path = format!("/v1/cluster/nodes/{node}/restart");
         self.json(Exchange::new(Method::POST, path)).await
+    }
+
+    /// What a node's own log has.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn node_log(&self, node: NodeId) -> Result<NodeLog, Error> {
+        let path = format!("/v1/cluster/nodes/{node}/log");
+        self.json(Exchange::new(Method::GET, path)).await
+    }
+
+    /// Changes what a node's own log has.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn change_node_log(&self, node: NodeId, log: &NodeLog) -> Result<NodeLog, Error> {
+        let path = format!("/v1/cluster/nodes/{node}/log");
+        let body = serde_json::to_vec(log).expect("a text, which can always be written");
+        let exchange = Exchange::new(Method::PUT, path);
+        self.json(exchange.body("application/json", body)).await
     }
 
     /// The settings of the cluster.

@@ -10,6 +10,7 @@ use crate::{
     control::{self, Control, TransportError},
     deploy::{self, FetchComponent, KeepComponent},
     dispatch::{self, AwaitHeld, CountsOf, Dispatch, Reports},
+    logs::{ChangeLog, Logs, ReadLogs},
     modules::{self, Modules},
     peer::{Answer, CallError, Handler, Kind, Lane, PeerInfo, Peers, Reply},
     placement::{Allocate, Died, Placement, Renew},
@@ -29,6 +30,7 @@ pub(super) struct Parts {
     pub(super) placement: Placement,
     pub(super) dispatch: Dispatch,
     pub(super) restarts: Restarts,
+    pub(super) logs: Logs,
 }
 
 impl Answers {
@@ -86,6 +88,8 @@ impl Handler for Answers {
                 Restart::KIND => {
                     reply(&payload, async |Restart| parts.restarts.answer().await).await
                 }
+                ReadLogs::KIND => reply(&payload, async |q| parts.logs.answer(q).await).await,
+                ChangeLog::KIND => reply(&payload, async |q| parts.logs.answer_change(&q)).await,
                 Died::KIND => reply(&payload, async |q| parts.placement.answer_died(q)).await,
                 Kind(other) => Err(format!("this version knows no question of kind {other}")),
             }

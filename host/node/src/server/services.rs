@@ -10,12 +10,14 @@ use tokio::sync::{mpsc, watch};
 use super::{
     Error, Node,
     answer::{Answers, Carrier, Parts},
+    tasks::Ends,
 };
 use crate::{
     admin::{self, Api},
     control::{self, Control},
     deploy::{Deploy, FromPeers},
     dispatch::{self, Dispatch},
+    logs::{self, Logs},
     modules::Modules,
     peer::{self, Local, Peers},
     placement::{self, Lease, Members, Placement},
@@ -43,7 +45,7 @@ pub(super) struct Services {
 }
 
 impl Services {
-    pub(super) async fn start(node: &Node, me: Owner) -> Result<Self, Error> {
+    pub(super) async fn start(node: &Node, me: Owner, ends: &Ends) -> Result<Self, Error> {
         let Node {
             config,
             dir,
@@ -68,9 +70,11 @@ impl Services {
         let options = peer::Options::default();
         let (peers, events) = Peers::new(local, key, answers.clone(), options, runtimes.clone());
         let fences = Fences::shut();
+        let said = Arc::new(logs::Kept::default());
         let options = holdfast_runtime::Options {
             cache_dir: Some(dir.path().join("compiled")),
             fences: fences.clone(),
+            log: said.clone(),
             ..holdfast_runtime::Options::default()
         };
         let component_bytes_max = options.component_bytes_max;
@@ -86,6 +90,15 @@ impl Services {
         let (placement, allocations) =
             Placement::new(me.node, control.clone(), peers.clone(), members.subscribe());
         let (renewals, lease) = placement.renewals(me, fences.clone(), modules.clone());
+        let stop = ends.http.clone();
+        let logs = Logs::new(
+            me,
+            said,
+            config.log.clone(),
+            peers.clone(),
+            placement.clone(),
+            stop,
+        );
         let (dispatch, engine) = Dispatch::new(
             me,
             control.clone(),
@@ -104,6 +117,7 @@ impl Services {
             placement: placement.clone(),
             dispatch: dispatch.clone(),
             restarts: restarts.clone(),
+            logs: logs.clone(),
         });
         let api = Api::new(admin::Parts {
             me: me.node,
@@ -114,6 +128,7 @@ impl Services {
             dispatch: dispatch.clone(),
             deploy,
             restarts: restarts.clone(),
+            logs,
             token: config.token.clone(),
             component_bytes_max,
         });

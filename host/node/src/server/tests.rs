@@ -110,6 +110,7 @@ fn founder(data_dir: &std::path::Path) -> NodeConfig {
         drain_timeout: Duration::ZERO,
         http_listener: None,
         port_patience: Duration::ZERO,
+        log: None,
         gossip: true,
     }
 }

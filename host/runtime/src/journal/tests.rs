@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 #[derive(Default)]
@@ -53,15 +55,39 @@ fn a_line_without_end_takes_bounded_memory() {
 #[test]
 fn a_flood_is_cut_and_said_to_be_cut() {
     let (journal, seen) = journal();
-    for _ in 0..ENTRIES_PER_CALL_MAX + 7 {
+    let burst = BURST as usize;
+    for _ in 0..burst + 2_000 {
         journal.log(Level::Info, "", "x");
     }
-    assert_eq!(seen.0.lock().len(), ENTRIES_PER_CALL_MAX as usize);
+    let said = seen.0.lock().len();
+    assert!((burst..burst + 1_000).contains(&said), "{said}");
+    // As if a second had passed.
+    let mut lines = journal.lines.lock();
+    lines.allowance.entries = PER_SECOND;
+    lines.allowance.told -= TOLD_EVERY;
+    drop(lines);
     journal.begin_call();
-    let (_, _, last) = seen.0.lock().last().unwrap().clone();
-    assert_eq!(last, "7 more messages of the last call were left out");
+    let last = |n: usize| seen.0.lock().iter().rev().nth(n).unwrap().2.clone();
+    let (left_out, rest) = last(0)
+        .split_once(' ')
+        .map(|(n, rest)| (n.to_owned(), rest.to_owned()))
+        .unwrap();
+    assert_eq!(rest, "messages were left out: there were too many");
+    assert!(left_out.parse::<usize>().unwrap() > 0);
     journal.log(Level::Info, "", "y");
-    assert_eq!(seen.0.lock().last().unwrap().2, "y");
+    assert_eq!(last(0), "y");
+}
+
+#[test]
+fn what_may_be_said_grows_with_time_up_to_a_burst() {
+    let mut allowance = Allowance::default();
+    let start = allowance.since;
+    let taken = |allowance: &mut Allowance, at| (0..5_000).filter(|_| allowance.take(at)).count();
+    assert_eq!(taken(&mut allowance, start), BURST as usize);
+    let second = start + Duration::from_secs(1);
+    assert_eq!(taken(&mut allowance, second), PER_SECOND as usize);
+    let day = start + Duration::from_secs(86_400);
+    assert_eq!(taken(&mut allowance, day), BURST as usize);
 }
 
 #[test]

@@ -1,0 +1,149 @@
+//! `holdfast logs`: what handlers say.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::{Args, builder::styling::AnsiColor};
+use holdfast_model::{
+    ModuleName, ResourceId,
+    api::{LogEntry, LogLevel, LogLine, LogsQuery},
+};
+
+use super::{
+    human,
+    output::{self, Output},
+    target,
+};
+use crate::client::Client;
+
+/// Show what handlers say, on all nodes
+///
+/// That is what they write to stdout and stderr, and what they log through `wasi:logging`. Each node
+/// keeps the newest lines of each module, about 1 MiB, until it ends; its own log has all of them.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct LogsArgs {
+    /// Only of this module, or of this resource; everything unless given.
+    #[arg(value_name = "MODULE[/ID]", value_parser = subject)]
+    subject: Option<Subject>,
+
+    /// Go on with what is said from now on, until interrupted.
+    #[arg(long, short)]
+    follow: bool,
+
+    /// How many lines of the past, the newest ones; at most 10,000.
+    #[arg(long, short = 'n', value_name = "N", default_value_t = LogsQuery::LIMIT_DEFAULT)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(LogsQuery::LIMIT_MAX)))]
+    lines: u32,
+
+    /// Only what is at least so important: trace, debug, info, warn, error or critical.
+    ///
+    /// What is written to stdout is info, and to stderr warn.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "trace",
+        hide_default_value = true
+    )]
+    level: LogLevel,
+
+    /// Only what is said on this node: its id, or the beginning of it.
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+}
+
+/// A module, or one of its resources.
+#[derive(Clone, Debug)]
+struct Subject {
+    module: ModuleName,
+    resource: Option<ResourceId>,
+}
+
+fn subject(text: &str) -> Result<Subject, String> {
+    let (module, resource) = match text.split_once('/') {
+        Some((module, id)) => (module, Some(id)),
+        None => (text, None),
+    };
+    let resource = resource.map(str::parse).transpose();
+    Ok(Subject {
+        module: module.parse().map_err(|error| format!("{error}"))?,
+        resource: resource.map_err(|error| format!("{error}"))?,
+    })
+}
+
+pub(super) async fn run(args: LogsArgs, client: &Client, output: &Output) -> anyhow::Result<()> {
+    let node = match &args.node {
+        Some(beginning) => Some(target::node(client, beginning).await?),
+        None => None,
+    };
+    let (module, resource) = match args.subject {
+        Some(Subject { module, resource }) => (Some(module), resource),
+        None => (None, None),
+    };
+    let query = LogsQuery {
+        module,
+        resource,
+        node,
+        level: Some(args.level),
+        limit: Some(args.lines),
+        follow: args.follow,
+    };
+    client
+        .logs(&query, |line| match line {
+            line if output.is_json() => output.json(&line),
+            LogLine::Entry(entry) => output::write(text(*output, &entry).as_bytes()),
+            LogLine::Missing(missing) => {
+                let node = human::node(missing.node);
+                output.warn(&format!(
+                    "lines of node {node} are missing: {}",
+                    missing.missing
+                ));
+                Ok(())
+            }
+        })
+        .await
+}
+
+/// A line for people.
+fn text(output: Output, entry: &LogEntry) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(entry.at_ms);
+    let level = output.coloured(format!("{:8}", entry.level), colour(entry.level));
+    let context = match entry.context.is_empty() {
+        true => String::new(),
+        false => format!("{}: ", entry.context),
+    };
+    format!(
+        "{} {level} {}/{} {context}{}\n",
+        humantime::format_rfc3339_millis(at),
+        entry.module,
+        entry.resource,
+        printable(&entry.message),
+    )
+}
+
+/// A handler's text without what would control the terminal.
+fn printable(text: &str) -> String {
+    let shown = |c: char| {
+        if c.is_control() && c != '\t' && c != '\n' {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
+    text.chars().map(shown).collect()
+}
+
+fn colour(level: LogLevel) -> AnsiColor {
+    match level {
+        LogLevel::Trace | LogLevel::Debug => AnsiColor::BrightBlack,
+        LogLevel::Info => AnsiColor::Green,
+        LogLevel::Warn => AnsiColor::Yellow,
+        LogLevel::Error | LogLevel::Critical => AnsiColor::Red,
+    }
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  holdfast logs                            the last 100 lines, of all handlers
+  holdfast logs counter -f                 one module, and go on
+  holdfast logs counter/a --level warn
+  holdfast logs counter --format json | jq -r .message";
