@@ -28,7 +28,7 @@ fn deploy(cluster: &Cluster, example: &str) -> Value {
     let build::Built {
         bytes, manifest, ..
     } = built.unwrap_or_else(|error| panic!("build {example}: {error:?}"));
-    let Manifest { name, settings } = manifest;
+    let Manifest { name, settings, .. } = manifest;
     assert_eq!(name.as_str(), example);
     let settings = serde_json::to_value(&settings).unwrap();
     let answer = cluster.api(0).deploy(example, bytes, &settings).answer();

@@ -98,6 +98,8 @@ fn what_makes_no_sense_is_refused_and_a_node_that_is_not_there_is_named() {
 struct Follower {
     process: Child,
     entries: mpsc::Receiver<LogEntry>,
+    /// Where something was said.
+    nodes: BTreeSet<NodeId>,
 }
 
 impl Follower {
@@ -118,15 +120,24 @@ impl Follower {
                 }
             }
         });
-        Self { process, entries }
+        Self {
+            process,
+            entries,
+            nodes: BTreeSet::new(),
+        }
     }
 
     /// Waits until something is said on this node.
     #[track_caller]
-    fn wait_said_on(&self, node: NodeId) {
+    fn wait_said_on(&mut self, node: NodeId) {
         wait_until("something is said there", LONG, || {
-            let said = self.entries.try_iter().any(|entry| entry.node == node);
-            said.then_some(()).ok_or("nothing")
+            let said = self.entries.try_iter().map(|entry| entry.node);
+            self.nodes.extend(said);
+            let nodes = &self.nodes;
+            nodes
+                .contains(&node)
+                .then_some(())
+                .ok_or(format!("{nodes:?}"))
         });
     }
 }

@@ -13,10 +13,13 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub mod build;
 pub mod demo;
 mod deploy;
+mod dev;
 mod drain;
 mod failure;
 mod human;
+mod interrupts;
 mod invoke;
+mod local_node;
 mod logs;
 pub mod manifest;
 mod modules;
@@ -94,6 +97,7 @@ async fn talk(session: Session, command: Command) -> anyhow::Result<Exit> {
     let output = session.output();
     let done = match command {
         Command::Demo(args) => return demo::run(args, &output).await,
+        Command::Dev(args) => return dev::run(args, &output).await,
         Command::New(args) => new::run(&args, &output),
         Command::Build(args) => build::run(&args, &output).await,
         Command::Recover(args) => recover::run(&args, &output).await,
@@ -127,6 +131,7 @@ async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Resu
         Command::Restart(args) => restart::run(args, client, output).await,
         Command::Settings(args) => settings::run(&args, client, output).await,
         Command::Demo(_)
+        | Command::Dev(_)
         | Command::New(_)
         | Command::Build(_)
         | Command::Recover(_)
@@ -159,6 +164,7 @@ enum Command {
     Start(StartArgs),
     New(new::NewArgs),
     Build(build::BuildArgs),
+    Dev(dev::DevArgs),
     Deploy(deploy::DeployArgs),
     Modules(modules::ModulesArgs),
     Resources(resources::ResourcesArgs),

@@ -13,7 +13,6 @@ use clap::Args;
 use holdfast_model::{ModuleName, NodeId};
 use serde::Serialize;
 use tempfile::TempDir;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{
     ledger::{Pid, Tally},
@@ -24,6 +23,7 @@ use self::{
 use super::{
     failure::{Exit, is_broken_pipe},
     human,
+    interrupts::Interrupts,
     output::Output,
     target::usage,
 };
@@ -206,30 +206,6 @@ fn kept(folder: TempDir) -> String {
 /// Says something to whoever still reads it: the terminal may be gone.
 fn say_to_stderr(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
-}
-
-/// What asks the demo to end: Ctrl-C, SIGTERM, or a terminal that is closed.
-struct Interrupts([Signal; 3]);
-
-impl Interrupts {
-    /// From now on they do not end the process by themselves.
-    fn listen() -> io::Result<Self> {
-        Ok(Self([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ]))
-    }
-
-    /// Waits for one of them.
-    async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }
 
 const AFTER_HELP: &str = "\

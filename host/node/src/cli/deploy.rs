@@ -186,7 +186,7 @@ async fn present_settings(client: &Client, name: &ModuleName) -> anyhow::Result<
     }
 }
 
-fn newest(info: &ModuleInfo) -> &VersionInfo {
+pub(super) fn newest(info: &ModuleInfo) -> &VersionInfo {
     info.rollout
         .as_ref()
         .map_or(&info.version, |rollout| &rollout.version)

@@ -97,6 +97,16 @@ pub(super) fn report(error: &anyhow::Error, format: Format) -> Exit {
     told.exit
 }
 
+/// An error in words, as it is told on standard error.
+pub(super) fn told(error: &anyhow::Error) -> String {
+    Told::of(error).to_string()
+}
+
+/// An error as a problem document.
+pub(super) fn problem(error: &anyhow::Error) -> serde_json::Value {
+    Told::of(error).problem()
+}
+
 /// What is told of an error.
 struct Told {
     message: String,

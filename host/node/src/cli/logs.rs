@@ -104,7 +104,7 @@ pub(super) async fn run(args: LogsArgs, client: &Client, output: &Output) -> any
 }
 
 /// A line for people.
-fn text(output: Output, entry: &LogEntry) -> String {
+pub(super) fn text(output: Output, entry: &LogEntry) -> String {
     let at = UNIX_EPOCH + Duration::from_millis(entry.at_ms);
     let level = output.coloured(format!("{:8}", entry.level), colour(entry.level));
     let context = match entry.context.is_empty() {

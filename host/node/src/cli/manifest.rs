@@ -7,10 +7,11 @@ use std::{
 };
 
 use holdfast_model::{
-    Lane, Limits, ModuleName, OnLostQuorum, Settings,
+    Lane, Limits, ModuleName, OnLostQuorum, ResourceId, Settings, Spec,
     module::{Grants, OutOfBounds},
 };
 use serde::Deserialize;
+use toml::Spanned;
 
 /// A manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Manifest {
     pub name: ModuleName,
     /// Its settings. What the file leaves out has its default.
     pub settings: Settings,
+    /// What `holdfast dev` allocates.
+    pub resources: BTreeMap<ResourceId, Spec>,
 }
 
 /// Why there is no good manifest.
@@ -84,7 +87,25 @@ impl Manifest {
         if let Err(error) = file.limits.check() {
             return Err(fault(offset_of(text, &error), error.to_string()));
         }
+        let mut resources = BTreeMap::new();
+        for Listed { id, spec } in file.resources {
+            let (at, id) = (id.span().start, id.into_inner());
+            let spec = match spec {
+                None => Spec::default(),
+                Some(spec) => {
+                    let at = spec.span().start;
+                    let json = json(toml::Value::Table(spec.into_inner())).to_string();
+                    let spec = Spec::from_json(json.as_bytes());
+                    spec.map_err(|error| fault(at, format!("spec of {id}: {error}")))?
+                }
+            };
+            if resources.contains_key(&id) {
+                return Err(fault(at, format!("resource {id} is listed twice")));
+            }
+            resources.insert(id, spec);
+        }
         Ok(Self {
+            resources,
             name: file.name,
             settings: Settings {
                 limits: file.limits,
@@ -113,6 +134,33 @@ struct File {
     grants: Grants,
     #[serde(default)]
     config: BTreeMap<String, String>,
+    #[serde(default)]
+    resources: Vec<Listed>,
+}
+
+/// A resource that the file lists.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listed {
+    id: Spanned<ResourceId>,
+    #[serde(default)]
+    spec: Option<Spanned<toml::Table>>,
+}
+
+/// The same value as JSON, in which points in time are texts, and numbers that are none are null.
+fn json(value: toml::Value) -> serde_json::Value {
+    match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(truth) => truth.into(),
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(values) => values.into_iter().map(json).collect(),
+        toml::Value::Table(table) => {
+            let members = table.into_iter().map(|(name, value)| (name, json(value)));
+            serde_json::Value::Object(members.collect())
+        }
+    }
 }
 
 /// Where the value of a limit stands: a limit is an integer, so its name begins its line, or stands
@@ -164,9 +212,21 @@ mod tests {
             http = ["api.example.com:443"]
             [config]
             region = "eu"
+            [[resources]]
+            id = "a"
+            [[resources]]
+            id = "b/c"
+            spec = { start = 40, at = 2026-11-25T10:00:00Z, deep = [{ x = 1.5 }, true] }
             "#,
         )
         .unwrap();
+        let specs: Vec<_> = manifest
+            .resources
+            .iter()
+            .map(|(id, spec)| (id.as_str(), spec.as_str()))
+            .collect();
+        let expected = r#"{"at":"2026-11-25T10:00:00Z","deep":[{"x":1.5},true],"start":40}"#;
+        assert_eq!(specs, [("a", "{}"), ("b/c", expected)]);
         let settings = manifest.settings;
         assert_eq!(settings.lane, Some(Lane::Fiber));
         assert_eq!(settings.on_lost_quorum, OnLostQuorum::Continue);
@@ -196,6 +256,18 @@ mod tests {
             (
                 "name = \"a\"\non_lost_quorum = \"go\"",
                 "x/holdfast.toml:2:18: unknown variant `go`",
+            ),
+            (
+                "name = \"a\"\n[[resources]]\nid = \"\"",
+                "x/holdfast.toml:3:6: a resource id must not be empty",
+            ),
+            (
+                "name = \"a\"\n[[resources]]\nid = \"x\"\n[[resources]]\nid = \"x\"",
+                "x/holdfast.toml:5:6: resource x is listed twice",
+            ),
+            (
+                "name = \"a\"\n[[resources]]\nid = \"x\"\nspecs = {}",
+                "x/holdfast.toml:4:1: unknown field `specs`",
             ),
             (
                 "name = \"a\"\n[grants]\nhttp = [\"nonsense\"]",

@@ -56,8 +56,7 @@ fn describe(Made { module, path }: &Made) -> String {
     format!(
         "Made {folder}: its logic is in src/lib.rs, its settings in holdfast.toml.\n\nNext:\n  \
          cd {folder} && cargo test        # natively, without a node\n  \
-         holdfast start --bootstrap --data-dir ./data --cluster-name dev   # elsewhere\n  \
-         holdfast deploy --wait\n  \
+         holdfast dev                      # on a node of its own, while you write it\n  \
          holdfast resources allocate {module} a --wait\n  \
          holdfast invoke {module} a Ada"
     )

@@ -1,22 +1,19 @@
-//! Nodes as processes of this very binary. None of them outlives the demo: [`Processes::end`] ends
-//! them all, each is killed when it is dropped, and ends by itself when its standard input does.
+//! The nodes of the demo. None of them outlives it: [`Processes::end`] ends them all.
 
 use std::{
-    fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
 };
 
 use anyhow::Context as _;
-use holdfast_model::api::{Listening, NodeEvent};
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, ChildStdout, Command},
-};
+use holdfast_model::api::Listening;
+use tokio::process::Child;
 
-use super::{collector::Collector, ledger::Pid};
+use super::{
+    super::local_node::{self, Log},
+    collector::Collector,
+    ledger::Pid,
+};
 use crate::client::Client;
 
 /// A node of the demo.
@@ -90,12 +87,10 @@ impl Node {
 }
 
 impl Processes {
-    fn spawn(&mut self, node: usize, mut command: Command) -> anyhow::Result<(Pid, ChildStdout)> {
-        let mut child = command.spawn()?;
+    fn enter(&mut self, node: usize, child: Child) -> Pid {
         let pid = child.id().expect("nobody has waited for it yet");
-        let stdout = child.stdout.take().expect("stdout is piped");
         self.0.push(Process { pid, node, child });
-        Ok((pid, stdout))
+        pid
     }
 
     /// Kills one, as a crash would: nothing is handed over. What is left of it ends later.
@@ -140,24 +135,16 @@ impl Killed {
 impl Launch {
     async fn go(self, processes: &mut Processes, collector: &Collector) -> anyhow::Result<Node> {
         let number = self.number;
+        let log = self.folder.join(format!("node-{number}.log"));
         let started = async {
-            let spawned = processes.spawn(number, self.command()?);
-            let (pid, stdout) = spawned.context("start its process")?;
+            let (child, announcement) = self.local().spawn(Log::File(&log))?;
+            let pid = processes.enter(number, child);
             collector.ledger().started(pid);
-            // A node says one line, and nothing more that would need a reader.
-            let mut lines = BufReader::new(stdout).lines();
-            let line = tokio::time::timeout(START_TIMEOUT, lines.next_line())
-                .await
-                .context("it does not say where it listens")?
-                .context("read its output")?
-                .context("it ended at once")?;
-            let NodeEvent::Listening(listening) =
-                serde_json::from_str(&line).context("its first line is no event")?;
-            Ok::<_, anyhow::Error>((pid, listening))
+            Ok::<_, anyhow::Error>((pid, announcement.listening().await?))
         };
         let (pid, listening) = started
             .await
-            .with_context(|| format!("start node {number}; its log is {}", self.log().display()))?;
+            .with_context(|| format!("start node {number}; its log is {}", log.display()))?;
         Ok(Node {
             number,
             client: Client::new(&listening.http.to_string())?,
@@ -167,44 +154,21 @@ impl Launch {
         })
     }
 
-    fn command(&self) -> anyhow::Result<Command> {
-        let program = std::env::current_exe().context("find the path of this program")?;
-        let log = File::options().create(true).append(true).open(self.log())?;
-        let mut command = Command::new(program);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("HOLDFAST_") {
-                command.env_remove(name);
-            }
+    fn local(&self) -> local_node::Launch {
+        let seed = self
+            .seed
+            .map(|seed| (seed, self.data(1).join("cluster.secret")));
+        local_node::Launch {
+            cluster_name: "demo",
+            data_dir: self.data(self.number),
+            http: self.http,
+            listen: self.cluster,
+            seed,
+            log: "info",
         }
-        command
-            .args(["start", "--format", "json", "--exit-with-stdin"])
-            .args(["--cluster-name", "demo", "--data-dir"])
-            .arg(self.data(self.number))
-            .args(["--http", &self.http.to_string()])
-            .args(["--listen", &self.cluster.to_string()]);
-        match self.seed {
-            None => command.arg("--bootstrap"),
-            Some(seed) => command
-                .args(["--seed", &seed.to_string(), "--secret-file"])
-                .arg(self.data(1).join("cluster.secret")),
-        };
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            // Ctrl-C is for the demo alone.
-            .process_group(0)
-            .kill_on_drop(true);
-        Ok(command)
     }
 
     fn data(&self, number: usize) -> PathBuf {
         self.folder.join(format!("node-{number}"))
     }
-
-    fn log(&self) -> PathBuf {
-        self.folder.join(format!("node-{}.log", self.number))
-    }
 }
-
-const START_TIMEOUT: Duration = Duration::from_secs(30);

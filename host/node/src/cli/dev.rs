@@ -1,0 +1,280 @@
+//! `holdfast dev`: a handler that runs while it is written.
+//!
+//! One node of this very binary, with its data in a temporary folder, runs the handler of a folder and
+//! the resources that its manifest lists. Every change is built and deployed as it is saved; what does
+//! not build or run is said, and the version before goes on.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use clap::Args;
+use holdfast_model::{
+    ModuleName, ResourceId, Spec,
+    api::{AllocateQuery, AllocateWait, DeallocateQuery, DeployQuery, LogLevel, LogsQuery},
+};
+use tempfile::TempDir;
+use tokio::process::Child;
+
+use self::{
+    tell::{Event, Teller},
+    watch::Watch,
+};
+use super::{
+    build, deploy,
+    failure::{Exit, Failure},
+    interrupts::Interrupts,
+    local_node::{Launch, Log},
+    manifest::Manifest,
+    output::Output,
+};
+use crate::client::Client;
+
+mod tell;
+mod watch;
+
+/// Run a handler while you write it
+///
+/// Builds the handler in a folder, starts one node on this machine, deploys it, allocates what
+/// `[[resources]]` in its holdfast.toml lists, and shows what it says. Whenever a file of the folder
+/// changes, it is built and deployed anew. The other commands talk to the node as to any other.
+/// Ctrl-C ends it all and leaves nothing behind.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct DevArgs {
+    /// The folder with Cargo.toml and holdfast.toml.
+    #[arg(default_value = ".", value_name = "DIR")]
+    dir: PathBuf,
+
+    /// Address of the node's HTTP API; port 0 takes any free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7300")]
+    http: SocketAddr,
+
+    /// Show only what is at least so important of what the handler says: trace, debug, info, warn,
+    /// error or critical.
+    #[arg(long, value_name = "LEVEL", default_value = "debug")]
+    level: LogLevel,
+}
+
+pub(super) async fn run(args: DevArgs, output: &Output) -> anyhow::Result<Exit> {
+    let mut interrupts = Interrupts::listen().context("listen for signals")?;
+    // Before anything is started: the manifest is what is wrong most often at first.
+    let manifest = Manifest::read(&args.dir).map_err(|error| build::explain(error.into()))?;
+    let folder = tempfile::Builder::new()
+        .prefix("holdfast-dev-")
+        .tempdir()
+        .context("make a temporary folder")?;
+    let teller = Teller::new(*output);
+    let mut node = None;
+    let ended = tokio::select! {
+        ended = develop(&args, manifest.name, &folder, teller, &mut node) => ended,
+        () = interrupts.next() => Ok(()),
+    };
+    if let Some(mut node) = node {
+        // It fails for one that has ended already. Its data goes with the folder: there is nothing
+        // to hand over, and nothing to wait for.
+        let _ = node.kill().await;
+    }
+    let path = folder.path().to_owned();
+    if let Err(error) = folder.close() {
+        output.warn(&format!("{} is not removed: {error}", path.display()));
+    }
+    ended.map(|()| Exit::Done)
+}
+
+/// Goes on until something fails that no change of the handler mends.
+async fn develop(
+    args: &DevArgs,
+    module: ModuleName,
+    folder: &TempDir,
+    teller: Teller,
+    node: &mut Option<Child>,
+) -> anyhow::Result<()> {
+    // Before the first build: what changes while it runs is built afterwards.
+    let mut watch = Watch::begin(&args.dir)?;
+    let client = start(args, folder.path(), node).await?;
+    teller.tell(&Event::Listening {
+        server: client.server(),
+    })?;
+    let mut handler = Handler {
+        dir: &args.dir,
+        module,
+        client: &client,
+        teller,
+        present: None,
+        allocated: BTreeMap::new(),
+    };
+    let node = node.as_mut().expect("it was started just now");
+    let work = async {
+        loop {
+            handler.refresh().await?;
+            watch.changed().await?;
+            teller.tell(&Event::Changed)?;
+        }
+    };
+    tokio::select! {
+        ended = work => ended,
+        ended = follow(args.level, &client, teller) => ended,
+        status = node.wait() => {
+            let status = status.context("wait for the node")?;
+            Err(Failure::new(format!("the node ended with {status}")).into())
+        }
+    }
+}
+
+async fn start(args: &DevArgs, folder: &Path, node: &mut Option<Child>) -> anyhow::Result<Client> {
+    if let Err(error) = std::net::TcpListener::bind(args.http) {
+        let taken = format!("cannot listen on {}: {error}", args.http);
+        let hint = "give another address: `--http 127.0.0.1:0` takes any free port";
+        return Err(Failure::new(taken).hint(hint).into());
+    }
+    let launch = Launch {
+        cluster_name: "dev",
+        data_dir: folder.join("node"),
+        http: args.http,
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        seed: None,
+        // What handlers say is shown from what the node keeps.
+        log: "warn,guest=off",
+    };
+    let (child, announcement) = launch.spawn(Log::Shown)?;
+    *node = Some(child);
+    let listening = announcement.listening().await.context("start the node")?;
+    let client = Client::new(&listening.http.to_string())?;
+    let begun = Instant::now();
+    while let Err(error) = client.ready().await {
+        if begun.elapsed() > READY_TIMEOUT {
+            return Err(error).context("wait until the node is ready");
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    Ok(client)
+}
+
+/// Shows what the handler says, from now on.
+async fn follow(level: LogLevel, client: &Client, teller: Teller) -> anyhow::Result<()> {
+    let query = LogsQuery {
+        level: Some(level),
+        limit: Some(0),
+        follow: true,
+        ..LogsQuery::default()
+    };
+    client.logs(&query, |line| teller.said(&line)).await?;
+    anyhow::bail!("the node says no more what the handler says")
+}
+
+/// The handler that is being written, and what became of it on the node.
+struct Handler<'a> {
+    dir: &'a Path,
+    /// Its module; another one since its name was changed is another module.
+    module: ModuleName,
+    client: &'a Client,
+    teller: Teller,
+    /// What was deployed last.
+    present: Option<(Manifest, Bytes)>,
+    /// What was allocated for the manifest.
+    allocated: BTreeMap<ResourceId, Spec>,
+}
+
+impl Handler<'_> {
+    /// Brings the node to what the folder has. What is wrong with that is told.
+    ///
+    /// # Errors
+    /// When nobody can be told.
+    async fn refresh(&mut self) -> anyhow::Result<()> {
+        let refreshed = self.try_refresh().await;
+        match refreshed {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let serving = self.present.is_some();
+                self.teller.failed(error, serving)
+            }
+        }
+    }
+
+    async fn try_refresh(&mut self) -> anyhow::Result<()> {
+        let teller = self.teller;
+        let built = teller.build(self.dir).await?;
+        if built.manifest.name != self.module {
+            let (was, is) = (&self.module, &built.manifest.name);
+            let failure = Failure::new(format!("the module's name was changed: {was} is now {is}"));
+            return Err(failure.hint("end `holdfast dev` and start it again").into());
+        }
+        let is_new = self.present.as_ref().is_none_or(|(manifest, bytes)| {
+            manifest.settings != built.manifest.settings || *bytes != built.bytes
+        });
+        if is_new {
+            self.deploy(&built).await?;
+        } else {
+            teller.tell(&Event::Unchanged)?;
+        }
+        let wanted = built.manifest.resources.clone();
+        self.present = Some((built.manifest, built.bytes));
+        self.reconcile(wanted).await
+    }
+
+    async fn deploy(&self, built: &build::Built) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let (module, settings) = (&self.module, &built.manifest.settings);
+        let component = built.bytes.clone();
+        let query = DeployQuery::default();
+        let info = self
+            .client
+            .deploy(module, component, Some(settings), &query)
+            .await?;
+        let number = deploy::newest(&info).number;
+        let info = deploy::follow(self.client, module, number, DEPLOY_TIMEOUT, |_| {}).await?;
+        self.teller.tell(&Event::Serves {
+            module,
+            version: info.version.number,
+            took_ms: begun.elapsed().as_millis() as u64,
+        })
+    }
+
+    /// Has exactly what the manifest lists, of what was allocated for it.
+    async fn reconcile(&mut self, wanted: BTreeMap<ResourceId, Spec>) -> anyhow::Result<()> {
+        let gone = self.allocated.keys().filter(|id| !wanted.contains_key(*id));
+        for id in gone.cloned().collect::<Vec<_>>() {
+            let query = DeallocateQuery::default();
+            self.client.deallocate(&self.module, &id, &query).await?;
+            self.allocated.remove(&id);
+            self.teller.tell(&Event::Deallocated {
+                module: &self.module,
+                id: &id,
+            })?;
+        }
+        for (id, spec) in wanted {
+            if self.allocated.get(&id) == Some(&spec) {
+                continue;
+            }
+            let query = AllocateQuery {
+                wait: Some(AllocateWait::Held),
+                timeout_ms: Some(HELD_TIMEOUT.as_millis() as u64),
+            };
+            let info = self
+                .client
+                .allocate(&self.module, &id, &spec, &query)
+                .await
+                .with_context(|| format!("allocate {}/{id}", self.module))?;
+            self.allocated.insert(id, spec);
+            self.teller.tell(&Event::Held { resource: &info })?;
+        }
+        Ok(())
+    }
+}
+
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+const DEPLOY_TIMEOUT: Duration = Duration::from_secs(60);
+const HELD_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+const AFTER_HELP: &str = "\
+Examples:
+  holdfast dev                                the handler in this folder
+  holdfast dev handlers/counter --level info
+  holdfast dev --http 127.0.0.1:0 --format json";
