@@ -107,7 +107,7 @@ impl Follower {
         let server = format!("http://{}", cluster.listening(node).http);
         let mut process = Command::new(BIN)
             .args(["--format", "json", "--server", &server])
-            .args(["logs", "probe", "--follow", "--lines", "0"])
+            .args(["logs", "probe", "--follow", "--lines", "1000"])
             .stdout(Stdio::piped())
             .spawn()
             .expect("the binary under test can be started");

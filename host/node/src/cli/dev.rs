@@ -19,7 +19,6 @@ use holdfast_model::{
     api::{AllocateQuery, AllocateWait, DeallocateQuery, DeployQuery, LogLevel, LogsQuery},
 };
 use tempfile::TempDir;
-use tokio::process::Child;
 
 use self::{
     tell::{Event, Teller},
@@ -29,7 +28,7 @@ use super::{
     build, deploy,
     failure::{Exit, Failure},
     interrupts::Interrupts,
-    local_node::{Launch, Log},
+    local_node::{self, Launch, Log},
     manifest::Manifest,
     output::Output,
 };
@@ -78,7 +77,7 @@ pub(super) async fn run(args: DevArgs, output: &Output) -> anyhow::Result<Exit> 
     if let Some(mut node) = node {
         // It fails for one that has ended already. Its data goes with the folder: there is nothing
         // to hand over, and nothing to wait for.
-        let _ = node.kill().await;
+        let _ = node.child.kill().await;
     }
     let path = folder.path().to_owned();
     if let Err(error) = folder.close() {
@@ -93,7 +92,7 @@ async fn develop(
     module: ModuleName,
     folder: &TempDir,
     teller: Teller,
-    node: &mut Option<Child>,
+    node: &mut Option<local_node::Process>,
 ) -> anyhow::Result<()> {
     // Before the first build: what changes while it runs is built afterwards.
     let mut watch = Watch::begin(&args.dir)?;
@@ -117,17 +116,26 @@ async fn develop(
             teller.tell(&Event::Changed)?;
         }
     };
-    tokio::select! {
+    let ended = tokio::select! {
         ended = work => ended,
         ended = follow(args.level, &client, teller) => ended,
-        status = node.wait() => {
+        _ = node.child.wait() => Ok(()),
+    };
+    // Whatever came of that, if the node has ended, that is what there is to know.
+    match tokio::time::timeout(END_TIMEOUT, node.child.wait()).await {
+        Ok(status) => {
             let status = status.context("wait for the node")?;
             Err(Failure::new(format!("the node ended with {status}")).into())
         }
+        Err(_) => ended,
     }
 }
 
-async fn start(args: &DevArgs, folder: &Path, node: &mut Option<Child>) -> anyhow::Result<Client> {
+async fn start(
+    args: &DevArgs,
+    folder: &Path,
+    node: &mut Option<local_node::Process>,
+) -> anyhow::Result<Client> {
     if let Err(error) = std::net::TcpListener::bind(args.http) {
         let taken = format!("cannot listen on {}: {error}", args.http);
         let hint = "give another address: `--http 127.0.0.1:0` takes any free port";
@@ -142,8 +150,8 @@ async fn start(args: &DevArgs, folder: &Path, node: &mut Option<Child>) -> anyho
         // What handlers say is shown from what the node keeps.
         log: "warn,guest=off",
     };
-    let (child, announcement) = launch.spawn(Log::Shown)?;
-    *node = Some(child);
+    let (process, announcement) = launch.spawn(Log::Shown)?;
+    *node = Some(process);
     let listening = announcement.listening().await.context("start the node")?;
     let client = Client::new(&listening.http.to_string())?;
     let begun = Instant::now();
@@ -268,6 +276,8 @@ impl Handler<'_> {
     }
 }
 
+/// How long a node that was heard of last may take to have ended.
+const END_TIMEOUT: Duration = Duration::from_millis(500);
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const DEPLOY_TIMEOUT: Duration = Duration::from_secs(60);
 const HELD_TIMEOUT: Duration = Duration::from_secs(30);

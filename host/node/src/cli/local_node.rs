@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use holdfast_model::api::{Listening, NodeEvent};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, ChildStdout, Command},
+    process::{Child, ChildStdin, ChildStdout, Command},
 };
 
 /// How a node is started.
@@ -37,9 +37,16 @@ pub(super) enum Log<'a> {
     Shown,
 }
 
+/// A node that was started.
+pub(super) struct Process {
+    pub(super) child: Child,
+    /// Open as long as the node is to run: to wait for a child would close its own.
+    _stdin: ChildStdin,
+}
+
 impl Launch {
     /// Starts the process.
-    pub(super) fn spawn(&self, log: Log<'_>) -> anyhow::Result<(Child, Announcement)> {
+    pub(super) fn spawn(&self, log: Log<'_>) -> anyhow::Result<(Process, Announcement)> {
         let program = std::env::current_exe().context("find the path of this program")?;
         let log = match log {
             Log::File(path) => {
@@ -80,7 +87,12 @@ impl Launch {
             .kill_on_drop(true);
         let mut child = command.spawn().context("start its process")?;
         let stdout = child.stdout.take().expect("stdout is piped");
-        Ok((child, Announcement(stdout)))
+        let stdin = child.stdin.take().expect("stdin is piped");
+        let process = Process {
+            child,
+            _stdin: stdin,
+        };
+        Ok((process, Announcement(stdout)))
     }
 }
 

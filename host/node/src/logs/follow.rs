@@ -9,6 +9,7 @@ use holdfast_model::{NodeId, api::LogLine};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     task::JoinSet,
+    time::Instant,
 };
 
 use super::{Filter, Inner, Logs, Position, ReadLogs, Tail, absent};
@@ -107,6 +108,7 @@ impl One {
     /// Goes on until the node does not answer or nobody listens.
     async fn follow(mut self, inner: &Inner) -> (NodeId, Option<Position>) {
         loop {
+            let asked = Instant::now();
             let question = ReadLogs {
                 filter: self.filter.clone(),
                 after: Some(self.position.unwrap_or(START)),
@@ -127,8 +129,13 @@ impl One {
                 }
             };
             // Slow readers slow down the reading: what is not kept until then is gone.
-            if !Vec::is_empty(&lines) && self.tell.send(lines).await.is_err() {
-                return (self.node, self.position);
+            if !Vec::is_empty(&lines) {
+                if self.tell.send(lines).await.is_err() {
+                    return (self.node, self.position);
+                }
+            } else if asked.elapsed() < LOOK {
+                // It did not wait: it is about to end.
+                tokio::time::sleep(LOOK).await;
             }
         }
     }

@@ -7,7 +7,6 @@ use std::{
 
 use anyhow::Context as _;
 use holdfast_model::api::Listening;
-use tokio::process::Child;
 
 use super::{
     super::local_node::{self, Log},
@@ -35,7 +34,7 @@ struct Process {
     pid: Pid,
     /// The node's number.
     node: usize,
-    child: Child,
+    process: local_node::Process,
 }
 
 /// How a node is started.
@@ -87,24 +86,24 @@ impl Node {
 }
 
 impl Processes {
-    fn enter(&mut self, node: usize, child: Child) -> Pid {
-        let pid = child.id().expect("nobody has waited for it yet");
-        self.0.push(Process { pid, node, child });
+    fn enter(&mut self, node: usize, process: local_node::Process) -> Pid {
+        let pid = process.child.id().expect("nobody has waited for it yet");
+        self.0.push(Process { pid, node, process });
         pid
     }
 
     /// Kills one, as a crash would: nothing is handed over. What is left of it ends later.
     pub(super) fn kill(&mut self, pid: Pid) -> anyhow::Result<Killed> {
         let at = self.0.iter().position(|process| process.pid == pid);
-        let mut process = self.0.remove(at.context("the node runs no more")?);
+        let Process { mut process, .. } = self.0.remove(at.context("the node runs no more")?);
         process.child.start_kill().context("kill a node")?;
-        Ok(Killed(process.child))
+        Ok(Killed(process))
     }
 
     /// Fails when one has ended, which none must by itself.
     pub(super) fn check(&mut self) -> anyhow::Result<()> {
-        for Process { node, child, .. } in &mut self.0 {
-            if let Some(status) = child.try_wait().context("look after a node")? {
+        for Process { node, process, .. } in &mut self.0 {
+            if let Some(status) = process.child.try_wait().context("look after a node")? {
                 anyhow::bail!("node {node} ended with {status}");
             }
         }
@@ -113,7 +112,7 @@ impl Processes {
 
     /// Kills them all and waits until they are gone.
     pub(super) async fn end(&mut self) {
-        for mut process in self.0.drain(..) {
+        for Process { mut process, .. } in self.0.drain(..) {
             // It fails for one that has ended already.
             let _ = process.child.kill().await;
         }
@@ -122,12 +121,17 @@ impl Processes {
 
 /// A process that was killed.
 #[must_use = "it may not be gone yet"]
-pub(super) struct Killed(Child);
+pub(super) struct Killed(local_node::Process);
 
 impl Killed {
     /// Waits until it is gone.
     pub(super) async fn gone(mut self) -> anyhow::Result<()> {
-        self.0.wait().await.context("wait for a killed node")?;
+        let Self(process) = &mut self;
+        process
+            .child
+            .wait()
+            .await
+            .context("wait for a killed node")?;
         Ok(())
     }
 }
@@ -137,8 +141,8 @@ impl Launch {
         let number = self.number;
         let log = self.folder.join(format!("node-{number}.log"));
         let started = async {
-            let (child, announcement) = self.local().spawn(Log::File(&log))?;
-            let pid = processes.enter(number, child);
+            let (process, announcement) = self.local().spawn(Log::File(&log))?;
+            let pid = processes.enter(number, process);
             collector.ledger().started(pid);
             Ok::<_, anyhow::Error>((pid, announcement.listening().await?))
         };
