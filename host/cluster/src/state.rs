@@ -17,6 +17,7 @@
 
 mod apply;
 mod command;
+mod event;
 mod refound;
 mod rows;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     apply::Position,
     command::{Allocation, Command, Decision, Outcome, Placed, Refused, Released},
+    event::Event,
     rows::{Changes, CorruptRow, Key},
     settings::{ClusterSettings, Invalid, Outlasting, SettingsChange},
 };

@@ -1,14 +1,15 @@
 //! How each command changes the state.
 
 mod modules;
+mod resources;
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::collections::btree_map::Entry;
 
-use holdfast_model::{Incarnation, ModuleName, NodeId, ResourceId, Slot, Spec, Token};
+use holdfast_model::{Incarnation, ModuleName, NodeId, Slot, Token};
 
 use super::{
-    About, Allocation, Changes, Cluster, Command, Decision, Key, Node, Outcome, Owner, Placed,
-    Refused, Released, Resource, SettingsChange, SlotState, Standing, State,
+    About, Changes, Cluster, Command, Decision, Event, Key, Node, Outcome, Owner, Placed, Refused,
+    Released, SettingsChange, SlotState, Standing, State,
 };
 
 /// Where in the log a command stands.
@@ -25,10 +26,22 @@ impl State {
     ///
     /// The same command at the same position gives the same result on every copy.
     pub fn apply(&mut self, at: Position, command: Command, changes: &mut Changes) -> Outcome {
+        self.apply_and_tell(at, command, changes, &mut |_| {})
+    }
+
+    /// The same, and tells what has happened.
+    pub fn apply_and_tell(
+        &mut self,
+        at: Position,
+        command: Command,
+        changes: &mut Changes,
+        tell: &mut dyn FnMut(Event),
+    ) -> Outcome {
         let mut change = Change {
             state: self,
             at,
             changes,
+            tell,
             bumped: false,
         };
         change.run(command).unwrap_or_else(Outcome::Refused)
@@ -40,6 +53,7 @@ struct Change<'a> {
     state: &'a mut State,
     at: Position,
     changes: &'a mut Changes,
+    tell: &'a mut dyn FnMut(Event),
     bumped: bool,
 }
 
@@ -188,10 +202,15 @@ impl Change<'_> {
                 joined.drain_deadline_ms = former.drain_deadline_ms;
             }
         }
-        let renewed = former.is_some_and(|former| former.incarnation != incarnation);
+        let is_new = former
+            .as_ref()
+            .is_none_or(|former| former.incarnation != incarnation);
         self.state.nodes.insert(node, joined);
         self.changes.insert(Key::Node(node));
-        if renewed {
+        if is_new {
+            (self.tell)(Event::NodeUp { node, incarnation });
+        }
+        if is_new && former.is_some() {
             // The data directory is locked by one process at a time, so the former incarnation
             // has ended: what it owned and nobody else was to get stays with its node.
             self.reassign(node, Some(Owner { node, incarnation }));
@@ -204,6 +223,7 @@ impl Change<'_> {
         if found.standing.may_own() {
             found.standing = Standing::Down;
             self.changes.insert(Key::Node(node));
+            (self.tell)(Event::NodeDown { node, incarnation });
             self.reassign(node, None);
         } else if found.standing == Standing::Removed {
             self.reassign(node, None);
@@ -220,6 +240,7 @@ impl Change<'_> {
             Standing::Active | Standing::Draining => {
                 (found.standing, found.drain_deadline_ms) = (Standing::Restarting, None);
                 self.changes.insert(Key::Node(node));
+                (self.tell)(Event::NodeRestarting { node, incarnation });
             }
         }
         Ok(Outcome::Done)
@@ -232,6 +253,7 @@ impl Change<'_> {
         if found.standing != Standing::Removed {
             found.standing = Standing::Removed;
             self.changes.insert(Key::Node(node));
+            (self.tell)(Event::NodeRemoved { node });
         }
         Ok(Outcome::Done)
     }
@@ -337,6 +359,14 @@ impl Change<'_> {
                 return;
             }
             let state = entry.get_mut();
+            (self.tell)(Event::Moved {
+                module: module.clone(),
+                slot,
+                resources: u32::try_from(state.resources.len()).unwrap_or(u32::MAX),
+                from: state.owner,
+                to: owner,
+                token,
+            });
             (state.owner, state.next, state.token) = (owner, None, token);
         }
     }
@@ -375,101 +405,16 @@ impl Change<'_> {
             (Standing::Restarting, false) => Standing::Restarting,
         };
         if (found.standing, found.drain_deadline_ms) != (standing, deadline_ms) {
+            let former = found.standing;
             (found.standing, found.drain_deadline_ms) = (standing, deadline_ms);
             self.changes.insert(Key::Node(node));
+            if former != standing {
+                (self.tell)(match draining {
+                    true => Event::NodeDraining { node },
+                    false => Event::NodeActive { node },
+                });
+            }
         }
         Ok(Outcome::Done)
-    }
-
-    fn allocate(
-        &mut self,
-        name: &ModuleName,
-        entries: Vec<(ResourceId, Spec)>,
-        placed: &[Placed],
-        at_ms: u64,
-    ) -> Result<Outcome, Refused> {
-        let module = self.state.modules.get(name);
-        let module = module.ok_or_else(|| Refused::UnknownModule(name.clone()))?;
-        if module.about.removing {
-            return Err(Refused::Removing(name.clone()));
-        }
-        let placed: BTreeMap<Slot, NodeId> = placed.iter().map(|p| (p.slot, p.to)).collect();
-        let allocated = entries
-            .into_iter()
-            .map(|(id, spec)| self.allocate_one(name, id, spec, &placed, at_ms))
-            .collect();
-        Ok(Outcome::Allocated(allocated))
-    }
-
-    fn allocate_one(
-        &mut self,
-        name: &ModuleName,
-        id: ResourceId,
-        spec: Spec,
-        placed: &BTreeMap<Slot, NodeId>,
-        at_ms: u64,
-    ) -> Allocation {
-        let slot = id.slot();
-        let known = self.state.slot(name, slot).is_some();
-        let token = if known { Token(0) } else { self.token() };
-        let owner = placed.get(&slot).and_then(|node| self.state.active(*node));
-        let Some(module) = self.state.modules.get_mut(name) else {
-            return Allocation::Unchanged;
-        };
-        let revision = self.at.index;
-        let done = match module.resources.entry(id.clone()) {
-            Entry::Occupied(entry) if entry.get().spec == spec => return Allocation::Unchanged,
-            Entry::Occupied(mut entry) => {
-                let resource = entry.get_mut();
-                (resource.spec, resource.revision) = (spec, revision);
-                Allocation::Changed
-            }
-            Entry::Vacant(entry) => {
-                entry.insert(Resource {
-                    spec,
-                    revision,
-                    allocated_at_ms: at_ms,
-                });
-                let fresh = || SlotState {
-                    owner,
-                    next: None,
-                    token,
-                    resources: BTreeSet::new(),
-                };
-                module
-                    .slots
-                    .entry(slot)
-                    .or_insert_with(fresh)
-                    .resources
-                    .insert(id.clone());
-                self.changes.insert(Key::Slot(name.clone(), slot));
-                Allocation::Created
-            }
-        };
-        self.changes.insert(Key::Resource(name.clone(), id));
-        done
-    }
-
-    fn deallocate(&mut self, name: &ModuleName, ids: &[ResourceId]) -> Result<Outcome, Refused> {
-        let module = self.state.modules.get_mut(name);
-        let module = module.ok_or_else(|| Refused::UnknownModule(name.clone()))?;
-        let mut existed = Vec::with_capacity(ids.len());
-        for id in ids {
-            let found = module.resources.remove(id).is_some();
-            existed.push(found);
-            if !found {
-                continue;
-            }
-            self.changes.insert(Key::Resource(name.clone(), id.clone()));
-            self.changes.insert(Key::Slot(name.clone(), id.slot()));
-            if let Entry::Occupied(mut entry) = module.slots.entry(id.slot()) {
-                entry.get_mut().resources.remove(id);
-                if entry.get().resources.is_empty() && entry.get().owner.is_none() {
-                    entry.remove();
-                }
-            }
-        }
-        self.settle_rollout(name);
-        Ok(Outcome::Deallocated(existed))
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use holdfast_model::{Digest, ModuleName, NodeId, ResourceId, Settings};
 
 use super::{
-    super::{FailedRollout, Key, Module, ModuleAbout, Outcome, Refused, Rollout, Version},
+    super::{Event, FailedRollout, Key, Module, ModuleAbout, Outcome, Refused, Rollout, Version},
     Change,
 };
 
@@ -43,7 +43,8 @@ impl Change<'_> {
                 slots: BTreeMap::new(),
             };
             self.changes.insert(Key::Module(name.clone()));
-            self.state.modules.insert(name, module);
+            self.state.modules.insert(name.clone(), module);
+            self.tell_deployed(name, 1, digest, true);
             return Ok(Outcome::Deployed {
                 number: 1,
                 new: true,
@@ -58,7 +59,7 @@ impl Change<'_> {
                 new: false,
             });
         }
-        self.changes.insert(Key::Module(name));
+        self.changes.insert(Key::Module(name.clone()));
         let about = &mut module.about;
         if same(&about.version) {
             // Deploying what serves takes back what was about to replace it.
@@ -70,7 +71,8 @@ impl Change<'_> {
         }
         about.deployments += 1;
         let number = about.deployments;
-        if module.resources.is_empty() {
+        let serves = module.resources.is_empty();
+        if serves {
             (about.version, about.rollout, about.failed) = (version(number), None, None);
         } else {
             about.rollout = Some(Rollout {
@@ -78,7 +80,19 @@ impl Change<'_> {
                 failed_on: BTreeMap::new(),
             });
         }
+        self.tell_deployed(name, number, digest, serves);
         Ok(Outcome::Deployed { number, new: true })
+    }
+
+    fn tell_deployed(&mut self, module: ModuleName, version: u64, digest: Digest, serves: bool) {
+        (self.tell)(Event::ModuleDeployed {
+            module: module.clone(),
+            version,
+            digest,
+        });
+        if serves {
+            (self.tell)(Event::ModuleServing { module, version });
+        }
     }
 
     pub(super) fn tried(
@@ -108,6 +122,10 @@ impl Change<'_> {
             None => {
                 module.about.version = rollout.version.clone();
                 (module.about.rollout, module.about.failed) = (None, None);
+                (self.tell)(Event::ModuleServing {
+                    module: name.clone(),
+                    version: number,
+                });
             }
         }
         self.changes.insert(Key::Module(name.clone()));
@@ -128,6 +146,10 @@ impl Change<'_> {
             module.about.version = rollout.version.clone();
             (module.about.rollout, module.about.failed) = (None, None);
             self.changes.insert(Key::Module(name.clone()));
+            (self.tell)(Event::ModuleServing {
+                module: name.clone(),
+                version: module.about.version.number,
+            });
             return;
         }
         let owners: BTreeSet<NodeId> = module
@@ -149,6 +171,11 @@ impl Change<'_> {
                 version: rollout.version.clone(),
                 error: error.clone(),
             };
+            (self.tell)(Event::ModuleFailed {
+                module: name.clone(),
+                version: failed.version.number,
+                error: failed.error.clone(),
+            });
             (module.about.rollout, module.about.failed) = (None, Some(failed));
             self.changes.insert(Key::Module(name.clone()));
         }
@@ -168,7 +195,11 @@ impl Change<'_> {
                 resources,
             });
         }
-        module.about.removing = true;
+        if !std::mem::replace(&mut module.about.removing, true) {
+            (self.tell)(Event::ModuleRemoving {
+                module: name.clone(),
+            });
+        }
         module.about.rollout = None;
         let ids: Vec<ResourceId> = module.resources.keys().cloned().collect();
         self.changes.insert(Key::Module(name.clone()));
@@ -182,6 +213,9 @@ impl Change<'_> {
         if self.state.modules.get(name).is_some_and(gone) {
             self.state.modules.remove(name);
             self.changes.insert(Key::Module(name.clone()));
+            (self.tell)(Event::ModuleRemoved {
+                module: name.clone(),
+            });
         }
     }
 }
