@@ -167,6 +167,7 @@ const NODE_ORDER: &[&str] = &[
     "peer",
     "gossip",
     "rpc",
+    "gather",
     "placement",
     "restart",
     "logs",

@@ -4,7 +4,7 @@
 //! - [`clock`], [`identity`], [`token`], [`telemetry`], [`config`]: what a node is and is told;
 //! - [`control`]: the replicated state, on Raft and disk; [`modules`]: components;
 //! - [`recover`]: both of them, of a node that does not run;
-//! - [`peer`], [`gossip`], `rpc`: other nodes;
+//! - [`peer`], [`gossip`], `rpc`, `gather`: other nodes;
 //! - [`placement`]: the leader's work; [`restart`]: announced restarts; [`logs`]: what handlers say;
 //!   [`dispatch`]: resources and calls; [`deploy`]: deployments;
 //! - [`admin`]: the HTTP API; [`server`]: all of it, started and ended in order;
@@ -18,6 +18,7 @@ pub mod config;
 pub mod control;
 pub mod deploy;
 pub mod dispatch;
+mod gather;
 pub mod gossip;
 pub mod identity;
 pub mod logs;

@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use holdfast_cluster::state::Owner;
 use holdfast_model::{
-    Incarnation, ModuleName, NodeId, ResourceId,
+    ModuleName, NodeId, ResourceId,
     api::{LogEntry, LogLevel, LogLine, LogsMissing},
 };
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::own::{ChangeLog, ChangeLogError};
 pub use self::{follow::Followed, kept::Kept};
 use crate::{
+    gather::{self, Position},
     modules::chain,
     peer::{Kind, Lane, Peers},
     placement::Placement,
@@ -58,15 +59,6 @@ pub(crate) struct Filter {
     pub(crate) level: LogLevel,
 }
 
-/// Where a reader is in the lines of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Position {
-    /// Of which run of the node.
-    incarnation: Incarnation,
-    /// The number of the last line that was read or passed over.
-    line: u64,
-}
-
 /// Asks a node for lines that it keeps.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ReadLogs {
@@ -80,16 +72,11 @@ pub(crate) struct ReadLogs {
 }
 
 /// What a node answers: lines in the order in which they were said.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Page {
-    lines: Vec<Line>,
-    /// Where to read on.
-    position: Position,
-}
+type Page = gather::Page<Line>;
 
 /// A line as it travels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Line {
+pub(crate) struct Line {
     at_ms: u64,
     module: ModuleName,
     resource: ResourceId,
@@ -153,7 +140,7 @@ impl Logs {
             match page {
                 Ok(page) => {
                     positions.insert(node, page.position);
-                    entries.extend(page.lines.into_iter().map(|line| line.said_on(node)));
+                    entries.extend(page.items.into_iter().map(|line| line.said_on(node)));
                 }
                 Err(error) => missing.push(absent(node, error)),
             }
@@ -205,12 +192,12 @@ impl Inner {
         } = question;
         let limit = limit.min(PAGE_LINES_MAX);
         let incarnation = self.me.incarnation;
-        let (lines, line) = match after {
+        let (items, number) = match after {
             None => self.kept.newest(&filter, limit),
             Some(position) => {
                 // Of another run nothing was read yet of this one.
                 let is_ours = position.incarnation == incarnation;
-                let line = if is_ours { position.line } else { 0 };
+                let line = if is_ours { position.number } else { 0 };
                 let lines = self.kept.after(&filter, line, limit, wait);
                 self.stop
                     .run_until_cancelled(lines)
@@ -219,8 +206,11 @@ impl Inner {
             }
         };
         Page {
-            lines,
-            position: Position { incarnation, line },
+            items,
+            position: Position {
+                incarnation,
+                number,
+            },
         }
     }
 }

@@ -1,0 +1,148 @@
+//! What all nodes have of something that goes on: read from each of them, and followed while nodes
+//! come and go.
+//!
+//! Invariant: bounded memory, however slowly somebody reads. Readers slow down the reading: what a node
+//! keeps no longer by then is missed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use holdfast_model::{Incarnation, NodeId};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Where a reader is in what a node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Of which run of the node.
+    pub(crate) incarnation: Incarnation,
+    /// The number of the last item that was read or passed over.
+    pub(crate) number: u64,
+}
+
+impl Position {
+    /// Before the first item of any run: no run has the incarnation 0.
+    pub(crate) const START: Self = Self {
+        incarnation: Incarnation(0),
+        number: 0,
+    };
+}
+
+/// What a node has: the oldest items after a position.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Page<T> {
+    pub(crate) items: Vec<T>,
+    /// Where to read on.
+    pub(crate) position: Position,
+}
+
+/// Reads what nodes have.
+pub(crate) trait Reader: Clone + Send + Sync + 'static {
+    /// What is read.
+    type Item: Send + 'static;
+
+    /// The nodes that answer now.
+    fn nodes(&self) -> Vec<NodeId>;
+
+    /// What a node has after this position; waits for it for [`WAIT`].
+    fn read(
+        &self,
+        node: NodeId,
+        after: Position,
+    ) -> impl Future<Output = Result<Page<Self::Item>, String>> + Send;
+}
+
+/// What was read of a node, or why there is no more of it for now.
+pub(crate) struct Read<T> {
+    pub(crate) node: NodeId,
+    pub(crate) page: Result<Page<T>, String>,
+}
+
+/// Reads on, wherever items are. The task ends when nobody receives any more, or with `stop`.
+pub(crate) fn follow<R: Reader>(
+    tasks: &mut JoinSet<()>,
+    reader: R,
+    positions: BTreeMap<NodeId, Position>,
+    tell: mpsc::Sender<Read<R::Item>>,
+    stop: CancellationToken,
+) {
+    tasks.spawn(async move {
+        let followed = follow_all(reader, positions, tell);
+        let _ = stop.run_until_cancelled(followed).await;
+    });
+}
+
+/// Follows every node that answers, one task each.
+async fn follow_all<R: Reader>(
+    reader: R,
+    mut positions: BTreeMap<NodeId, Position>,
+    tell: mpsc::Sender<Read<R::Item>>,
+) {
+    let mut following: JoinSet<(NodeId, Position)> = JoinSet::new();
+    let mut followed = BTreeSet::new();
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {
+                for node in reader.nodes() {
+                    if followed.insert(node) {
+                        let position = positions.remove(&node).unwrap_or(Position::START);
+                        following.spawn(follow_one(reader.clone(), node, position, tell.clone()));
+                    }
+                }
+            }
+            Some(lost) = following.join_next() => {
+                // It is tried again after a moment, if it answers then.
+                if let Ok((node, position)) = lost {
+                    followed.remove(&node);
+                    positions.insert(node, position);
+                }
+            }
+            // Whoever followed has left.
+            () = tell.closed() => return,
+        }
+    }
+}
+
+/// Goes on until the node does not answer or nobody listens.
+async fn follow_one<R: Reader>(
+    reader: R,
+    node: NodeId,
+    mut position: Position,
+    tell: mpsc::Sender<Read<R::Item>>,
+) -> (NodeId, Position) {
+    loop {
+        let asked = Instant::now();
+        let page = reader.read(node, position).await;
+        let is_lost = page.is_err();
+        let is_empty = page.as_ref().is_ok_and(|page| page.items.is_empty());
+        if let Ok(page) = &page {
+            position = page.position;
+        }
+        if is_empty {
+            if asked.elapsed() < LOOK {
+                // It did not wait: it is about to end.
+                tokio::time::sleep(LOOK).await;
+            }
+            continue;
+        }
+        if tell.send(Read { node, page }).await.is_err() || is_lost {
+            return (node, position);
+        }
+    }
+}
+
+/// How often nodes that came are looked for.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long a node is asked to wait for something to read.
+pub(crate) const WAIT: Duration = Duration::from_secs(10);
+
+/// How many items one answer has at most.
+pub(crate) const PAGE: usize = 1_000;
+
+/// How many answers may wait for whoever follows.
+pub(crate) const PAGES_WAITING: usize = 4;
