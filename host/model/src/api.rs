@@ -7,6 +7,7 @@
 
 mod batch;
 mod cluster;
+mod event;
 mod logs;
 mod module;
 mod problem;
@@ -18,6 +19,7 @@ pub use cluster::{
     NoMajority, NodeCounts, NodeEvent, NodeInfo, NodeList, NodeStatus, Owner, RemoveNodeQuery,
     ResourceCounts, SlotInfo, SlotList, SlotsQuery,
 };
+pub use event::{Event, EventType, EventsQuery, Happening, InvalidEventType, StopReason};
 pub use logs::{
     InvalidLogLevel, LogEntry, LogLevel, LogLine, LogSource, LogsMissing, LogsQuery, NodeLog,
 };
@@ -36,6 +38,9 @@ pub const WASM: &str = "application/wasm";
 
 /// Media type of newline-delimited JSON, as the batch route takes and gives it.
 pub const NDJSON: &str = "application/x-ndjson";
+
+/// Media type of server-sent events.
+pub const EVENT_STREAM: &str = "text/event-stream";
 
 /// Media type of problems (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";

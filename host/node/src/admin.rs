@@ -11,6 +11,7 @@ mod body;
 mod cluster;
 mod cursor;
 mod error;
+mod events;
 mod extract;
 mod guard;
 mod health;
@@ -39,8 +40,8 @@ use tower::util::ServiceExt;
 
 use self::error::Error;
 use crate::{
-    control::Control, deploy::Deploy, dispatch::Dispatch, logs::Logs, modules::Modules,
-    peer::Peers, placement::Placement, restart::Restarts, token::Token,
+    control::Control, deploy::Deploy, dispatch::Dispatch, events::Events, logs::Logs,
+    modules::Modules, peer::Peers, placement::Placement, restart::Restarts, token::Token,
 };
 
 /// What the API needs of its node.
@@ -63,6 +64,8 @@ pub struct Parts {
     pub restarts: Restarts,
     /// What handlers say.
     pub logs: Logs,
+    /// What happens.
+    pub events: Events,
     /// What callers must show, if anything.
     pub token: Option<Token>,
     /// Largest component, in bytes.
@@ -114,6 +117,7 @@ impl Api {
                 get(settings::describe).patch(settings::change),
             )
             .route("/v1/cluster/slots", get(cluster::slots))
+            .route("/v1/events", get(events::events))
             .route("/v1/logs", get(logs::logs))
             .route("/healthz", get(health::healthz))
             .route("/readyz", get(health::readyz))

@@ -15,6 +15,7 @@ pub mod demo;
 mod deploy;
 mod dev;
 mod drain;
+mod events;
 mod failure;
 mod human;
 mod interrupts;
@@ -34,6 +35,7 @@ mod session;
 mod settings;
 mod start;
 mod status;
+mod subject;
 mod target;
 
 use self::output::Output;
@@ -124,6 +126,7 @@ async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Resu
         Command::Modules(args) => modules::run(args, client, output).await,
         Command::Resources(args) => return resources::run(args, client, output).await,
         Command::Invoke(args) => invoke::run(args, client, output).await,
+        Command::Events(args) => events::run(args, client, output).await,
         Command::Logs(args) => logs::run(args, client, output).await,
         Command::Nodes(args) => nodes::run(args, client, output).await,
         Command::Status => status::run(client, output).await,
@@ -169,6 +172,7 @@ enum Command {
     Modules(modules::ModulesArgs),
     Resources(resources::ResourcesArgs),
     Invoke(invoke::InvokeArgs),
+    Events(events::EventsArgs),
     Logs(logs::LogsArgs),
     Nodes(nodes::NodesArgs),
     /// Show the cluster on one screen

@@ -26,6 +26,7 @@ use hyper_util::{
 use serde::{Serialize, de::DeserializeOwned};
 
 mod batch;
+mod events;
 mod lines;
 mod logs;
 mod routes;

@@ -13,6 +13,7 @@
 //! about leases, gossip or resources.
 
 mod file;
+mod happened;
 mod leadership;
 mod log;
 mod machine;
@@ -50,6 +51,7 @@ use tokio::{
 
 pub use self::{
     file::OpenError,
+    happened::Happened,
     leadership::{Failure, Leadership},
     membership::{ChangeError, Membership, Progress},
     network::{HandleError, Transport, TransportError},
@@ -353,6 +355,12 @@ impl Control {
     /// When the message is not for this node, not from that one, or not readable.
     pub async fn handle(&self, from: NodeId, message: Bytes) -> Result<Bytes, HandleError> {
         self.core.handle(from, &message).await
+    }
+
+    /// What the log has told lately.
+    #[must_use]
+    pub fn happened(&self) -> Arc<Happened> {
+        self.core.replica.happened()
     }
 
     /// Waits until this node's copy has failed. The process must end then: what it says is no longer

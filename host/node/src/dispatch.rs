@@ -43,6 +43,7 @@ pub(crate) use self::{
 };
 use crate::{
     control::Control,
+    events::Teller,
     modules::Modules,
     peer::Peers,
     placement::{Lease, Placement},
@@ -68,6 +69,26 @@ struct Shared {
     host: Arc<Host>,
     /// Counts the engine's passes over changes of the state.
     view: watch::Sender<u64>,
+}
+
+/// What a dispatch needs of its node.
+pub struct Parts {
+    /// This run of the node.
+    pub me: Owner,
+    /// The state.
+    pub control: Control,
+    /// Who calls are forwarded to.
+    pub peers: Peers,
+    /// Components.
+    pub modules: Modules,
+    /// Who is told what becomes of instances.
+    pub teller: Teller,
+    /// The node's lease.
+    pub lease: watch::Receiver<Lease>,
+    /// About how many instances start at once at most.
+    pub starts_max: u32,
+    /// Who else answers.
+    pub placement: Placement,
 }
 
 /// The task behind a [`Dispatch`].
@@ -104,20 +125,25 @@ enum Attempt {
 }
 
 impl Dispatch {
-    /// Makes the dispatch of a node, and the task that must run for it. At most about `starts_max`
-    /// instances start at once.
+    /// Makes the dispatch of a node, and the task that must run for it.
     #[must_use]
-    pub fn new(
-        me: Owner,
-        control: Control,
-        peers: Peers,
-        modules: Modules,
-        lease: watch::Receiver<Lease>,
-        starts_max: u32,
-        placement: Placement,
-    ) -> (Self, Running) {
+    pub fn new(parts: Parts) -> (Self, Running) {
+        let Parts {
+            me,
+            control,
+            peers,
+            modules,
+            teller,
+            lease,
+            starts_max,
+            placement,
+        } = parts;
         let (ended, receiver) = mpsc::channel(ENDED_CAPACITY);
-        let host = Host { modules, ended };
+        let host = Host {
+            modules,
+            teller,
+            ended,
+        };
         let shared = Arc::new(Shared {
             tables: Tables::new(NodeTurns::new(starts_max)),
             host: Arc::new(host),

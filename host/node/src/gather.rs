@@ -29,6 +29,12 @@ impl Position {
         incarnation: Incarnation(0),
         number: 0,
     };
+
+    /// Whatever there is: what comes after is new. A node's answer says where that is, at once.
+    pub(crate) const NOW: Self = Self {
+        incarnation: Incarnation(u64::MAX),
+        number: 0,
+    };
 }
 
 /// What a node has: the oldest items after a position.
@@ -115,7 +121,7 @@ async fn follow_one<R: Reader>(
     tell: mpsc::Sender<Read<R::Item>>,
 ) -> (NodeId, Position) {
     loop {
-        let asked = Instant::now();
+        let (asked, before) = (Instant::now(), position);
         let page = reader.read(node, position).await;
         let is_lost = page.is_err();
         let is_empty = page.as_ref().is_ok_and(|page| page.items.is_empty());
@@ -123,7 +129,7 @@ async fn follow_one<R: Reader>(
             position = page.position;
         }
         if is_empty {
-            if asked.elapsed() < LOOK {
+            if asked.elapsed() < LOOK && before != Position::NOW {
                 // It did not wait: it is about to end.
                 tokio::time::sleep(LOOK).await;
             }
@@ -140,6 +146,9 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a node is asked to wait for something to read.
 pub(crate) const WAIT: Duration = Duration::from_secs(10);
+
+/// How much later than that its answer may come.
+pub(crate) const ASK: Duration = Duration::from_secs(2);
 
 /// How many items one answer has at most.
 pub(crate) const PAGE: usize = 1_000;

@@ -2,10 +2,12 @@
 //!
 //! Each module uses only those before it in this list:
 //! - [`clock`], [`identity`], [`token`], [`telemetry`], [`config`]: what a node is and is told;
+//!   [`recent`]: a ring of what happened last;
 //! - [`control`]: the replicated state, on Raft and disk; [`modules`]: components;
 //! - [`recover`]: both of them, of a node that does not run;
 //! - [`peer`], [`gossip`], `rpc`, `gather`: other nodes;
 //! - [`placement`]: the leader's work; [`restart`]: announced restarts; [`logs`]: what handlers say;
+//!   [`events`]: what happens;
 //!   [`dispatch`]: resources and calls; [`deploy`]: deployments;
 //! - [`admin`]: the HTTP API; [`server`]: all of it, started and ended in order;
 //! - [`client`], [`cli`]: the API's other side, and the command; [`start`]: where both meet.
@@ -18,6 +20,7 @@ pub mod config;
 pub mod control;
 pub mod deploy;
 pub mod dispatch;
+pub mod events;
 mod gather;
 pub mod gossip;
 pub mod identity;
@@ -25,6 +28,7 @@ pub mod logs;
 pub mod modules;
 pub mod peer;
 pub mod placement;
+pub mod recent;
 pub mod recover;
 pub mod restart;
 mod rpc;

@@ -178,7 +178,7 @@ impl Inner {
         if node == self.me.node {
             return Ok(self.answer(question).await);
         }
-        let patience = question.wait + ASK;
+        let patience = question.wait + gather::ASK;
         let asked = rpc::ask(&self.peers, node, &question, patience).await;
         asked.map_err(|error| chain(&error))
     }
@@ -239,6 +239,3 @@ const FOLLOWERS_MAX: usize = 32;
 
 /// How many lines a page has at most.
 const PAGE_LINES_MAX: usize = holdfast_model::api::LogsQuery::LIMIT_MAX as usize;
-
-/// How long a node may take to answer.
-const ASK: Duration = Duration::from_secs(2);

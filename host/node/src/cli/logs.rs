@@ -3,14 +3,12 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args, builder::styling::AnsiColor};
-use holdfast_model::{
-    ModuleName, ResourceId,
-    api::{LogEntry, LogLevel, LogLine, LogsQuery},
-};
+use holdfast_model::api::{LogEntry, LogLevel, LogLine, LogsQuery};
 
 use super::{
     human,
     output::{self, Output},
+    subject::Subject,
     target,
 };
 use crate::client::Client;
@@ -23,7 +21,7 @@ use crate::client::Client;
 #[command(after_help = AFTER_HELP)]
 pub(super) struct LogsArgs {
     /// Only of this module, or of this resource; everything unless given.
-    #[arg(value_name = "MODULE[/ID]", value_parser = subject)]
+    #[arg(value_name = "MODULE[/ID]")]
     subject: Option<Subject>,
 
     /// Go on with what is said from now on, until interrupted.
@@ -51,34 +49,12 @@ pub(super) struct LogsArgs {
     node: Option<String>,
 }
 
-/// A module, or one of its resources.
-#[derive(Clone, Debug)]
-struct Subject {
-    module: ModuleName,
-    resource: Option<ResourceId>,
-}
-
-fn subject(text: &str) -> Result<Subject, String> {
-    let (module, resource) = match text.split_once('/') {
-        Some((module, id)) => (module, Some(id)),
-        None => (text, None),
-    };
-    let resource = resource.map(str::parse).transpose();
-    Ok(Subject {
-        module: module.parse().map_err(|error| format!("{error}"))?,
-        resource: resource.map_err(|error| format!("{error}"))?,
-    })
-}
-
 pub(super) async fn run(args: LogsArgs, client: &Client, output: &Output) -> anyhow::Result<()> {
     let node = match &args.node {
         Some(beginning) => Some(target::node(client, beginning).await?),
         None => None,
     };
-    let (module, resource) = match args.subject {
-        Some(Subject { module, resource }) => (Some(module), resource),
-        None => (None, None),
-    };
+    let (module, resource) = Subject::parts(args.subject);
     let query = LogsQuery {
         module,
         resource,
@@ -116,20 +92,8 @@ pub(super) fn text(output: Output, entry: &LogEntry) -> String {
         humantime::format_rfc3339_millis(at),
         entry.module,
         entry.resource,
-        printable(&entry.message),
+        output::printable(&entry.message),
     )
-}
-
-/// A handler's text without what would control the terminal.
-fn printable(text: &str) -> String {
-    let shown = |c: char| {
-        if c.is_control() && c != '\t' && c != '\n' {
-            '\u{fffd}'
-        } else {
-            c
-        }
-    };
-    text.chars().map(shown).collect()
 }
 
 fn colour(level: LogLevel) -> AnsiColor {

@@ -185,6 +185,16 @@ pub(super) fn write(bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A handler's text without what would control the terminal.
+pub(super) fn printable(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\t' | '\n' => c,
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    text.chars().map(shown).collect()
+}
+
 /// Ends the line after raw bytes on a terminal, so that the prompt stands on a line of its own.
 pub(super) fn end_line(written: &[u8]) -> anyhow::Result<()> {
     if io::stdout().is_terminal() && !written.is_empty() && !written.ends_with(b"\n") {

@@ -43,9 +43,9 @@ impl Client {
         exchange.body = StreamBody::new(frames).boxed_unsync();
 
         let response = self.within(self.timeout, self.start(exchange)).await?;
-        let mut answers = Lines::<BatchAnswer>::new(self, response.into_body());
+        let mut answers = Lines::new(self, response.into_body());
         let mut answered = 0;
-        while let Some(answer) = answers.next().await? {
+        while let Some(answer) = answers.json::<BatchAnswer>().await? {
             answered += 1;
             on_answer(answer);
         }

@@ -1,6 +1,6 @@
-//! Answers of newline-delimited JSON, read as they come.
+//! Answers that go on line by line, read as they come.
 
-use std::marker::PhantomData;
+use std::ops::Range;
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -9,50 +9,63 @@ use serde::de::DeserializeOwned;
 use super::{Client, Error};
 
 /// The lines of an answer, read as they come.
-pub(super) struct Lines<'a, T> {
+pub(super) struct Lines<'a> {
     client: &'a Client,
     body: Incoming,
-    /// What came and is not parsed yet begins at `start`.
+    /// What came and is not taken yet begins at `start`.
     read: Vec<u8>,
     start: usize,
-    of: PhantomData<T>,
 }
 
-impl<'a, T: DeserializeOwned> Lines<'a, T> {
+impl<'a> Lines<'a> {
     pub(super) fn new(client: &'a Client, body: Incoming) -> Self {
         Self {
             client,
             body,
             read: Vec::new(),
             start: 0,
-            of: PhantomData,
         }
     }
 
-    /// The next line that is not empty; none at the end. The time limit of the client counts anew
-    /// with all that arrives.
-    pub(super) async fn next(&mut self) -> Result<Option<T>, Error> {
-        loop {
-            while let Some(line) = self.line() {
-                if line.is_empty() {
-                    continue;
-                }
-                let value = serde_json::from_slice(line)
-                    .map_err(|error| self.client.malformed(error.to_string()))?;
+    /// The next line that is not empty, as JSON; none at the end. The time limit of the client counts
+    /// anew with all that arrives.
+    pub(super) async fn json<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
+        while let Some(line) = self.line().await? {
+            if !self.read[line.clone()].is_empty() {
+                let value = serde_json::from_slice(&self.read[line]);
+                let value = value.map_err(|error| self.client.malformed(error.to_string()))?;
                 return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next line, empty ones too, as text; none at the end.
+    pub(super) async fn text(&mut self) -> Result<Option<&str>, Error> {
+        let Some(line) = self.line().await? else {
+            return Ok(None);
+        };
+        let text = std::str::from_utf8(&self.read[line]);
+        let text = text.map_err(|error| self.client.malformed(error.to_string()))?;
+        Ok(Some(text))
+    }
+
+    /// Where the next line is in what was read, without white space around it.
+    async fn line(&mut self) -> Result<Option<Range<usize>>, Error> {
+        loop {
+            let rest = &self.read[self.start..];
+            if let Some(len) = rest.iter().position(|byte| *byte == b'\n') {
+                let (start, end) = (self.start, self.start + len);
+                self.start = end + 1;
+                let line = &self.read[start..end];
+                let before = line.len() - line.trim_ascii_start().len();
+                let start = start + before;
+                return Ok(Some(start..start + line.trim_ascii().len()));
             }
             if !self.fill().await? {
                 return Ok(None);
             }
         }
-    }
-
-    fn line(&mut self) -> Option<&[u8]> {
-        let rest = &self.read[self.start..];
-        let len = rest.iter().position(|byte| *byte == b'\n')?;
-        let start = self.start;
-        self.start += len + 1;
-        Some(self.read[start..start + len].trim_ascii())
     }
 
     /// Reads more; false at the end.

@@ -19,7 +19,7 @@ impl Client {
         let exchange = Exchange::new(Method::GET, "/v1/logs").query(query);
         let response = self.within(self.timeout, self.start(exchange)).await?;
         let mut lines = Lines::new(self, response.into_body());
-        while let Some(line) = lines.next().await? {
+        while let Some(line) = lines.json().await? {
             on_line(line)?;
         }
         Ok(())

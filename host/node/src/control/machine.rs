@@ -18,7 +18,7 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt};
-use holdfast_cluster::state::{Changes, Outcome, Position, State};
+use holdfast_cluster::state::{Changes, Event, Outcome, Position, State};
 use holdfast_model::NodeId;
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
@@ -30,10 +30,12 @@ use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
     file::{self, META, OpenError, io_error},
+    happened::{self, Happened},
     snapshot::{Copy, POSITION, ROWS, Staged, StateCopy},
     subscription::{Feed, Subscription},
     types::{LogId, SnapshotMeta, StoredMembership, Types, decode, encode, term},
 };
+use crate::clock::now_ms;
 
 /// This node's copy of the state.
 pub(crate) struct Replica {
@@ -43,6 +45,7 @@ pub(crate) struct Replica {
     state: RwLock<State>,
     applied: watch::Sender<u64>,
     feed: Feed,
+    happened: Arc<Happened>,
     /// Bytes committed since the last fsync.
     unsynced: AtomicUsize,
 }
@@ -62,13 +65,15 @@ impl Replica {
             source,
         })?;
         let (state, (applied, _)) = loaded;
+        let applied = applied.map_or(0, |id| id.index);
         Ok(Self {
             me,
             file,
             db: RwLock::new(Arc::new(db)),
             state: RwLock::new(state),
-            applied: watch::Sender::new(applied.map_or(0, |id| id.index)),
+            applied: watch::Sender::new(applied),
             feed: Feed::default(),
+            happened: Arc::new(happened::new(applied)),
             unsynced: AtomicUsize::new(0),
         })
     }
@@ -91,6 +96,11 @@ impl Replica {
         subscription
     }
 
+    /// What the log has told lately.
+    pub(crate) fn happened(&self) -> Arc<Happened> {
+        self.happened.clone()
+    }
+
     /// The last applied entry, as the file has it.
     pub(crate) fn position(&self) -> Result<AppliedPosition, redb::Error> {
         position(&self.db().begin_read()?)
@@ -110,6 +120,8 @@ impl Replica {
     /// Applies entries in order.
     fn apply(&self, entries: Vec<EntryResponder<Types>>) -> Result<(), redb::Error> {
         let mut changes = Changes::new();
+        let mut events: Vec<(u64, (u64, Event))> = Vec::new();
+        let now = now_ms();
         let mut answers: Vec<(ApplyResponder<Types>, Outcome)> = Vec::new();
         let mut last = None;
         let mut membership = None;
@@ -127,8 +139,15 @@ impl Replica {
                         index: id.index,
                         term: term(&id),
                     };
+                    let mut nth = 0;
+                    let mut tell = |event| {
+                        let number = happened::number(id.index, nth);
+                        events.extend(number.map(|number| (number, (now, event))));
+                        nth += 1;
+                    };
                     // Locked for one entry at a time, so that readers get their turn.
-                    self.state.write().apply(at, proposal.0, &mut changes)
+                    let mut state = self.state.write();
+                    state.apply_and_tell(at, proposal.0, &mut changes, &mut tell)
                 }
             };
             answers.extend(responder.map(|responder| (responder, outcome)));
@@ -136,6 +155,7 @@ impl Replica {
         let Some(last) = last else { return Ok(()) };
         self.store(&changes, last, membership)?;
         self.feed.publish(changes);
+        self.happened.extend(events, happened::last(last.index));
         self.applied.send_replace(last.index);
         for (responder, outcome) in answers {
             responder.send(outcome);
@@ -221,8 +241,10 @@ impl Replica {
         let replaced = std::mem::replace(&mut *self.state.write(), state);
         changes.extend(replaced.keys());
         self.feed.publish(changes);
-        self.applied
-            .send_replace(meta.last_log_id.map_or(0, |id| id.index));
+        let applied = meta.last_log_id.map_or(0, |id| id.index);
+        // Nobody tells what became of the state on the way there.
+        self.happened.skip(happened::last(applied));
+        self.applied.send_replace(applied);
         Ok(())
     }
 }

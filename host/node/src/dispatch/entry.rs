@@ -38,11 +38,13 @@ use tracing::warn;
 
 pub(in crate::dispatch) use self::call::Called;
 use super::{backoff, turns::Turns};
-use crate::{clock::now_ms, modules::Modules};
+use crate::{clock::now_ms, events::Teller, modules::Modules};
 
 /// What the entries of a node share.
 pub(super) struct Host {
     pub(super) modules: Modules,
+    /// Who is told what becomes of instances.
+    pub(super) teller: Teller,
     /// Entries that have ended, for the engine.
     pub(super) ended: mpsc::Sender<(ModuleName, ResourceId)>,
 }
@@ -326,6 +328,8 @@ impl Entry {
         let mut mind = self.mind.lock();
         if let Some(failure) = failure {
             warn!(module = %self.module, resource.id = %self.id, error = %failure, "the instance died");
+            let error = failure.to_string();
+            host.teller.failed(&self.module, &self.id, &error, false);
             mind.last_error = Some(last_error(failure));
         }
         if mind

@@ -10,6 +10,7 @@ use crate::{
     control::{self, Control, TransportError},
     deploy::{self, FetchComponent, KeepComponent},
     dispatch::{self, AwaitHeld, CountsOf, Dispatch, Reports},
+    events::{Events, ReadEvents},
     logs::{ChangeLog, Logs, ReadLogs},
     modules::{self, Modules},
     peer::{Answer, CallError, Handler, Kind, Lane, PeerInfo, Peers, Reply},
@@ -31,6 +32,7 @@ pub(super) struct Parts {
     pub(super) dispatch: Dispatch,
     pub(super) restarts: Restarts,
     pub(super) logs: Logs,
+    pub(super) events: Events,
 }
 
 impl Answers {
@@ -89,6 +91,7 @@ impl Handler for Answers {
                     reply(&payload, async |Restart| parts.restarts.answer().await).await
                 }
                 ReadLogs::KIND => reply(&payload, async |q| parts.logs.answer(q).await).await,
+                ReadEvents::KIND => reply(&payload, async |q| parts.events.answer(q).await).await,
                 ChangeLog::KIND => reply(&payload, async |q| parts.logs.answer_change(&q)).await,
                 Died::KIND => reply(&payload, async |q| parts.placement.answer_died(q)).await,
                 Kind(other) => Err(format!("this version knows no question of kind {other}")),

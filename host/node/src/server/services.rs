@@ -17,6 +17,7 @@ use crate::{
     control::{self, Control},
     deploy::{Deploy, FromPeers},
     dispatch::{self, Dispatch},
+    events::{Events, Teller},
     logs::{self, Logs},
     modules::Modules,
     peer::{self, Local, Peers},
@@ -99,14 +100,24 @@ impl Services {
             placement.clone(),
             stop,
         );
-        let (dispatch, engine) = Dispatch::new(
+        let teller = Teller::new(me.node);
+        let (dispatch, engine) = Dispatch::new(dispatch::Parts {
             me,
+            control: control.clone(),
+            peers: peers.clone(),
+            modules: modules.clone(),
+            teller: teller.clone(),
+            lease: lease.clone(),
+            starts_max: config.starts_max,
+            placement: placement.clone(),
+        });
+        let happenings = Events::new(
+            me,
+            &teller,
             control.clone(),
             peers.clone(),
-            modules.clone(),
-            lease.clone(),
-            config.starts_max,
             placement.clone(),
+            ends.http.clone(),
         );
         let deploy = Deploy::new(me.node, control.clone(), peers.clone(), modules.clone());
         let (restarts, asked) = Restarts::new(me, control.clone(), peers.clone());
@@ -118,6 +129,7 @@ impl Services {
             dispatch: dispatch.clone(),
             restarts: restarts.clone(),
             logs: logs.clone(),
+            events: happenings.clone(),
         });
         let api = Api::new(admin::Parts {
             me: me.node,
@@ -129,6 +141,7 @@ impl Services {
             deploy,
             restarts: restarts.clone(),
             logs,
+            events: happenings,
             token: config.token.clone(),
             component_bytes_max,
         });

@@ -169,7 +169,7 @@ impl Engine {
     /// as long as it serves, for a node is given nothing that runs elsewhere before it has.
     pub(super) fn load(&mut self, name: &ModuleName, version: Arc<Version>) {
         let (modules, name) = (self.shared.host.modules.clone(), name.clone());
-        let control = self.control.clone();
+        let (control, teller) = (self.control.clone(), self.shared.host.teller.clone());
         self.tasks.spawn(async move {
             while let Err(error) = modules.get(&name, &version).await {
                 warn!(module = %name, error = crate::modules::chain(&error), "not loaded ahead");
@@ -179,9 +179,10 @@ impl Engine {
                     found.is_some_and(|module| module.about.version == *version)
                 };
                 if !control.read(serves) {
-                    break;
+                    return Done::Loaded(name);
                 }
             }
+            teller.ready(&name, version.number);
             Done::Loaded(name)
         });
     }

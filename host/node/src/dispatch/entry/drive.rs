@@ -45,12 +45,12 @@ impl Entry {
             match self.next_step() {
                 None => break,
                 Some(Step::Start(start)) => self.start(&host, start).await,
-                Some(Step::Stop(None)) => self.stop(None).await,
+                Some(Step::Stop(None)) => self.stop(&host, None).await,
                 Some(Step::Stop(Some(_))) => {
                     // Calls go on until its turn comes. Much may change in a long queue.
                     let _turn = self.turn_to_stop().await;
                     match self.next_step() {
-                        Some(Step::Stop(reason)) => self.stop(reason).await,
+                        Some(Step::Stop(reason)) => self.stop(&host, reason).await,
                         Some(Step::Start(_) | Step::Wait(_)) => {}
                         None => break,
                     }
@@ -145,6 +145,8 @@ impl Entry {
                 }
                 *cell = Some(Held { instance, life });
                 debug!(token = %run.token, "held");
+                let Kind { number, token, .. } = kind;
+                host.teller.started(&self.module, &self.id, number, token);
             }
             Err((error, fatal)) => {
                 warn!(
@@ -153,6 +155,8 @@ impl Entry {
                     error = error.message,
                     "the resource could not be started"
                 );
+                let teller = &host.teller;
+                teller.failed(&self.module, &self.id, &error.message, fatal);
                 let mut mind = self.mind.lock();
                 mind.last_error = Some(error);
                 mind.failed(kind, fatal);
@@ -200,7 +204,7 @@ impl Entry {
         }
     }
 
-    async fn stop(&self, reason: Option<TerminateReason>) {
+    async fn stop(&self, host: &Host, reason: Option<TerminateReason>) {
         self.mind.lock().leaving = matches!(reason, None | Some(TerminateReason::Moved));
         let held = {
             // Behind the call that runs; those that queue before it let it pass if this is a move.
@@ -212,7 +216,9 @@ impl Entry {
             tokio::select! {
                 biased;
                 () = self.over(&life) => {}
-                () = self.terminate(instance, reason) => {}
+                () = self.terminate(instance, reason) => {
+                    host.teller.stopped(&self.module, &self.id, reason);
+                }
             }
         }
         self.changed.notify_waiters();

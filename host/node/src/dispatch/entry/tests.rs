@@ -50,6 +50,7 @@ impl Node {
         Self {
             host: Arc::new(Host {
                 modules,
+                teller: Teller::new(holdfast_model::NodeId::default()),
                 ended: sender,
             }),
             ended,

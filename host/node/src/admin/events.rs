@@ -1,0 +1,94 @@
+//! What happens in the cluster, as server-sent events.
+
+use std::{convert::Infallible, fmt::Write as _, time::Duration};
+
+use axum::{body::Body, extract::State, response::IntoResponse};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use holdfast_model::api::{EVENT_STREAM, EventsQuery, ProblemKind};
+use http::{HeaderMap, header};
+
+use super::{
+    Admin,
+    error::{Error, Result},
+    extract::Asked,
+};
+use crate::events::{Cursor, Filter, From, Item, Watched};
+
+/// `GET /v1/events`
+pub(super) async fn events(
+    State(admin): State<Admin>,
+    Asked(query): Asked<EventsQuery>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse> {
+    let EventsQuery {
+        kind,
+        module,
+        resource,
+        replay,
+    } = query;
+    if resource.is_some() && module.is_none() {
+        let detail = "a resource is named with its module: give module";
+        return Err(Error::invalid(detail));
+    }
+    let from = match headers.get(LAST_EVENT_ID) {
+        Some(id) => From::After(cursor(id)?),
+        None if replay => From::Oldest,
+        None => From::Now,
+    };
+    admin.joined()?;
+    let filter = Filter {
+        kind,
+        module,
+        resource,
+    };
+    let watched = admin.events.watch(filter, from).ok_or_else(too_many)?;
+    // The head goes out with it, so that the client knows that it is heard.
+    let first = stream::once(async { Bytes::from_static(b": events\n\n") });
+    let events = first.chain(rest(watched)).map(Ok::<_, Infallible>);
+    let headers = [
+        (header::CONTENT_TYPE, EVENT_STREAM),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    Ok((headers, Body::from_stream(events)))
+}
+
+fn cursor(id: &http::HeaderValue) -> Result<Cursor> {
+    let text = id.to_str().unwrap_or_default();
+    let cursor = text.parse();
+    cursor.map_err(|error| Error::invalid(format!("header Last-Event-ID: {error}")))
+}
+
+fn rest(watched: Watched) -> impl Stream<Item = Bytes> {
+    stream::unfold(watched, |mut watched| async {
+        let text = match tokio::time::timeout(QUIET_MAX, watched.next()).await {
+            Ok(events) => encode(&events?),
+            // Both ends see then that the connection stands.
+            Err(_) => Bytes::from_static(b":\n\n"),
+        };
+        Some((text, watched))
+    })
+}
+
+fn encode(events: &[(Item, String)]) -> Bytes {
+    let mut text = String::with_capacity(events.len() * 256);
+    for (item, id) in events {
+        // JSON has no line breaks of its own here, which would end the data.
+        let _ = write!(
+            text,
+            "id: {id}\nevent: {}\ndata: {}\n\n",
+            item.kind, item.json
+        );
+    }
+    text.into()
+}
+
+fn too_many() -> Error {
+    let detail = "as many as can be watch events through this node: ask another, or later";
+    Error::new(ProblemKind::Unavailable, detail)
+}
+
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// How long nothing is sent at most.
+const QUIET_MAX: Duration = Duration::from_secs(10);

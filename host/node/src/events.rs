@@ -1,0 +1,492 @@
+//! What happens in the cluster, told to whoever watches.
+//!
+//! Two sources. What the log tells is the same on every node, and every node has it by itself. What
+//! becomes of instances is known where they are ([`Teller`]), and asked of all nodes while somebody
+//! watches. A [`Cursor`] says how much of each was read, so that whoever lost the connection can go
+//! on through any node.
+//!
+//! Invariant: telling never waits and takes bounded memory. What is forgotten unread is said to be
+//! missed.
+
+mod cursor;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use holdfast_cluster::state::{self, Owner};
+use holdfast_model::{
+    ModuleName, NodeId, ResourceId,
+    api::{self, Event, EventType, Happening, StopReason},
+};
+use holdfast_runtime::TerminateReason;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::cursor::{Cursor, InvalidCursor};
+use crate::{
+    clock::now_ms,
+    control::Control,
+    gather::{self, PAGE, PAGES_WAITING, Page, Position, Read, Reader, WAIT},
+    modules::chain,
+    peer::{Kind, Lane, Peers},
+    placement::Placement,
+    recent::Recent,
+    rpc::{self, Question},
+};
+
+/// The events of a cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Events(Arc<Inner>);
+
+struct Inner {
+    me: Owner,
+    own: Arc<Own>,
+    control: Control,
+    peers: Peers,
+    placement: Placement,
+    watchers: Arc<Semaphore>,
+    /// Nobody watches any longer then.
+    stop: CancellationToken,
+}
+
+/// What has happened to the instances of this node.
+type Own = Recent<(u64, Happening)>;
+
+/// Tells what happens to the instances of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Teller {
+    me: NodeId,
+    own: Arc<Own>,
+}
+
+/// Which events are wanted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Filter {
+    pub(crate) kind: Option<EventType>,
+    pub(crate) module: Option<ModuleName>,
+    pub(crate) resource: Option<ResourceId>,
+}
+
+/// Where to begin.
+pub(crate) enum From {
+    /// With what happens from now on.
+    Now,
+    /// With all that is known.
+    Oldest,
+    /// Where somebody has stopped reading.
+    After(Cursor),
+}
+
+/// Asks a node what has happened to its instances.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ReadEvents {
+    filter: Filter,
+    after: Position,
+}
+
+/// An event on its way, as it is written in the end: the wire's format cannot read its form back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Item {
+    number: u64,
+    pub(crate) kind: EventType,
+    /// An [`Event`].
+    pub(crate) json: Box<str>,
+}
+
+impl Question for ReadEvents {
+    const KIND: Kind = Kind(14);
+    const LANE: Lane = Lane::Data;
+    type Answer = Page<Item>;
+}
+
+/// Events as they happen, each with the position after it.
+pub(crate) struct Watched {
+    instances: mpsc::Receiver<Read<Item>>,
+    log: mpsc::Receiver<Vec<Item>>,
+    cursor: Cursor,
+    // Ends the tasks when it is dropped.
+    _tasks: JoinSet<()>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Teller {
+    /// Tells events of this node.
+    #[must_use]
+    pub fn new(me: NodeId) -> Self {
+        let own = Arc::new(Own::new(0, OWN_MAX));
+        Self { me, own }
+    }
+
+    /// A version of a module can be started here.
+    pub(crate) fn ready(&self, module: &ModuleName, version: u64) {
+        self.tell(Happening::ModuleReady {
+            node: self.me,
+            module: module.clone(),
+            version,
+        });
+    }
+
+    /// A resource is held.
+    pub(crate) fn started(
+        &self,
+        module: &ModuleName,
+        resource: &ResourceId,
+        version: u64,
+        token: holdfast_model::Token,
+    ) {
+        self.tell(Happening::InstanceStarted {
+            node: self.me,
+            module: module.clone(),
+            resource: resource.clone(),
+            version,
+            token,
+        });
+    }
+
+    /// An instance could not be started, or died.
+    pub(crate) fn failed(
+        &self,
+        module: &ModuleName,
+        resource: &ResourceId,
+        error: &str,
+        quarantined: bool,
+    ) {
+        self.tell(Happening::InstanceFailed {
+            node: self.me,
+            module: module.clone(),
+            resource: resource.clone(),
+            error: error.to_owned(),
+            quarantined,
+        });
+    }
+
+    /// An instance was ended.
+    pub(crate) fn stopped(
+        &self,
+        module: &ModuleName,
+        resource: &ResourceId,
+        reason: TerminateReason,
+    ) {
+        let reason = match reason {
+            TerminateReason::Moved => StopReason::Moved,
+            TerminateReason::Removed => StopReason::Removed,
+            TerminateReason::Upgraded => StopReason::Upgraded,
+            TerminateReason::Stopping => StopReason::Stopping,
+            TerminateReason::Unhealthy => StopReason::Unhealthy,
+        };
+        self.tell(Happening::InstanceStopped {
+            node: self.me,
+            module: module.clone(),
+            resource: resource.clone(),
+            reason,
+        });
+    }
+
+    fn tell(&self, happening: Happening) {
+        self.own.push((now_ms(), happening));
+    }
+}
+
+impl Events {
+    /// The events that `teller` tells on this node, those of the others, and those of the log. Nobody
+    /// watches any longer once `stop` is cancelled.
+    #[must_use]
+    pub fn new(
+        me: Owner,
+        teller: &Teller,
+        control: Control,
+        peers: Peers,
+        placement: Placement,
+        stop: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            me,
+            own: Arc::clone(&teller.own),
+            control,
+            peers,
+            placement,
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            stop,
+        }))
+    }
+
+    /// Watches what happens; none when as many as can be do.
+    pub(crate) fn watch(&self, filter: Filter, from: From) -> Option<Watched> {
+        let place = Arc::clone(&self.0.watchers).try_acquire_owned().ok()?;
+        let happened = self.0.control.happened();
+        let cursor = match from {
+            From::Now => {
+                let live = self.0.placement.live().into_iter();
+                Cursor {
+                    log: happened.newest(),
+                    instances: live.map(|node| (node, Position::NOW)).collect(),
+                }
+            }
+            From::Oldest => Cursor {
+                log: happened.forgotten(),
+                instances: BTreeMap::new(),
+            },
+            From::After(cursor) => cursor,
+        };
+        let mut tasks = JoinSet::new();
+        let (tell, instances) = mpsc::channel(PAGES_WAITING);
+        let reader = Instances {
+            events: self.clone(),
+            filter: filter.clone(),
+        };
+        let (positions, stop) = (cursor.instances.clone(), self.0.stop.clone());
+        gather::follow(&mut tasks, reader, positions, tell, stop.clone());
+        let (tell, log) = mpsc::channel(PAGES_WAITING);
+        let after = cursor.log;
+        tasks.spawn(async move {
+            let followed = follow_log(&happened, &filter, after, tell);
+            let _ = stop.run_until_cancelled(followed).await;
+        });
+        Some(Watched {
+            instances,
+            log,
+            cursor,
+            _tasks: tasks,
+            _place: place,
+        })
+    }
+
+    /// Answers a peer.
+    pub(crate) async fn answer(&self, question: ReadEvents) -> Page<Item> {
+        let ReadEvents { filter, after } = question;
+        let (me, own) = (self.0.me, &self.0.own);
+        let position = |number| Position {
+            incarnation: me.incarnation,
+            number,
+        };
+        if after == Position::NOW {
+            return Page {
+                items: Vec::new(),
+                position: position(own.newest()),
+            };
+        }
+        let is_ours = after.incarnation == me.incarnation;
+        // The run that was read before is over, with what it had not told yet.
+        let mut missed = !is_ours && after != Position::START;
+        let from = if is_ours {
+            after.number
+        } else {
+            own.forgotten()
+        };
+        let (mut items, mut number) = (Vec::new(), from);
+        if !missed {
+            let wanted = |event: &(u64, Happening)| filter.passes(&event.1).then(|| event.clone());
+            let read = own.after(from, PAGE, WAIT, wanted);
+            if let Some(batch) = self.0.stop.run_until_cancelled(read).await {
+                let told = batch.items.into_iter();
+                items.extend(told.map(|(number, (at_ms, what))| Item::of(number, at_ms, what)));
+                (number, missed) = (batch.after, batch.missed);
+            }
+        }
+        if missed {
+            let what = Happening::Missed {
+                node: Some(me.node),
+            };
+            items.insert(0, Item::of(from, now_ms(), what));
+        }
+        Page {
+            items,
+            position: position(number),
+        }
+    }
+}
+
+/// Reads what has happened to instances.
+#[derive(Clone)]
+struct Instances {
+    events: Events,
+    filter: Filter,
+}
+
+impl Reader for Instances {
+    type Item = Item;
+
+    fn nodes(&self) -> Vec<NodeId> {
+        self.events.0.placement.live().into_iter().collect()
+    }
+
+    async fn read(&self, node: NodeId, after: Position) -> Result<Page<Item>, String> {
+        let question = ReadEvents {
+            filter: self.filter.clone(),
+            after,
+        };
+        let inner = &self.events.0;
+        if node == inner.me.node {
+            return Ok(self.events.answer(question).await);
+        }
+        let asked = rpc::ask(&inner.peers, node, &question, WAIT + gather::ASK).await;
+        asked.map_err(|error| chain(&error))
+    }
+}
+
+async fn follow_log(
+    happened: &crate::control::Happened,
+    filter: &Filter,
+    mut after: u64,
+    tell: mpsc::Sender<Vec<Item>>,
+) {
+    loop {
+        let wanted = |(at_ms, event): &(u64, state::Event)| {
+            let what = told(event.clone());
+            filter.passes(&what).then_some((*at_ms, what))
+        };
+        let batch = happened.after(after, PAGE, WAIT, wanted);
+        let batch = tokio::select! {
+            batch = batch => batch,
+            // Whoever watched has left.
+            () = tell.closed() => return,
+        };
+        let mut items = Vec::with_capacity(batch.items.len());
+        if batch.missed {
+            items.push(Item::of(after, now_ms(), Happening::Missed { node: None }));
+        }
+        let told = batch.items.into_iter();
+        items.extend(told.map(|(number, (at_ms, what))| Item::of(number, at_ms, what)));
+        after = batch.after;
+        if !items.is_empty() && tell.send(items).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Watched {
+    /// The next events, each with the cursor after it; none when the node stops. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<Vec<(Item, String)>> {
+        loop {
+            let told = tokio::select! {
+                Some(items) = self.log.recv() => {
+                    let cursor = &mut self.cursor;
+                    let told = items.into_iter().map(|item| {
+                        cursor.log = item.number;
+                        let id = cursor.to_string();
+                        (item, id)
+                    });
+                    told.collect()
+                }
+                Some(Read { node, page }) = self.instances.recv() => {
+                    // A node that does not answer is told of by the log, if it matters.
+                    let Ok(Page { items, position }) = page else { continue };
+                    let cursor = &mut self.cursor;
+                    let told = items.into_iter().map(|item| {
+                        let at = Position { number: item.number, ..position };
+                        cursor.instances.insert(node, at);
+                        let id = cursor.to_string();
+                        (item, id)
+                    });
+                    told.collect()
+                }
+                else => return None,
+            };
+            return Some(told);
+        }
+    }
+}
+
+impl Filter {
+    fn passes(&self, happening: &Happening) -> bool {
+        let Self {
+            kind,
+            module,
+            resource,
+        } = self;
+        let is_kind = kind.is_none_or(|kind| kind == happening.kind());
+        let is_module = |module| happening.module() == Some(module);
+        let is_about = |resource| happening.is_about(resource);
+        is_kind && module.as_ref().is_none_or(is_module) && resource.as_ref().is_none_or(is_about)
+    }
+}
+
+impl Item {
+    fn of(number: u64, at_ms: u64, what: Happening) -> Self {
+        let kind = what.kind();
+        let json = serde_json::to_string(&Event { at_ms, what });
+        Self {
+            number,
+            kind,
+            json: json.expect("texts and numbers").into(),
+        }
+    }
+}
+
+/// What the log tells, in the words of the API.
+fn told(event: state::Event) -> Happening {
+    use state::Event as Told;
+    let owner = |owner: Owner| api::Owner {
+        node: owner.node,
+        incarnation: owner.incarnation,
+    };
+    match event {
+        Told::NodeUp { node, incarnation } => Happening::NodeUp { node, incarnation },
+        Told::NodeDown { node, incarnation } => Happening::NodeDown { node, incarnation },
+        Told::NodeDraining { node } => Happening::NodeDraining { node },
+        Told::NodeActive { node } => Happening::NodeActive { node },
+        Told::NodeRestarting { node, incarnation } => {
+            Happening::NodeRestarting { node, incarnation }
+        }
+        Told::NodeRemoved { node } => Happening::NodeRemoved { node },
+        Told::ModuleDeployed {
+            module,
+            version,
+            digest,
+        } => Happening::ModuleDeployed {
+            module,
+            version,
+            digest,
+        },
+        Told::ModuleServing { module, version } => Happening::ModuleServing { module, version },
+        Told::ModuleFailed {
+            module,
+            version,
+            error,
+        } => Happening::ModuleFailed {
+            module,
+            version,
+            error,
+        },
+        Told::ModuleRemoving { module } => Happening::ModuleRemoving { module },
+        Told::ModuleRemoved { module } => Happening::ModuleRemoved { module },
+        Told::ResourceAllocated { module, id } => Happening::ResourceAllocated {
+            module,
+            resource: id,
+        },
+        Told::ResourceChanged { module, id } => Happening::ResourceChanged {
+            module,
+            resource: id,
+        },
+        Told::ResourceDeallocated { module, id } => Happening::ResourceDeallocated {
+            module,
+            resource: id,
+        },
+        Told::Moved {
+            module,
+            slot,
+            resources,
+            from,
+            to,
+            token,
+        } => Happening::Moved {
+            module,
+            slot,
+            resources,
+            from: from.map(owner),
+            to: to.map(owner),
+            token,
+        },
+    }
+}
+
+/// How many may watch through one node: each of them has a question at every other.
+const WATCHERS_MAX: usize = 32;
+
+/// How many events of instances a node keeps: some ten MiB.
+const OWN_MAX: usize = 1 << 16;
