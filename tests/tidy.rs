@@ -160,6 +160,7 @@ const NODE_ORDER: &[&str] = &[
     "identity",
     "token",
     "telemetry",
+    "metrics",
     "config",
     "recent",
     "control",

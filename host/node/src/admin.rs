@@ -18,6 +18,7 @@ mod health;
 mod invoke;
 mod logs;
 mod look_up;
+mod metrics;
 mod modules;
 mod resources;
 mod settings;
@@ -25,7 +26,7 @@ mod settings;
 use std::sync::Arc;
 
 use axum::{
-    Router,
+    Router, middleware,
     response::IntoResponse,
     routing::{delete, get, post, put},
 };
@@ -41,7 +42,8 @@ use tower::util::ServiceExt;
 use self::error::Error;
 use crate::{
     control::Control, deploy::Deploy, dispatch::Dispatch, events::Events, logs::Logs,
-    modules::Modules, peer::Peers, placement::Placement, restart::Restarts, token::Token,
+    metrics::Metrics, modules::Modules, peer::Peers, placement::Placement, restart::Restarts,
+    token::Token,
 };
 
 /// What the API needs of its node.
@@ -66,6 +68,8 @@ pub struct Parts {
     pub logs: Logs,
     /// What happens.
     pub events: Events,
+    /// What is counted.
+    pub metrics: Metrics,
     /// What callers must show, if anything.
     pub token: Option<Token>,
     /// Largest component, in bytes.
@@ -119,10 +123,15 @@ impl Api {
             .route("/v1/cluster/slots", get(cluster::slots))
             .route("/v1/events", get(events::events))
             .route("/v1/logs", get(logs::logs))
+            .route("/metrics", get(metrics::metrics))
             .route("/healthz", get(health::healthz))
             .route("/readyz", get(health::readyz))
             .fallback(no_route)
             .method_not_allowed_fallback(no_method)
+            .layer(middleware::from_fn_with_state(
+                Arc::clone(&admin),
+                metrics::count,
+            ))
             .with_state(Arc::clone(&admin));
         Self { admin, router }
     }

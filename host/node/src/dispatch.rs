@@ -44,6 +44,7 @@ pub(crate) use self::{
 use crate::{
     control::Control,
     events::Teller,
+    metrics::Metrics,
     modules::Modules,
     peer::Peers,
     placement::{Lease, Placement},
@@ -83,6 +84,8 @@ pub struct Parts {
     pub modules: Modules,
     /// Who is told what becomes of instances.
     pub teller: Teller,
+    /// Who counts.
+    pub metrics: Metrics,
     /// The node's lease.
     pub lease: watch::Receiver<Lease>,
     /// About how many instances start at once at most.
@@ -134,6 +137,7 @@ impl Dispatch {
             peers,
             modules,
             teller,
+            metrics,
             lease,
             starts_max,
             placement,
@@ -145,7 +149,7 @@ impl Dispatch {
             ended,
         };
         let shared = Arc::new(Shared {
-            tables: Tables::new(NodeTurns::new(starts_max)),
+            tables: Tables::new(NodeTurns::new(starts_max), metrics),
             host: Arc::new(host),
             view: watch::Sender::new(0),
         });
@@ -185,19 +189,27 @@ impl Dispatch {
         id: &ResourceId,
         request: Request,
     ) -> Result<Answer, call::Error> {
+        let began = Instant::now();
         let mut lost = false;
         let brought = tokio::select! {
             biased;
             brought = self.bring(module, id, request, &mut lost) => brought,
             () = self.over() => Err(call::Error::Interrupted),
         };
-        match brought {
+        let result = match brought {
             // True of the last attempt only.
             Err(call::Error::Unavailable { .. } | call::Error::QueueFull { .. }) if lost => {
                 Err(call::Error::Interrupted)
             }
             result => result,
+        };
+        // What is asked of modules that do not exist is for everybody to choose, and not counted.
+        if let Some(table) = self.0.shared.tables.get(module.as_str()) {
+            table
+                .calls
+                .count(result.as_ref().map(drop), began.elapsed());
         }
+        result
     }
 
     /// Waits until this run of the node may not run anything any more: it is about to end, and what

@@ -32,6 +32,7 @@ use crate::{
     clock::now_ms,
     control::Control,
     gather::{self, PAGE, PAGES_WAITING, Page, Position, Read, Reader, WAIT},
+    metrics::Metrics,
     modules::chain,
     peer::{Kind, Lane, Peers},
     placement::Placement,
@@ -61,6 +62,7 @@ type Own = Recent<(u64, Happening)>;
 #[derive(Clone)]
 pub struct Teller {
     me: NodeId,
+    metrics: Metrics,
     own: Arc<Own>,
 }
 
@@ -115,11 +117,11 @@ pub(crate) struct Watched {
 }
 
 impl Teller {
-    /// Tells events of this node.
+    /// Tells events of this node, and counts them.
     #[must_use]
-    pub fn new(me: NodeId) -> Self {
+    pub fn new(me: NodeId, metrics: Metrics) -> Self {
         let own = Arc::new(Own::new(0, OWN_MAX));
-        Self { me, own }
+        Self { me, metrics, own }
     }
 
     /// A version of a module can be started here.
@@ -139,6 +141,7 @@ impl Teller {
         version: u64,
         token: holdfast_model::Token,
     ) {
+        self.metrics.started(module);
         self.tell(Happening::InstanceStarted {
             node: self.me,
             module: module.clone(),
@@ -156,6 +159,7 @@ impl Teller {
         error: &str,
         quarantined: bool,
     ) {
+        self.metrics.failed(module);
         self.tell(Happening::InstanceFailed {
             node: self.me,
             module: module.clone(),
@@ -179,6 +183,7 @@ impl Teller {
             TerminateReason::Stopping => StopReason::Stopping,
             TerminateReason::Unhealthy => StopReason::Unhealthy,
         };
+        self.metrics.stopped(module);
         self.tell(Happening::InstanceStopped {
             node: self.me,
             module: module.clone(),

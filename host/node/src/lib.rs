@@ -1,7 +1,7 @@
 //! A node of a Holdfast cluster, and the `holdfast` command.
 //!
 //! Each module uses only those before it in this list:
-//! - [`clock`], [`identity`], [`token`], [`telemetry`], [`config`]: what a node is and is told;
+//! - [`clock`], [`identity`], [`token`], [`telemetry`], [`metrics`], [`config`]: what a node is and is told;
 //!   [`recent`]: a ring of what happened last;
 //! - [`control`]: the replicated state, on Raft and disk; [`modules`]: components;
 //! - [`recover`]: both of them, of a node that does not run;
@@ -25,6 +25,7 @@ mod gather;
 pub mod gossip;
 pub mod identity;
 pub mod logs;
+pub mod metrics;
 pub mod modules;
 pub mod peer;
 pub mod placement;

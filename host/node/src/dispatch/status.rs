@@ -69,12 +69,22 @@ impl Dispatch {
     /// How many resources this node has in which state.
     pub(crate) fn counts(&self) -> Counts {
         let mut counts = Counts::new();
+        for (status, count) in self.counts_of_modules().into_values().flatten() {
+            *counts.entry(status).or_default() += count;
+        }
+        counts
+    }
+
+    /// The same, for each module.
+    pub(crate) fn counts_of_modules(&self) -> BTreeMap<ModuleName, Counts> {
+        let mut all = BTreeMap::<ModuleName, Counts>::new();
         for table in self.0.shared.tables.all() {
+            let counts = all.entry(table.name.clone()).or_default();
             for entry in table.entries.pin().values() {
                 *counts.entry(entry.status()).or_default() += 1;
             }
         }
-        counts
+        all
     }
 
     /// Waits until a resource of this node is held as asked, set aside or gone.

@@ -14,12 +14,14 @@ use super::{
     entry::Entry,
     turns::{NodeTurns, Turns},
 };
+use crate::metrics::{Calls, Metrics};
 
 type Map<K, V> = papaya::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// All modules, by name.
 pub(super) struct Tables {
     turns: NodeTurns,
+    metrics: Metrics,
     modules: Map<ModuleName, Arc<Table>>,
     /// Nodes by the number that routes use for them, from 1.
     nodes: ArcSwap<Vec<NodeId>>,
@@ -31,6 +33,7 @@ pub(super) struct Table {
     pub(super) entries: Map<ResourceId, Arc<Entry>>,
     pub(super) serving: ArcSwap<Serving>,
     pub(super) turns: Arc<Turns>,
+    pub(super) calls: Calls,
     routes: Box<[AtomicU16]>,
 }
 
@@ -42,9 +45,10 @@ pub(super) struct Serving {
 }
 
 impl Tables {
-    pub(super) fn new(turns: NodeTurns) -> Self {
+    pub(super) fn new(turns: NodeTurns, metrics: Metrics) -> Self {
         Self {
             turns,
+            metrics,
             modules: Map::default(),
             nodes: ArcSwap::default(),
         }
@@ -62,6 +66,7 @@ impl Tables {
                 entries: Map::default(),
                 serving: ArcSwap::from_pointee(serving()),
                 turns: Turns::new(self.turns.clone()),
+                calls: self.metrics.calls(name),
                 routes: (0..Slot::COUNT).map(|_| AtomicU16::new(NOBODY)).collect(),
             })
         };
@@ -76,6 +81,7 @@ impl Tables {
 
     pub(super) fn close(&self, name: &ModuleName) {
         self.modules.pin().remove(name.as_str());
+        self.metrics.forget(name);
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Table>> {

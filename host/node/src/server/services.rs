@@ -19,6 +19,7 @@ use crate::{
     dispatch::{self, Dispatch},
     events::{Events, Teller},
     logs::{self, Logs},
+    metrics::Metrics,
     modules::Modules,
     peer::{self, Local, Peers},
     placement::{self, Lease, Members, Placement},
@@ -100,13 +101,15 @@ impl Services {
             placement.clone(),
             stop,
         );
-        let teller = Teller::new(me.node);
+        let metrics = Metrics::new();
+        let teller = Teller::new(me.node, metrics.clone());
         let (dispatch, engine) = Dispatch::new(dispatch::Parts {
             me,
             control: control.clone(),
             peers: peers.clone(),
             modules: modules.clone(),
             teller: teller.clone(),
+            metrics: metrics.clone(),
             lease: lease.clone(),
             starts_max: config.starts_max,
             placement: placement.clone(),
@@ -142,6 +145,7 @@ impl Services {
             restarts: restarts.clone(),
             logs,
             events: happenings,
+            metrics,
             token: config.token.clone(),
             component_bytes_max,
         });

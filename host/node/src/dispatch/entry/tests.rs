@@ -16,7 +16,7 @@ use super::{
     super::turns::{NodeTurns, Start},
     *,
 };
-use crate::modules::Fetch;
+use crate::{metrics::Metrics, modules::Fetch};
 
 /// A node's part of entries.
 struct Node {
@@ -50,7 +50,7 @@ impl Node {
         Self {
             host: Arc::new(Host {
                 modules,
-                teller: Teller::new(holdfast_model::NodeId::default()),
+                teller: Teller::new(holdfast_model::NodeId::default(), Metrics::new()),
                 ended: sender,
             }),
             ended,

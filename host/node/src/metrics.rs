@@ -1,0 +1,353 @@
+//! What a node counts, in the form that Prometheus reads (OpenMetrics).
+//!
+//! Counters are handed out once to where they count, so that counting is an addition and no lookup.
+//! What can be looked at is not counted: it is read when somebody asks.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use holdfast_model::{ModuleName, call};
+use prometheus_client::{
+    encoding::text,
+    metrics::{
+        counter::Counter,
+        family::{Family, MetricConstructor},
+        gauge::Gauge,
+        histogram::Histogram,
+    },
+    registry::{Metric, Registry, Unit},
+};
+
+/// The metrics of a node. Clones share them.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    calls: Family<Labels<2>, Counter>,
+    call_seconds: Family<Labels<1>, Histogram, Buckets>,
+    started: Family<Labels<1>, Counter>,
+    failed: Family<Labels<1>, Counter>,
+    stopped: Family<Labels<1>, Counter>,
+    requests: Family<Labels<3>, Counter>,
+}
+
+/// Names and values.
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// Counts the calls of a module.
+#[derive(Clone, Debug)]
+pub struct Calls {
+    results: [Counter; RESULTS.len()],
+    seconds: Histogram,
+}
+
+/// A value that is read when somebody asks, with the labels that tell it from others of its name.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// What is read.
+    pub what: &'static Described,
+    /// Names and values.
+    pub labels: Vec<(&'static str, String)>,
+    /// The value.
+    pub value: f64,
+}
+
+/// What a value means.
+#[derive(Debug)]
+pub struct Described {
+    /// Its name, without the prefix and the unit.
+    pub name: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// In seconds or bytes, where it is.
+    pub unit: Option<Unit>,
+    /// It only grows: a counter, not a gauge.
+    pub grows: bool,
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        let [started, failed, stopped] = [(); 3].map(|()| Family::default());
+        let calls = Family::default();
+        let call_seconds = Family::new_with_constructor(Buckets);
+        let requests = Family::default();
+        registry.register(
+            "calls",
+            "Calls of resources that this node was asked for, by module and result",
+            calls.clone(),
+        );
+        registry.register_with_unit(
+            "call_duration",
+            "How long calls of resources took that this node was asked for",
+            Unit::Seconds,
+            call_seconds.clone(),
+        );
+        registry.register(
+            "instances_started",
+            "Instances whose handle has returned on this node",
+            Family::clone(&started),
+        );
+        registry.register(
+            "instances_failed",
+            "Instances that could not be started on this node, or died",
+            Family::clone(&failed),
+        );
+        registry.register(
+            "instances_stopped",
+            "Instances that were ended on this node",
+            Family::clone(&stopped),
+        );
+        registry.register(
+            "http_requests",
+            "Requests of the HTTP API other than calls, by route, method and status",
+            requests.clone(),
+        );
+        Self(Arc::new(Inner {
+            registry,
+            calls,
+            call_seconds,
+            started,
+            failed,
+            stopped,
+            requests,
+        }))
+    }
+
+    /// Counts the calls of a module.
+    #[must_use]
+    pub fn calls(&self, module: &ModuleName) -> Calls {
+        Calls {
+            results: RESULTS.map(|result| self.0.calls.get_or_create_owned(&call(module, result))),
+            seconds: self.0.call_seconds.get_or_create_owned(&of(module)),
+        }
+    }
+
+    /// Counts an instance whose `handle` has returned.
+    pub fn started(&self, module: &ModuleName) {
+        self.0.started.get_or_create(&of(module)).inc();
+    }
+
+    /// Counts an instance that could not be started, or died.
+    pub fn failed(&self, module: &ModuleName) {
+        self.0.failed.get_or_create(&of(module)).inc();
+    }
+
+    /// Counts an instance that was ended.
+    pub fn stopped(&self, module: &ModuleName) {
+        self.0.stopped.get_or_create(&of(module)).inc();
+    }
+
+    /// Forgets a module that is gone.
+    pub fn forget(&self, module: &ModuleName) {
+        let inner = &self.0;
+        for result in RESULTS {
+            inner.calls.remove(&call(module, result));
+        }
+        let label = of(module);
+        inner.call_seconds.remove(&label);
+        for family in [&inner.started, &inner.failed, &inner.stopped] {
+            family.remove(&label);
+        }
+    }
+
+    /// Counts a request of the API.
+    pub fn request(&self, route: &str, method: &str, status: u16) {
+        let labels = [
+            ("route", route.to_owned()),
+            ("method", method.to_owned()),
+            ("status", status.to_string()),
+        ];
+        self.0.requests.get_or_create(&labels).inc();
+    }
+
+    /// All that was counted, and these readings, as text. Readings of the same stand together.
+    #[must_use]
+    pub fn encode(&self, readings: &[Reading]) -> String {
+        let mut looked_at = Registry::with_prefix(PREFIX);
+        let mut process = Registry::default();
+        let mut rest = readings;
+        while let Some(Reading { what, .. }) = rest.first() {
+            let of_this = |reading: &Reading| std::ptr::eq(reading.what, *what);
+            let end = rest.iter().position(|reading| !of_this(reading));
+            let (these, others) = rest.split_at(end.unwrap_or(rest.len()));
+            rest = others;
+            // Names of this kind are the same for all programs.
+            let registry = match what.name.starts_with("process_") {
+                true => &mut process,
+                false => &mut looked_at,
+            };
+            if what.grows {
+                let family: Family<Vec<_>, Counter<f64, AtomicU64>> = Family::default();
+                for Reading { labels, value, .. } in these {
+                    family.get_or_create(labels).inc_by(*value);
+                }
+                what.register(registry, family);
+            } else {
+                let family: Family<Vec<_>, Gauge<f64, AtomicU64>> = Family::default();
+                for Reading { labels, value, .. } in these {
+                    family.get_or_create(labels).set(*value);
+                }
+                what.register(registry, family);
+            }
+        }
+        let mut out = String::new();
+        let encoded = text::encode_registry(&mut out, &self.0.registry)
+            .and_then(|()| text::encode_registry(&mut out, &looked_at))
+            .and_then(|()| text::encode_registry(&mut out, &process))
+            .and_then(|()| text::encode_eof(&mut out));
+        encoded.expect("a text takes all");
+        out
+    }
+}
+
+impl Described {
+    fn register(&self, registry: &mut Registry, metric: impl Metric) {
+        match &self.unit {
+            Some(unit) => registry.register_with_unit(self.name, self.help, unit.clone(), metric),
+            None => registry.register(self.name, self.help, metric),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Calls {
+    /// Counts a call.
+    pub fn count(&self, result: Result<(), &call::Error>, took: Duration) {
+        self.results[result_of(result)].inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+}
+
+fn of(module: &ModuleName) -> Labels<1> {
+    [("module", module.to_string())]
+}
+
+fn call(module: &ModuleName, result: &str) -> Labels<2> {
+    [
+        ("module", module.to_string()),
+        ("result", result.to_owned()),
+    ]
+}
+
+/// The place of a result in [`RESULTS`].
+fn result_of(result: Result<(), &call::Error>) -> usize {
+    use call::Error;
+    match result {
+        Ok(()) => 0,
+        Err(Error::Refused { .. }) => 1,
+        Err(Error::Trapped { .. }) => 2,
+        Err(Error::TimedOut(_)) => 3,
+        Err(Error::QueueFull { .. }) => 4,
+        Err(Error::Unavailable { .. }) => 5,
+        Err(Error::Interrupted) => 6,
+        Err(
+            Error::UnknownModule(_)
+            | Error::UnknownResource(_)
+            | Error::NotInvocable(_)
+            | Error::TooLarge { .. },
+        ) => 7,
+    }
+}
+
+/// How calls end.
+const RESULTS: [&str; 8] = [
+    "ok",
+    "refused",
+    "trap",
+    "timeout",
+    "queue-full",
+    "unavailable",
+    "interrupted",
+    "invalid",
+];
+
+#[derive(Clone)]
+struct Buckets;
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(SECONDS)
+    }
+}
+
+/// From a call that finds its resource idle to one that waits for a failover.
+const SECONDS: [f64; 15] = [
+    0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0,
+    5.0, 30.0,
+];
+
+const PREFIX: &str = "holdfast";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static HELD: Described = Described {
+        name: "resources",
+        help: "Resources",
+        unit: None,
+        grows: false,
+    };
+    static LEFT: Described = Described {
+        name: "lease_left",
+        help: "Time",
+        unit: Some(Unit::Seconds),
+        grows: false,
+    };
+
+    #[test]
+    fn what_was_counted_and_read_is_written_once_for_each_name() {
+        let metrics = Metrics::new();
+        let module = "m".parse().unwrap();
+        let calls = metrics.calls(&module);
+        calls.count(Ok(()), Duration::from_micros(30));
+        calls.count(Err(&call::Error::Interrupted), Duration::from_secs(60));
+        metrics.started(&module);
+        metrics.request("/v1/cluster", "GET", 200);
+        let reading = |status: &str, value| Reading {
+            what: &HELD,
+            labels: vec![("status", status.to_owned())],
+            value,
+        };
+        let left = Reading {
+            what: &LEFT,
+            labels: Vec::new(),
+            value: 1.5,
+        };
+        let text = metrics.encode(&[reading("held", 7.0), reading("failed", 0.0), left]);
+        for line in [
+            "holdfast_calls_total{module=\"m\",result=\"ok\"} 1",
+            "holdfast_calls_total{module=\"m\",result=\"interrupted\"} 1",
+            "holdfast_call_duration_seconds_bucket{le=\"0.00005\",module=\"m\"} 1",
+            "holdfast_call_duration_seconds_count{module=\"m\"} 2",
+            "holdfast_instances_started_total{module=\"m\"} 1",
+            "holdfast_resources{status=\"held\"} 7.0",
+            "holdfast_resources{status=\"failed\"} 0.0",
+            "holdfast_lease_left_seconds 1.5",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert_eq!(text.matches("# HELP holdfast_resources ").count(), 1);
+        assert!(text.ends_with("# EOF\n"));
+        metrics.forget(&module);
+        assert!(!metrics.encode(&[]).contains("module=\"m\""));
+    }
+}
