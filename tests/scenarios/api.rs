@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use holdfast_tests::{Cluster, Probe, api::resource_path, cluster::Join, component};
 use serde_json::json;
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 #[test]
 fn what_one_node_has_deployed_every_node_knows() {

@@ -1,9 +1,9 @@
 //! Five nodes in network namespaces, everything going wrong at once, and 64 clients that go on asking.
 //!
 //! ```sh
-//! cargo test --workspace --test chaos -- --nocapture
-//! HOLDFAST_CHAOS_SECONDS=1800 cargo test --workspace --test chaos -- --nocapture
-//! HOLDFAST_CHAOS_SEED=7 cargo test --workspace --test chaos -- --nocapture
+//! cargo test --workspace --test scenarios chaos -- --nocapture
+//! HOLDFAST_CHAOS_SECONDS=1800 cargo test --workspace --test scenarios chaos -- --nocapture
+//! HOLDFAST_CHAOS_SEED=7 cargo test --workspace --test scenarios chaos -- --nocapture
 //! ```
 //!
 //! The seed gives the schedule of faults. What they meet depends on the machine too.
@@ -29,7 +29,7 @@ use holdfast_tests::{
 };
 use rand::{SeedableRng as _, rngs::ChaCha8Rng};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// How long faults are made, by default: the short form.
 const SECONDS: u64 = 40;
@@ -52,7 +52,7 @@ const CALM: Duration = Duration::from_secs(3);
 
 #[test]
 fn no_two_nodes_act_for_a_resource_and_none_is_lost_whatever_goes_wrong() {
-    let test = "no_two_nodes_act_for_a_resource_and_none_is_lost_whatever_goes_wrong";
+    let test = "chaos::no_two_nodes_act_for_a_resource_and_none_is_lost_whatever_goes_wrong";
     netns::test(test, NODES, |network| {
         let seed = number("HOLDFAST_CHAOS_SEED").unwrap_or_else(rand::random);
         let seconds = number("HOLDFAST_CHAOS_SECONDS").unwrap_or(SECONDS);

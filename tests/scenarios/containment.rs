@@ -14,7 +14,7 @@ use holdfast_tests::{
 };
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// How long a misbehaving call or hook goes on.
 const WILD: Duration = Duration::from_secs(20);

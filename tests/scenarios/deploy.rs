@@ -15,7 +15,7 @@ use holdfast_tests::{
 };
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// A component with a proper `resource-handler` and whatever else this world has.
 fn handler_with(world: &str) -> Bytes {

@@ -21,7 +21,7 @@ use holdfast_tests::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// `holdfast dev`, with a folder for temporary files of its own.
 struct Dev {

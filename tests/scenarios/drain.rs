@@ -9,7 +9,7 @@ use holdfast_tests::{
     wait_until,
 };
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 fn holding(count: usize) -> (Cluster, Vec<String>) {
     let cluster = Cluster::builder(BIN).nodes(3).start();

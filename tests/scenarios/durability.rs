@@ -3,7 +3,7 @@
 use holdfast_tests::{Ask, Cluster, LONG, Probe, SOON, probe::ids, wait_until};
 use serde_json::json;
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 #[test]
 fn a_founder_restarts_with_the_command_line_that_founded() {

@@ -18,7 +18,7 @@ use holdfast_tests::{Cluster, LONG, Probe, api::resource_path, probe::ids};
 use parking_lot::Mutex;
 use serde_json::json;
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// A connection that hears events.
 struct Watcher {

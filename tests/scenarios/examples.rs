@@ -15,7 +15,7 @@ use holdfast::cli::{build, manifest::Manifest};
 use holdfast_tests::{Cluster, component::target_dir};
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// Builds an example by `holdfast build`, deploys it by its manifest, and gives its lane.
 fn deploy(cluster: &Cluster, example: &str) -> Value {

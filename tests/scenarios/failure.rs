@@ -7,7 +7,7 @@ use holdfast_tests::{
 };
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// What is allowed until everything is held again. The aim is a second; a loaded machine needs
 /// more.

@@ -14,7 +14,7 @@ use std::{
 
 use holdfast_tests::{Cluster, LONG, SOON, cluster::Join, wait_until};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// The processes and the folder of a cluster.
 fn traces(cluster: &Cluster) -> (Vec<u32>, PathBuf) {

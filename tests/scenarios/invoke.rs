@@ -7,7 +7,7 @@ use holdfast_tests::{
 };
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// A cluster that holds these resources of the probe.
 fn holding(nodes: usize, ids: &[String]) -> Cluster {

@@ -14,7 +14,7 @@ use holdfast_model::{
 };
 use holdfast_tests::{Answer, Cluster, LONG, Probe, cluster::Join, probe::ids, wait_until};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// The entries of an answer, in which no node is missing.
 fn entries(answer: &Answer) -> Vec<LogEntry> {

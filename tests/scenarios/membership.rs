@@ -7,7 +7,7 @@ use holdfast_tests::{
     wait_until,
 };
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 fn active(cluster: &Cluster, seen_by: usize) -> Result<u64, String> {
     Ok(cluster.api(seen_by).cluster()?.nodes.active)

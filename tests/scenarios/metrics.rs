@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 use holdfast_tests::{Cluster, Probe, SOON, wait_until};
 use serde_json::json;
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// What a node says.
 fn scrape(cluster: &Cluster, node: usize) -> String {

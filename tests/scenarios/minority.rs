@@ -9,7 +9,7 @@ use holdfast_tests::{
 };
 use serde_json::json;
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// Waits until the nodes hold what they own, all of it together and each once, by their own count; and
 /// makes sure that tokens only grew. When a node began anew is not known well enough for the observer to

@@ -19,7 +19,7 @@ use holdfast_tests::{
 };
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// How long each of the three steps takes: long enough for the blow to fall into all of them.
 const STEP_MS: u64 = 2_500;

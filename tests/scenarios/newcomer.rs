@@ -16,7 +16,7 @@ use holdfast_tests::{
 };
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 #[test]
 fn a_new_handler_is_tested_built_deployed_and_invoked() {

@@ -13,7 +13,7 @@ use std::{
 use holdfast_tests::{Cluster, Probe};
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 #[test]
 fn a_request_that_fails_says_how() {

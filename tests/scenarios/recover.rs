@@ -7,7 +7,7 @@ use holdfast_tests::{
 };
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// What the command says on standard output and on standard error, and its exit code.
 fn recover(cluster: &Cluster, node: usize, more: &[&str]) -> (String, String, i32) {

@@ -10,7 +10,7 @@ use holdfast_tests::{
 };
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 fn probing(nodes: usize) -> Cluster {
     let cluster = Cluster::builder(BIN).nodes(nodes).start();

@@ -15,7 +15,7 @@ use holdfast_tests::{
 };
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 fn holding(count: usize, args: &[&str]) -> (Cluster, Vec<String>) {
     let cluster = Cluster::builder(BIN).nodes(3).args(args).start();

@@ -10,7 +10,7 @@ use holdfast_tests::{
     wait_until,
 };
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// How long nothing is reported when nothing moves any more.
 const QUIET: Duration = Duration::from_secs(3);

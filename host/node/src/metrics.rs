@@ -120,9 +120,13 @@ impl Metrics {
         }))
     }
 
-    /// Counts the calls of a module.
+    /// Begins to count for a module, and gives what counts its calls.
     #[must_use]
-    pub fn calls(&self, module: &ModuleName) -> Calls {
+    pub fn begin(&self, module: &ModuleName) -> Calls {
+        // What has not happened yet is 0, and not unknown.
+        for family in [&self.0.started, &self.0.failed, &self.0.stopped] {
+            drop(family.get_or_create(&of(module)));
+        }
         Calls {
             results: RESULTS.map(|result| self.0.calls.get_or_create_owned(&call(module, result))),
             seconds: self.0.call_seconds.get_or_create_owned(&of(module)),
@@ -317,7 +321,7 @@ mod tests {
     fn what_was_counted_and_read_is_written_once_for_each_name() {
         let metrics = Metrics::new();
         let module = "m".parse().unwrap();
-        let calls = metrics.calls(&module);
+        let calls = metrics.begin(&module);
         calls.count(Ok(()), Duration::from_micros(30));
         calls.count(Err(&call::Error::Interrupted), Duration::from_secs(60));
         metrics.started(&module);

@@ -66,7 +66,7 @@ impl Tables {
                 entries: Map::default(),
                 serving: ArcSwap::from_pointee(serving()),
                 turns: Turns::new(self.turns.clone()),
-                calls: self.metrics.calls(name),
+                calls: self.metrics.begin(name),
                 routes: (0..Slot::COUNT).map(|_| AtomicU16::new(NOBODY)).collect(),
             })
         };

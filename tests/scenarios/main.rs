@@ -1,0 +1,31 @@
+//! Holdfast across real processes, a file for each part of what it promises.
+//!
+//! One binary: each of them would link the whole node for itself.
+
+mod api;
+mod chaos;
+mod components;
+mod containment;
+mod deploy;
+mod dev;
+mod drain;
+mod durability;
+mod events;
+mod examples;
+mod failure;
+mod harness;
+mod invoke;
+mod logs;
+mod membership;
+mod metrics;
+mod minority;
+mod moves;
+mod newcomer;
+mod outgoing;
+mod recover;
+mod resources;
+mod restart;
+mod spread;
+
+/// The binary under test.
+const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
