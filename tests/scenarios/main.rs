@@ -22,6 +22,7 @@ mod minority;
 mod moves;
 mod newcomer;
 mod outgoing;
+mod readme;
 mod recover;
 mod resources;
 mod restart;
