@@ -10,7 +10,8 @@
 //!   [`events`]: what happens;
 //!   [`dispatch`]: resources and calls; [`deploy`]: deployments;
 //! - [`admin`]: the HTTP API; [`server`]: all of it, started and ended in order;
-//! - [`client`], [`cli`]: the API's other side, and the command; [`start`]: where both meet.
+//! - [`client`], [`cli`]: the API's other side, and the command; [`embed`]: a node as part of another
+//!   program; [`start`]: where all meet.
 
 pub mod admin;
 pub mod cli;
@@ -20,6 +21,7 @@ pub mod config;
 pub mod control;
 pub mod deploy;
 pub mod dispatch;
+pub mod embed;
 pub mod events;
 mod gather;
 pub mod gossip;
@@ -37,6 +39,8 @@ pub mod server;
 pub mod start;
 pub mod telemetry;
 pub mod token;
+
+pub use embed::Node;
 
 /// The `holdfast` command: reads the arguments, does what they say, and gives the exit code.
 #[must_use]
