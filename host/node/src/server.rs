@@ -216,6 +216,7 @@ impl Node {
         let Services {
             cluster_id,
             peers,
+            answers,
             events,
             control,
             placement,
@@ -353,6 +354,7 @@ impl Node {
         held.release();
         ends.peers.cancel();
         tasks.end().await;
+        answers.close();
         outcome.map(|_| spare.map_or(Ended::Stopped, |http| replaced(Why::Announced, http)))
     }
 }

@@ -22,12 +22,15 @@ fn builder(dir: &std::path::Path) -> Builder {
 
 async fn start(builder: Builder) -> Node {
     let started = tokio::task::spawn_blocking(|| builder.start());
-    let node = started.await.unwrap().unwrap();
+    let mut node = started.await.unwrap().unwrap();
     let client = node.client().unwrap();
     let begun = Instant::now();
     while let Err(error) = client.ready().await {
         assert!(begun.elapsed() < LONG, "{error}");
-        sleep(Duration::from_millis(20)).await;
+        tokio::select! {
+            ended = node.ended() => panic!("it has ended: {ended:?}"),
+            () = sleep(Duration::from_millis(20)) => {}
+        }
     }
     node
 }
@@ -112,6 +115,6 @@ async fn a_node_that_cannot_start_says_why() {
     assert!(open.contains("API token"), "{open}");
     let node = start(builder(dir.path()).bootstrap()).await;
     let used = fails(builder(dir.path()).bootstrap()).await;
-    assert!(used.contains("in use"), "{used}");
+    assert!(used.contains("used by another node"), "{used}");
     node.stop().await.unwrap();
 }

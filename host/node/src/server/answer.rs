@@ -1,7 +1,8 @@
 //! Brings what peers ask to the part of the node that answers.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use holdfast_cluster::state::Owner;
@@ -21,9 +22,8 @@ use crate::{
 
 /// What answers peers, once the node has it.
 #[derive(Default)]
-pub(super) struct Answers(OnceLock<Parts>);
+pub(super) struct Answers(ArcSwapOption<Parts>);
 
-#[derive(Clone)]
 pub(super) struct Parts {
     pub(super) control: Control,
     pub(super) peers: Peers,
@@ -37,21 +37,24 @@ pub(super) struct Parts {
 
 impl Answers {
     pub(super) fn open(&self, parts: Parts) {
-        // Set once, when the node starts; a second time would change nothing.
-        let _ = self.0.set(parts);
+        self.0.store(Some(Arc::new(parts)));
+    }
+
+    /// Lets go of the node, which has ended: its parts have this, and this has them.
+    pub(super) fn close(&self) {
+        self.0.store(None);
     }
 }
 
 impl Handler for Answers {
     fn handle(&self, peer: &PeerInfo, kind: Kind, payload: Bytes) -> Reply {
-        let Some(parts) = self.0.get() else {
-            return Reply::Ready(Err("the node is starting".to_owned()));
+        let Some(parts) = self.0.load_full() else {
+            return Reply::Ready(Err("the node is starting, or has ended".to_owned()));
         };
         let asker = Owner {
             node: peer.node,
             incarnation: peer.incarnation,
         };
-        let parts = parts.clone();
         if kind == dispatch::CALL {
             let called = dispatch::answer_call(&parts.dispatch, payload);
             // The guest may compute for as long as it likes.
@@ -71,7 +74,7 @@ impl Handler for Answers {
                     reply(&payload, async |q| parts.dispatch.await_held(q).await).await
                 }
                 KeepComponent::KIND => {
-                    let Parts { modules, peers, .. } = &parts;
+                    let Parts { modules, peers, .. } = &*parts;
                     let keep = async |q| deploy::answer_keep(modules, peers, asker.node, q).await;
                     reply(&payload, keep).await
                 }

@@ -30,6 +30,7 @@ use crate::{
 pub(super) struct Services {
     pub(super) cluster_id: watch::Sender<Option<ClusterId>>,
     pub(super) peers: Peers,
+    pub(super) answers: Arc<Answers>,
     pub(super) events: mpsc::Receiver<peer::Event>,
     pub(super) control: Control,
     pub(super) placement: Placement,
@@ -152,6 +153,7 @@ impl Services {
         Ok(Self {
             cluster_id,
             peers,
+            answers,
             events,
             control,
             placement,
