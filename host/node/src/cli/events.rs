@@ -118,6 +118,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 const AFTER_HELP: &str = "\
 Examples:
-  holdfast events                          everything, as it happens
+  holdfast events                          the whole, as it happens
   holdfast events counter/a --replay
   holdfast events --type instance-failed --format json | jq -r .error";
