@@ -12,7 +12,7 @@ use tokio::{
 use super::{Filter, Line, Logs, Page, ReadLogs, Tail, absent};
 use crate::gather::{self, PAGE, PAGES_WAITING, Position, Read, Reader, WAIT};
 
-/// The lines that follow a [`Tail`], as they are said.
+/// The lines that follow the newest ones, as they are said.
 pub struct Followed {
     read: mpsc::Receiver<Read<Line>>,
     // Ends the tasks when it is dropped.
