@@ -45,6 +45,14 @@ fn held_where_it_began(cluster: &Cluster, module: &str, ids: &[String]) -> Findi
     findings
 }
 
+/// A node that joins with this option.
+fn with(option: &str, value: &str) -> Join {
+    Join {
+        args: vec![option.to_owned(), value.to_owned()],
+        ..Join::default()
+    }
+}
+
 /// No share is more than 1% away from an even one.
 fn assert_within_one_percent(shares: &[usize], count: usize) {
     assert_eq!(shares.iter().sum::<usize>(), count);
@@ -103,6 +111,44 @@ fn resources_allocated_one_by_one_are_even_too() {
     }
     let findings = held_where_it_began(&cluster, "probe", &ids);
     assert_eq!(shares(&cluster, &findings, "probe"), [2, 2]);
+}
+
+#[test]
+fn every_module_is_divided_by_weight() {
+    let mut cluster = Cluster::builder(BIN).start();
+    let light = cluster.add(with("--weight", "50"));
+    cluster.wait_formed();
+    for (module, count) in [("few", 3), ("many", 1_500)] {
+        Probe::deploy(&cluster.api(0), module, cluster.collector());
+        let (_, findings) = hold(&cluster, module, count);
+        let spread = findings.spread(module);
+        let held = spread.get(&cluster.pid(light)).copied().unwrap_or(0);
+        // A third of it.
+        let off = held.abs_diff(count / 3);
+        assert!(off * 100 <= count / 3, "{module}: {held} of {count}");
+    }
+}
+
+#[test]
+fn the_few_of_a_module_are_in_different_zones() {
+    let mut cluster = Cluster::builder(BIN)
+        .nodes(2)
+        .args(&["--zone", "a"])
+        .start();
+    let other = cluster.add(with("--zone", "b"));
+    cluster.wait_formed();
+    // Of two resources on three nodes the ring alone would give both to zone a one time in three.
+    let modules = ids("m", 8);
+    for module in &modules {
+        Probe::deploy(&cluster.api(0), module, cluster.collector());
+        cluster.api(0).allocate_all(module, &ids("r", 2));
+    }
+    for module in &modules {
+        let findings = cluster.collector().wait_held(module, &ids("r", 2), LONG);
+        let spread = findings.spread(module);
+        let held = spread.get(&cluster.pid(other));
+        assert_eq!(held, Some(&1), "{module}: {spread:?}");
+    }
 }
 
 #[test]

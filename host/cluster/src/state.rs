@@ -33,7 +33,7 @@ use std::{
 
 use holdfast_model::{
     ClusterId, ClusterName, Digest, Epoch, Incarnation, ModuleName, NodeId, OnLostQuorum,
-    ResourceId, Settings, Slot, Spec, Token,
+    ResourceId, Settings, Slot, Spec, Token, Weight, Zone,
 };
 use serde::{Deserialize, Serialize};
 
@@ -95,10 +95,10 @@ pub struct About {
     pub addr: SocketAddr,
     /// Where its HTTP API is.
     pub http: SocketAddr,
-    /// Share of the load; 0 holds nothing.
-    pub weight: u32,
+    /// Share of the load.
+    pub weight: Weight,
     /// Failure domain.
-    pub zone: Option<Arc<str>>,
+    pub zone: Option<Zone>,
     /// The kernel's boot id.
     pub boot_id: Arc<str>,
     /// Version of the software.

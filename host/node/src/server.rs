@@ -232,7 +232,7 @@ impl Node {
             addr: advertise,
             http: about.http,
             weight: about.weight,
-            zone: about.zone.as_deref().map(Into::into),
+            zone: about.zone.clone(),
             boot_id: dir.boot_id().to_string().into(),
             version: about.version.as_str().into(),
         };

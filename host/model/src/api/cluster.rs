@@ -5,7 +5,9 @@ use std::{fmt, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::ResourceStatus;
-use crate::{ClusterId, ClusterName, Epoch, Incarnation, ModuleName, NodeId, Slot, Token};
+use crate::{
+    ClusterId, ClusterName, Epoch, Incarnation, ModuleName, NodeId, Slot, Token, Weight, Zone,
+};
 
 /// Who owns a slot: one run of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -155,9 +157,9 @@ pub struct NodeInfo {
     /// Where its HTTP API is.
     pub http: SocketAddr,
     /// Its share of the load; 0 holds nothing.
-    pub weight: u32,
+    pub weight: Weight,
     /// Its failure domain.
-    pub zone: Option<String>,
+    pub zone: Option<Zone>,
     /// Version of its software.
     pub version: String,
     /// Whether it is a voter.

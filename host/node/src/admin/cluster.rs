@@ -172,7 +172,7 @@ async fn node_infos(admin: &Admin) -> Vec<NodeInfo> {
             addr: node.about.addr,
             http: node.about.http,
             weight: node.about.weight,
-            zone: node.about.zone.map(|zone| zone.to_string()),
+            zone: node.about.zone,
             version: node.about.version.to_string(),
             voter: members.voters.contains(&id),
             leader: leader == Some(id),

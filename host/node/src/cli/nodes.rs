@@ -2,7 +2,10 @@
 
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
-use holdfast_model::api::{NoMajority, NodeInfo, NodeList, NodeLog, ProblemKind, RemoveNodeQuery};
+use holdfast_model::{
+    Zone,
+    api::{NoMajority, NodeInfo, NodeList, NodeLog, ProblemKind, RemoveNodeQuery},
+};
 
 use super::{
     failure::Failure,
@@ -105,7 +108,7 @@ pub(super) fn table(output: Output, list: &NodeList) -> String {
             Cell::new(info.held.map_or_else(|| "?".to_owned(), human::count)),
             Cell::new(role(info)),
             Cell::new(info.weight),
-            Cell::new(info.zone.as_deref().unwrap_or("-")),
+            Cell::new(info.zone.as_ref().map_or("-", Zone::as_str)),
         ]
     });
     let columns = [
@@ -155,7 +158,7 @@ Examples:
 
 #[cfg(test)]
 pub(super) mod tests {
-    use holdfast_model::api::NodeStatus;
+    use holdfast_model::{Weight, api::NodeStatus};
 
     use super::*;
 
@@ -166,7 +169,7 @@ pub(super) mod tests {
             status: NodeStatus::Active,
             addr: "127.0.0.1:7301".parse().unwrap(),
             http: "127.0.0.1:7300".parse().unwrap(),
-            weight: 100,
+            weight: Weight::MAX,
             zone: None,
             version: "0.1.0".to_owned(),
             voter: true,
@@ -200,7 +203,7 @@ pub(super) mod tests {
         gone.http = "192.168.100.100:17300".parse().unwrap();
         gone.held = None;
         gone.leader = false;
-        gone.zone = Some("eu-1".to_owned());
+        gone.zone = Some("eu-1".parse().unwrap());
         let list = NodeList {
             nodes: vec![info("9f3a0000-0000-4000-8000-000000000000"), gone],
             no_majority: None,

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use holdfast_model::ClusterName;
+use holdfast_model::{ClusterName, Weight, Zone};
 
 use crate::config::OnStop;
 
@@ -77,13 +77,15 @@ pub struct StartArgs {
     ///
     /// 0 makes a witness: it votes, but holds nothing. Too high for its memory, and the node
     /// refuses instances.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=100))]
-    pub weight: u32,
+    #[arg(long, value_name = "N", default_value_t)]
+    pub weight: Weight,
 
-    /// Failure domain, like a rack or a data centre.
+    /// Failure domain, like a rack or a data centre; 1 to 63 characters of A-Z, a-z, 0-9, '-',
+    /// '_' and '.'.
+    ///
+    /// The few that get one resource of a module more than others are spread over zones.
     #[arg(long, value_name = "ZONE")]
-    pub zone: Option<String>,
+    pub zone: Option<Zone>,
 
     /// How many voters the cluster wants that this node founds: 1, 3, 5 or 7.
     ///

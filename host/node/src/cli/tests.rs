@@ -133,7 +133,7 @@ fn a_node_is_started_with_the_documented_defaults() {
     assert_eq!(args.http.to_string(), "127.0.0.1:7300");
     assert_eq!(args.drain_timeout, std::time::Duration::from_secs(30));
     assert_eq!(args.stable_after, ClusterSettings::DEFAULT.stable_after);
-    assert_eq!((args.weight, args.starts_max), (100, 256));
+    assert_eq!((args.weight.get(), args.starts_max), (100, 256));
     assert!(!args.bootstrap && args.seeds.is_empty() && !args.exit_with_stdin);
 }
 
@@ -163,6 +163,14 @@ fn mistakes_are_named() {
         (
             "holdfast start --data-dir d --cluster-name a --starts-max 0",
             "1..=65536",
+        ),
+        (
+            "holdfast start --data-dir d --cluster-name a --weight 101",
+            "0 to 100",
+        ),
+        (
+            "holdfast start --data-dir d --cluster-name a --zone a/b",
+            "zone \"a/b\"",
         ),
         ("holdfast start --cluster-name a", "--data-dir"),
         ("holdfast modules get No", "module name \"No\""),

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use holdfast_model::{ClusterId, Incarnation, NodeId};
+use holdfast_model::{ClusterId, Incarnation, NodeId, Weight, Zone};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::BootId;
@@ -12,10 +12,10 @@ use crate::identity::BootId;
 pub struct NodeAbout {
     /// Where its HTTP API is reached.
     pub http: SocketAddr,
-    /// Its share of the resources relative to other nodes; 0 makes it a witness.
-    pub weight: u32,
+    /// Its share of the resources relative to other nodes, as it was started.
+    pub weight: Weight,
     /// The failure zone it is in, if any.
-    pub zone: Option<String>,
+    pub zone: Option<Zone>,
     /// The version of the program.
     pub version: String,
 }

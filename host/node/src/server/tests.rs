@@ -12,6 +12,7 @@ use std::{
 
 use futures_util::stream;
 use holdfast_cluster::state::ClusterSettings;
+use holdfast_model::Weight;
 use holdfast_test_components::probe;
 
 use super::*;
@@ -102,7 +103,7 @@ fn founder(data_dir: &std::path::Path) -> NodeConfig {
         seeds: Vec::new(),
         secret: None,
         token: None,
-        weight: 100,
+        weight: Weight::MAX,
         zone: None,
         founding: ClusterSettings::DEFAULT,
         on_stop: OnStop::default(),
