@@ -5,10 +5,12 @@ use std::{
     time::Duration,
 };
 
+use holdfast_model::api::NodeInfo;
 use holdfast_tests::{
     Callers, Cluster, Findings, Key, LONG, Probe, callers::Due, cluster::Join, probe::ids,
     wait_until,
 };
+use serde_json::json;
 
 const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
 
@@ -148,6 +150,97 @@ fn the_few_of_a_module_are_in_different_zones() {
         let spread = findings.spread(module);
         let held = spread.get(&cluster.pid(other));
         assert_eq!(held, Some(&1), "{module}: {spread:?}");
+    }
+}
+
+/// Waits until a process holds about so many of these, within 1%, and nothing moves any more.
+fn wait_share(cluster: &Cluster, module: &str, ids: &[String], pid: u32, fair: usize) -> Findings {
+    wait_until(&format!("it holds {fair}"), LONG, || {
+        let findings = cluster.collector().findings();
+        let share = findings.spread(module).remove(&pid).unwrap_or(0);
+        let near = share.abs_diff(fair) * 100 <= fair && findings.holders.len() == ids.len();
+        near.then_some(()).ok_or(format!("it holds {share}"))
+    });
+    cluster.collector().wait_quiet(QUIET);
+    let findings = cluster.collector().wait_held(module, ids, LONG);
+    findings.assert_undisturbed();
+    findings
+}
+
+#[test]
+fn a_weight_changes_while_the_node_runs_and_stays_over_its_restarts() {
+    let mut cluster = Cluster::builder(BIN).nodes(2).start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let (ids, _) = hold(&cluster, "probe", 300);
+    let node = cluster.listening(1).node;
+    let set = |cluster: &Cluster, weight: u32| {
+        let ask = cluster
+            .api(1)
+            .ask("PATCH", &format!("/v1/cluster/nodes/{node}"));
+        let info: NodeInfo = ask
+            .json(&json!({"weight": weight}))
+            .answer()
+            .expect(200)
+            .json();
+        assert_eq!(info.weight.get(), u64::from(weight));
+    };
+    let weight = |cluster: &Cluster| cluster.api(0).node(node).map(|info| info.weight.get());
+
+    set(&cluster, 50);
+    let findings = wait_share(&cluster, "probe", &ids, cluster.pid(1), 100);
+    let moved = findings.gaps.len();
+    assert!(moved <= 51, "{moved} moved, 50 would do");
+    set(&cluster, 0);
+    wait_share(&cluster, "probe", &ids, cluster.pid(1), 0);
+
+    assert_eq!(cluster.stop(1).code(), Some(0));
+    cluster.restart(1);
+    cluster.wait_formed();
+    assert_eq!(
+        weight(&cluster),
+        Ok(0),
+        "it was started with what it had been started with"
+    );
+    assert_eq!(cluster.stop(1).code(), Some(0));
+    cluster.set_args(1, &["--weight", "99"]);
+    cluster.restart(1);
+    cluster.wait_formed();
+    assert_eq!(weight(&cluster), Ok(99), "the option says something new");
+    wait_share(&cluster, "probe", &ids, cluster.pid(1), 149);
+}
+
+#[test]
+fn a_change_of_a_node_that_makes_no_sense_is_refused() {
+    let cluster = Cluster::builder(BIN).start();
+    let node = cluster.listening(0).node.to_string();
+    let nobody = "00000000-0000-4000-8000-000000000000";
+    for (node, body, status, kind, named) in [
+        (
+            node.as_str(),
+            json!({"weight": 101}),
+            400,
+            "invalid-request",
+            "0 to 100",
+        ),
+        (
+            &node,
+            json!({"weight": -1}),
+            400,
+            "invalid-request",
+            "weight",
+        ),
+        (&node, json!({"wait": 1}), 400, "invalid-request", "`wait`"),
+        (&node, json!([1]), 400, "invalid-request", "object"),
+        (nobody, json!({"weight": 1}), 404, "unknown-node", nobody),
+        (nobody, json!({}), 404, "unknown-node", nobody),
+    ] {
+        let ask = cluster
+            .api(0)
+            .ask("PATCH", &format!("/v1/cluster/nodes/{node}"));
+        ask.json(&body)
+            .answer()
+            .problem(status, kind)
+            .names(&[named]);
     }
 }
 

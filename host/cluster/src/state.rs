@@ -81,6 +81,8 @@ pub struct Node {
     pub standing: Standing,
     /// What it said of itself when it joined.
     pub about: About,
+    /// Share of the load: what it said when it joined, or what an operator has set since.
+    pub weight: Weight,
     /// When this incarnation joined: milliseconds since the Unix epoch.
     pub joined_at_ms: u64,
     /// While it drains: how long, in milliseconds from when it hears of that, its instances may take
@@ -95,7 +97,7 @@ pub struct About {
     pub addr: SocketAddr,
     /// Where its HTTP API is.
     pub http: SocketAddr,
-    /// Share of the load.
+    /// Share of the load that it was started with. What counts is [`Node::weight`].
     pub weight: Weight,
     /// Failure domain.
     pub zone: Option<Zone>,
@@ -424,7 +426,7 @@ impl State {
             .iter()
             .map(|(id, node)| placement::Member {
                 id: *id,
-                weight: node.about.weight,
+                weight: node.weight,
                 zone: node.about.zone.clone(),
                 eligible: self.is_eligible(*id, live),
                 stable: true,

@@ -14,9 +14,9 @@ mod resource;
 
 pub use batch::{BatchAnswer, BatchOutcome, BatchRequest, BatchResult};
 pub use cluster::{
-    ChangeClusterSettings, ClusterInfo, ClusterSettings, DrainQuery, DrainWait, Listening,
-    NoMajority, NodeCounts, NodeEvent, NodeInfo, NodeList, NodeStatus, Owner, RemoveNodeQuery,
-    ResourceCounts, SlotInfo, SlotList, SlotsQuery,
+    ChangeClusterSettings, ChangeNode, ClusterInfo, ClusterSettings, DrainQuery, DrainWait,
+    Listening, NoMajority, NodeCounts, NodeEvent, NodeInfo, NodeList, NodeStatus, Owner,
+    RemoveNodeQuery, ResourceCounts, SlotInfo, SlotList, SlotsQuery,
 };
 pub use logs::{
     InvalidLogLevel, LogEntry, LogLevel, LogLine, LogSource, LogsMissing, LogsQuery, NodeLog,

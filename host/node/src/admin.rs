@@ -102,7 +102,10 @@ impl Api {
             .route("/v1/modules/{module}/resources/{id}", resource)
             .route("/v1/cluster", get(cluster::describe))
             .route("/v1/cluster/nodes", get(cluster::nodes))
-            .route("/v1/cluster/nodes/{node}", delete(cluster::remove_node))
+            .route(
+                "/v1/cluster/nodes/{node}",
+                delete(cluster::remove_node).patch(cluster::change_node),
+            )
             .route("/v1/cluster/nodes/{node}/drain", post(cluster::drain))
             .route("/v1/cluster/nodes/{node}/restart", post(cluster::restart))
             .route(

@@ -3,8 +3,8 @@
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use holdfast_model::{
-    Zone,
-    api::{NoMajority, NodeInfo, NodeList, NodeLog, ProblemKind, RemoveNodeQuery},
+    Weight, Zone,
+    api::{ChangeNode, NoMajority, NodeInfo, NodeList, NodeLog, ProblemKind, RemoveNodeQuery},
 };
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::client::{self, Client};
 
-/// List nodes, remove dead ones, and change what they log
+/// List nodes, change what they hold and log, and remove dead ones
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct NodesArgs {
@@ -41,6 +41,20 @@ enum Action {
         /// counts as alive.
         #[arg(long)]
         confirm_dead: bool,
+    },
+    /// Change a node while it runs
+    ///
+    /// A weight holds at once, and resources move by it. It stays, over restarts too, until it is
+    /// set again or the node is started with another --weight than before. What would move is shown
+    /// by `holdfast plan`.
+    #[command(after_help = SET_HELP)]
+    Set {
+        /// The node: its id, or the beginning of it.
+        node: String,
+        /// Its share of the load, relative to the others: 0 to 100. 0 makes a witness: it votes, but
+        /// holds nothing.
+        #[arg(long, value_name = "N")]
+        weight: Weight,
     },
     /// Show what a node's own log has, or change it
     ///
@@ -74,6 +88,14 @@ pub(super) async fn run(args: NodesArgs, client: &Client, output: &Output) -> an
             client.remove_node(node, &query).await.map_err(refusal)?;
             let removed = serde_json::json!({"node": node, "removed": true});
             output.show(&removed, |_| format!("{node} is removed"))
+        }
+        Action::Set { node, weight } => {
+            let node = target::node(client, &node).await?;
+            let change = ChangeNode {
+                weight: Some(weight),
+            };
+            let info = client.change_node(node, &change).await?;
+            output.show(&info, |info| format!("{node} has weight {}", info.weight))
         }
         Action::Log { node, filter } => {
             let node = target::node(client, &node).await?;
@@ -145,6 +167,11 @@ Examples:
   holdfast nodes remove 9f3a
   holdfast nodes remove 9f3a --confirm-dead";
 
+const SET_HELP: &str = "\
+Examples:
+  holdfast nodes set 9f3a --weight 50
+  holdfast nodes set 9f3a --weight 0";
+
 const LOG_HELP: &str = "\
 Examples:
   holdfast nodes log 9f3a
@@ -158,7 +185,7 @@ Examples:
 
 #[cfg(test)]
 pub(super) mod tests {
-    use holdfast_model::{Weight, api::NodeStatus};
+    use holdfast_model::api::NodeStatus;
 
     use super::*;
 

@@ -76,7 +76,8 @@ pub struct StartArgs {
     /// This node's share of the load, relative to the others: 0 to 100.
     ///
     /// 0 makes a witness: it votes, but holds nothing. Too high for its memory, and the node
-    /// refuses instances.
+    /// refuses instances. `holdfast nodes set` changes it while the node runs; that stays until the
+    /// node is started with another --weight than before.
     #[arg(long, value_name = "N", default_value_t)]
     pub weight: Weight,
 

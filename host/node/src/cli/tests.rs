@@ -179,6 +179,8 @@ fn mistakes_are_named() {
         ("holdfast deploy --set limits", "must look like"),
         ("holdfast drain a --cancel --wait", "cannot be used"),
         ("holdfast drain a --cancel --deadline 1m", "cannot be used"),
+        ("holdfast nodes set a --weight 101", "0 to 100"),
+        ("holdfast nodes set a", "--weight"),
         ("holdfast demo --nodes 2", "3..=9"),
         ("holdfast deploy --timeout 5s", "--wait"),
         ("holdfast drain a --timeout 5s", "--wait"),
