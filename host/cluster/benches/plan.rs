@@ -13,7 +13,7 @@ use holdfast_cluster::state::{
     About, Changes, Cluster, ClusterSettings, Command, Decision, Outcome, Position, State,
 };
 use holdfast_model::{
-    ClusterId, Digest, Incarnation, ModuleName, NodeId, ResourceId, Settings, Spec, Weight,
+    ClusterId, Digest, Incarnation, Labels, ModuleName, NodeId, ResourceId, Settings, Spec, Weight,
 };
 use uuid::Uuid;
 
@@ -118,6 +118,7 @@ fn about() -> About {
         http: ([127, 0, 0, 1], 7300).into(),
         weight: Weight::MAX,
         zone: None,
+        labels: Labels::default(),
         boot_id: "boot".into(),
         version: "0.1.0".into(),
     }

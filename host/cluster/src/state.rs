@@ -32,7 +32,7 @@ use std::{
 };
 
 use holdfast_model::{
-    ClusterId, ClusterName, Digest, Epoch, Incarnation, ModuleName, NodeId, OnLostQuorum,
+    ClusterId, ClusterName, Digest, Epoch, Incarnation, Labels, ModuleName, NodeId, OnLostQuorum,
     ResourceId, Settings, Slot, Spec, Token, Weight, Zone,
 };
 use serde::{Deserialize, Serialize};
@@ -101,6 +101,8 @@ pub struct About {
     pub weight: Weight,
     /// Failure domain.
     pub zone: Option<Zone>,
+    /// What operators say of it.
+    pub labels: Labels,
     /// The kernel's boot id.
     pub boot_id: Arc<str>,
     /// Version of the software.

@@ -190,6 +190,18 @@ name!(
     "zone",
     WORD
 );
+name!(
+    /// What a label of a node is called: a DNS label (RFC 1123 in lower case).
+    LabelKey,
+    "label key",
+    LABEL
+);
+name!(
+    /// What a label of a node says.
+    LabelValue,
+    "label value",
+    WORD
+);
 
 impl ModuleName {
     /// Reads a name from one percent-encoded segment of a URL path (RFC 3986).

@@ -8,7 +8,7 @@ use std::{
 };
 
 use holdfast_cluster::state::{ClusterSettings, Invalid};
-use holdfast_model::{ClusterName, Weight, Zone};
+use holdfast_model::{ClusterName, Labels, Weight, Zone};
 
 use crate::{identity::Secret, telemetry::LogFilter, token::Token};
 
@@ -37,6 +37,8 @@ pub struct NodeConfig {
     pub weight: Weight,
     /// Failure domain.
     pub zone: Option<Zone>,
+    /// What operators say of it.
+    pub labels: Labels,
     /// Settings of the cluster that this node founds. Changed later through the API.
     pub founding: ClusterSettings,
     /// What becomes of resources when the process is told to stop. Default: other nodes get them.
@@ -156,6 +158,7 @@ mod tests {
             token: None,
             weight: Weight::MAX,
             zone: None,
+            labels: Labels::default(),
             founding: ClusterSettings::DEFAULT,
             on_stop: OnStop::default(),
             starts_max: 256,

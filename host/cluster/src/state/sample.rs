@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use holdfast_model::{ClusterId, Digest, ModuleName, NodeId, ResourceId, Spec, Weight};
+use holdfast_model::{ClusterId, Digest, Labels, ModuleName, NodeId, ResourceId, Spec, Weight};
 
 use super::{
     About, Changes, Cluster, ClusterSettings, Command, Decision, Owner, Placed, Position, State,
@@ -17,6 +17,7 @@ pub(crate) fn about() -> About {
         http: addr,
         weight: Weight::MAX,
         zone: None,
+        labels: Labels::default(),
         boot_id: "boot".into(),
         version: "0".into(),
     }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ResourceStatus;
 use crate::{
-    ClusterId, ClusterName, Epoch, Incarnation, ModuleName, NodeId, Slot, Token, Weight, Zone,
+    ClusterId, ClusterName, Epoch, Incarnation, Labels, ModuleName, NodeId, Slot, Token, Weight,
+    Zone,
 };
 
 /// Who owns a slot: one run of one node.
@@ -160,6 +161,9 @@ pub struct NodeInfo {
     pub weight: Weight,
     /// Its failure domain.
     pub zone: Option<Zone>,
+    /// What it was started with as labels.
+    #[serde(default)]
+    pub labels: Labels,
     /// Version of its software.
     pub version: String,
     /// Whether it is a voter.

@@ -173,6 +173,7 @@ async fn node_infos(admin: &Admin) -> Vec<NodeInfo> {
             http: node.about.http,
             weight: node.weight,
             zone: node.about.zone,
+            labels: node.about.labels,
             version: node.about.version.to_string(),
             voter: members.voters.contains(&id),
             leader: leader == Some(id),

@@ -181,11 +181,12 @@ Examples:
 const AFTER_HELP: &str = "\
 Examples:
   holdfast nodes
-  holdfast nodes --format json | jq -r '.nodes[].http'";
+  holdfast nodes --format json | jq -r '.nodes[].http'
+  holdfast nodes --format json | jq '.nodes[] | {node, labels}'";
 
 #[cfg(test)]
 pub(super) mod tests {
-    use holdfast_model::api::NodeStatus;
+    use holdfast_model::{Labels, api::NodeStatus};
 
     use super::*;
 
@@ -198,6 +199,7 @@ pub(super) mod tests {
             http: "127.0.0.1:7300".parse().unwrap(),
             weight: Weight::MAX,
             zone: None,
+            labels: Labels::default(),
             version: "0.1.0".to_owned(),
             voter: true,
             leader: true,

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use holdfast_model::{ClusterName, Weight, Zone};
+use holdfast_model::{ClusterName, Label, Weight, Zone};
 
 use crate::config::OnStop;
 
@@ -87,6 +87,13 @@ pub struct StartArgs {
     /// The few that get one resource of a module more than others are spread over zones.
     #[arg(long, value_name = "ZONE")]
     pub zone: Option<Zone>,
+
+    /// Says something of this node that others can read; can be given up to 16 times.
+    ///
+    /// A key is 1 to 63 characters of a-z, 0-9 and '-', a value 1 to 63 of A-Z, a-z, 0-9, '-', '_'
+    /// and '.'. `holdfast nodes --format json` shows them; they change nothing.
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<Label>,
 
     /// How many voters the cluster wants that this node founds: 1, 3, 5 or 7.
     ///

@@ -172,6 +172,10 @@ fn mistakes_are_named() {
             "holdfast start --data-dir d --cluster-name a --zone a/b",
             "zone \"a/b\"",
         ),
+        (
+            "holdfast start --data-dir d --cluster-name a --label disk",
+            "disk=ssd",
+        ),
         ("holdfast start --cluster-name a", "--data-dir"),
         ("holdfast modules get No", "module name \"No\""),
         ("holdfast resources list a --status happy", "quarantined"),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use holdfast_model::{ClusterId, ClusterName, Incarnation, NodeId, Weight};
+use holdfast_model::{ClusterId, ClusterName, Incarnation, Labels, NodeId, Weight};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
@@ -256,6 +256,7 @@ fn about() -> NodeAbout {
         http: "127.0.0.1:7300".parse().unwrap(),
         weight: Weight::MAX,
         zone: Some("z1".parse().unwrap()),
+        labels: Labels::default(),
         version: "0.1.0".into(),
     }
 }

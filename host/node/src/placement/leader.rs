@@ -446,6 +446,7 @@ fn about(peer: &PeerInfo) -> About {
         http: peer.about.http,
         weight: peer.about.weight,
         zone: peer.about.zone.clone(),
+        labels: peer.about.labels.clone(),
         boot_id: peer.boot_id.to_string().into(),
         version: peer.about.version.as_str().into(),
     }

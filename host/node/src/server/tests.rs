@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::stream;
 use holdfast_cluster::state::ClusterSettings;
-use holdfast_model::Weight;
+use holdfast_model::{Labels, Weight};
 use holdfast_test_components::probe;
 
 use super::*;
@@ -105,6 +105,7 @@ fn founder(data_dir: &std::path::Path) -> NodeConfig {
         token: None,
         weight: Weight::MAX,
         zone: None,
+        labels: Labels::default(),
         founding: ClusterSettings::DEFAULT,
         on_stop: OnStop::default(),
         starts_max: 1,
