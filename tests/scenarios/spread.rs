@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use holdfast_model::api::NodeInfo;
+use holdfast_model::api::{ClusterPlan, NodeInfo};
 use holdfast_tests::{
     Callers, Cluster, Findings, Key, LONG, Probe, callers::Due, cluster::Join, probe::ids,
     wait_until,
@@ -156,9 +156,10 @@ fn the_few_of_a_module_are_in_different_zones() {
 /// Waits until a process holds about so many of these, within 1%, and nothing moves any more.
 fn wait_share(cluster: &Cluster, module: &str, ids: &[String], pid: u32, fair: usize) -> Findings {
     wait_until(&format!("it holds {fair}"), LONG, || {
-        let findings = cluster.collector().findings();
-        let share = findings.spread(module).remove(&pid).unwrap_or(0);
-        let near = share.abs_diff(fair) * 100 <= fair && findings.holders.len() == ids.len();
+        let spread = cluster.collector().findings().spread(module);
+        let share = spread.get(&pid).copied().unwrap_or(0);
+        let all_held = spread.values().sum::<usize>() == ids.len();
+        let near = share.abs_diff(fair) * 100 <= fair && all_held;
         near.then_some(()).ok_or(format!("it holds {share}"))
     });
     cluster.collector().wait_quiet(QUIET);
@@ -300,6 +301,114 @@ fn a_join_moves_no_more_than_its_fair_share_and_nothing_overlaps() {
     assert_eq!(after.gaps.len(), moved.len(), "nothing moved twice");
     let gaps = after.gaps_since(Duration::ZERO);
     println!("{} moved; {}", moved.len(), gaps.expect("something moved"));
+}
+
+/// What `holdfast plan` tells with these arguments.
+fn planned(cluster: &Cluster, args: &[&str]) -> ClusterPlan {
+    let server = format!("http://{}", cluster.listening(0).http);
+    let mut command = std::process::Command::new(BIN);
+    command.args(["plan", "--server", &server, "--format", "json"]);
+    let output = command.args(args).output().expect("the command runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {said}");
+    serde_json::from_slice(&output.stdout).expect("it is a plan")
+}
+
+#[test]
+fn what_a_plan_tells_is_what_then_moves() {
+    let mut cluster = Cluster::builder(BIN).nodes(2).start();
+    let modules = [("many", 600), ("few", 30)];
+    for (module, count) in modules {
+        Probe::deploy(&cluster.api(0), module, cluster.collector());
+        hold(&cluster, module, count);
+    }
+    let moved_since = |cluster: &Cluster, before: usize| -> Vec<String> {
+        let gaps = cluster.collector().findings().gaps;
+        gaps[before..]
+            .iter()
+            .map(|gap| gap.key.module.clone())
+            .collect()
+    };
+    let of = |moved: &[String], module: &str| moved.iter().filter(|of| *of == module).count();
+
+    assert_eq!(planned(&cluster, &[]).moves.resources, 0);
+    let told = planned(&cluster, &["--join", "1"]);
+    let joiner = cluster.add(Join::default());
+    for (module, count) in modules {
+        wait_share(
+            &cluster,
+            module,
+            &ids("r", count),
+            cluster.pid(joiner),
+            count / 3,
+        );
+    }
+    let moved = moved_since(&cluster, 0);
+    for module in &told.modules {
+        let (name, told) = (module.module.as_str(), module.moves.resources as usize);
+        let moved = of(&moved, name);
+        // Within one, or 1% of what there is for each node.
+        let near = (module.total.resources as usize / 300).max(1);
+        assert!(
+            moved.abs_diff(told) <= near,
+            "{name}: {moved} moved, not {told}"
+        );
+    }
+
+    // Of a node that leaves, just what it has.
+    let leaver = cluster.listening(1).node.to_string();
+    let told = planned(&cluster, &["--leave", &leaver[..8]]);
+    let drain = format!("/v1/cluster/nodes/{leaver}/drain?wait=empty&timeout_ms=60000");
+    let _ = cluster
+        .api(0)
+        .ask("POST", &drain)
+        .patience(LONG * 2)
+        .answer()
+        .expect(200);
+    cluster.collector().wait_quiet(QUIET);
+    let drained = moved_since(&cluster, moved.len());
+    for module in &told.modules {
+        let moved = of(&drained, module.module.as_str());
+        assert_eq!(moved as u64, module.moves.resources, "{}", module.module);
+    }
+    cluster.collector().findings().assert_undisturbed();
+    assert_eq!(planned(&cluster, &[]).moves.resources, 0);
+}
+
+#[test]
+fn a_plan_that_makes_no_sense_is_refused() {
+    let cluster = Cluster::builder(BIN).start();
+    let node = cluster.listening(0).node.to_string();
+    let nobody = "00000000-0000-4000-8000-000000000000";
+    let too_many = vec![json!({}); 101];
+    let both = json!({"leave": [node], "weights": {&node: 1}});
+    for (body, status, kind, named) in [
+        (json!({"leave": [nobody]}), 404, "unknown-node", nobody),
+        (json!({"weights": {nobody: 1}}), 404, "unknown-node", nobody),
+        (
+            json!({"weights": {&node: 101}}),
+            400,
+            "invalid-request",
+            "0 to 100",
+        ),
+        (
+            json!({"join": too_many}),
+            400,
+            "invalid-request",
+            "at most 100",
+        ),
+        (
+            json!({"join": [{"zone": "a b"}]}),
+            400,
+            "invalid-request",
+            "1 to 63 characters",
+        ),
+        (json!({"leaves": []}), 400, "invalid-request", "`leaves`"),
+        (both, 400, "invalid-request", "it has no weight then"),
+    ] {
+        let ask = cluster.api(0).ask("POST", "/v1/cluster/plan").json(&body);
+        ask.answer().problem(status, kind).names(&[named]);
+    }
 }
 
 #[test]

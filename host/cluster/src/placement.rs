@@ -31,6 +31,7 @@ use self::board::Board;
 
 mod board;
 pub mod budget;
+pub mod forecast;
 pub mod stability;
 
 /// A node as the planner sees it.

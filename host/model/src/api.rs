@@ -9,6 +9,7 @@ mod batch;
 mod cluster;
 mod logs;
 mod module;
+mod plan;
 mod problem;
 mod resource;
 
@@ -24,6 +25,10 @@ pub use logs::{
 pub use module::{
     DeployQuery, DeployWait, FailedOn, FailedVersion, ModuleInfo, ModuleList, ModuleNode,
     RemoveModuleQuery, RolloutInfo, VersionInfo,
+};
+pub use plan::{
+    ClusterPlan, InvalidPlanNode, JoiningNode, PlanCount, PlanNode, PlanRequest, PlanRole,
+    PlannedModule, PlannedMove, PlannedNode,
 };
 pub use problem::{Problem, ProblemKind};
 pub use resource::{

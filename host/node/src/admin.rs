@@ -18,6 +18,7 @@ mod invoke;
 mod logs;
 mod look_up;
 mod modules;
+mod plan;
 mod resources;
 mod settings;
 
@@ -116,6 +117,7 @@ impl Api {
                 "/v1/cluster/settings",
                 get(settings::describe).patch(settings::change),
             )
+            .route(plan::PATH, post(plan::plan))
             .route("/v1/cluster/slots", get(cluster::slots))
             .route("/v1/logs", get(logs::logs))
             .route("/healthz", get(health::healthz))
@@ -144,7 +146,7 @@ impl Api {
             let response = invoke::invoke(&self.admin, parts, body).await;
             return response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
         }
-        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD) || path == plan::PATH;
         // Nobody waits for what is known not to come.
         if !reads && let Err(error) = self.admin.may_change() {
             let response = error.response();

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use holdfast_model::{
     ModuleName, NodeId, ResourceId, Settings, Spec,
     api::{
-        AllocateQuery, ChangeClusterSettings, ChangeNode, ClusterInfo, ClusterSettings,
-        DeallocateQuery, DeployQuery, DrainQuery, IDEMPOTENCY_KEY_HEADER, ModuleInfo, ModuleList,
-        NODE_HEADER, NodeInfo, NodeList, NodeLog, REQUEST_ID_HEADER, RemoveModuleQuery,
-        RemoveNodeQuery, ResourceInfo, ResourceList, ResourcesQuery, SETTINGS_HEADER, SlotList,
-        SlotsQuery, TIMEOUT_HEADER, WASM,
+        AllocateQuery, ChangeClusterSettings, ChangeNode, ClusterInfo, ClusterPlan,
+        ClusterSettings, DeallocateQuery, DeployQuery, DrainQuery, IDEMPOTENCY_KEY_HEADER,
+        ModuleInfo, ModuleList, NODE_HEADER, NodeInfo, NodeList, NodeLog, PlanRequest,
+        REQUEST_ID_HEADER, RemoveModuleQuery, RemoveNodeQuery, ResourceInfo, ResourceList,
+        ResourcesQuery, SETTINGS_HEADER, SlotList, SlotsQuery, TIMEOUT_HEADER, WASM,
     },
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -227,6 +227,16 @@ impl Client {
         };
         self.json(Exchange::new(Method::GET, "/v1/cluster/slots").query(&query))
             .await
+    }
+
+    /// What would move; nothing is changed.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn plan(&self, request: &PlanRequest) -> Result<ClusterPlan, Error> {
+        let body = serde_json::to_vec(request).expect("ids and numbers, with texts for keys");
+        let exchange = Exchange::new(Method::POST, "/v1/cluster/plan");
+        self.json(exchange.body("application/json", body)).await
     }
 
     /// Drains a node, or ends its drain.
