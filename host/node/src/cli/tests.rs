@@ -81,7 +81,7 @@ fn examples_in_the_help_can_be_parsed() {
 
 /// The words of an example without the remark after it.
 fn example(words: &[String]) -> Vec<String> {
-    const REMARKS: [&str; 4] = ["see", "begin", "build", "the"];
+    const REMARKS: [&str; 5] = ["see", "begin", "build", "the", "one"];
     let end = words
         .iter()
         .enumerate()
