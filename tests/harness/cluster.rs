@@ -469,6 +469,11 @@ impl Cluster {
         node.runs.push(run);
     }
 
+    /// Gives a node other arguments, from its next start on.
+    pub fn set_args(&mut self, node: usize, args: &[&str]) {
+        self.nodes[node].join.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    }
+
     /// Deletes the data of a node that does not run. Started again it is a new node, which joins
     /// by the others.
     ///

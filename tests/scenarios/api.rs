@@ -57,6 +57,10 @@ fn a_node_that_has_not_joined_says_so() {
         answer.problem(503, "unavailable").names(&["not joined"]);
         answer.retry_after();
     }
+    let plan = api.ask("POST", "/v1/cluster/plan").json(&json!({}));
+    plan.answer()
+        .problem(503, "unavailable")
+        .names(&["not joined"]);
 }
 
 #[test]
@@ -81,6 +85,8 @@ fn a_query_that_a_route_does_not_know_is_refused_by_name() {
         ("GET", "/v1/cluster/slots"),
         ("POST", &format!("/v1/cluster/nodes/{node}/drain")),
         ("DELETE", &format!("/v1/cluster/nodes/{node}")),
+        ("PATCH", &format!("/v1/cluster/nodes/{node}")),
+        ("POST", "/v1/cluster/plan"),
     ] {
         let ask = api.ask(method, &format!("{path}?timeout=100"));
         let problem = ask.answer().problem(400, "invalid-request");

@@ -6,6 +6,7 @@ use holdfast_tests::{
     Cluster, LONG, Probe, Process, SOON, checker::Fact, cluster::Join, never, probe::ids,
     wait_until,
 };
+use serde_json::json;
 
 use crate::BIN;
 
@@ -249,6 +250,33 @@ fn a_founder_that_hears_its_name_under_another_id_ends_and_an_established_cluste
 }
 
 #[test]
+fn what_a_node_is_started_with_as_labels_every_node_shows() {
+    let mut cluster = Cluster::builder(BIN).start();
+    let joiner = cluster.add(Join {
+        args: ["--label", "disk=ssd", "--label", "rack=R4.2"]
+            .map(str::to_owned)
+            .into(),
+        ..Join::default()
+    });
+    cluster.wait_formed();
+    let node = cluster.listening(joiner).node;
+    let labels = |cluster: &Cluster| {
+        let answer = cluster.api(0).get("/v1/cluster/nodes").answer().expect(200);
+        let list: serde_json::Value = answer.json();
+        let nodes = list["nodes"].as_array().expect("it is a list").iter();
+        let mut nodes = nodes.filter(|info| info["node"] == node.to_string());
+        nodes.next().expect("it is listed")["labels"].clone()
+    };
+    assert_eq!(labels(&cluster), json!({"disk": "ssd", "rack": "R4.2"}));
+    // The next start says what counts from then on.
+    assert_eq!(cluster.stop(joiner).code(), Some(0));
+    cluster.set_args(joiner, &["--label", "disk=hdd"]);
+    cluster.restart(joiner);
+    cluster.wait_formed();
+    assert_eq!(labels(&cluster), json!({"disk": "hdd"}));
+}
+
+#[test]
 fn a_node_refuses_to_start_when_it_could_only_do_harm() {
     let cluster = Cluster::builder(BIN).start();
     let data = cluster.folder().join("data");
@@ -284,6 +312,17 @@ fn a_node_refuses_to_start_when_it_could_only_do_harm() {
             "a cluster name that is none",
             &["--bootstrap", http, listen, "--cluster-name=Not_A_Name"],
             &["Not_A_Name"],
+        ),
+        (
+            "a label that is given twice",
+            &[
+                "--bootstrap",
+                http,
+                listen,
+                "--label=disk=ssd",
+                "--label=disk=hdd",
+            ],
+            &["label disk is given more than once"],
         ),
     ];
     for (i, (what, args, words)) in cases.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use holdfast_model::NodeId;
+use holdfast_model::{NodeId, api::ClusterPlan};
 use holdfast_tests::{
     Cluster, LONG, Probe, SOON, api::resource_path, checker::Key, cluster::Join, probe::ids,
     wait_until,
@@ -224,6 +224,14 @@ fn a_node_without_a_majority_says_so_and_marks_what_it_reads() {
         let age: Option<u64> = age.and_then(|age| age.parse().ok());
         assert!(age.is_some_and(|age| age > 0), "{path}: {answer}");
     }
+    // A plan is a question, too.
+    let plan = api
+        .ask("POST", "/v1/cluster/plan")
+        .json(&json!({"join": [{}]}));
+    let plan = plan.answer().expect(200);
+    assert!(plan.header("holdfast-stale-ms").is_some(), "{plan}");
+    let told: ClusterPlan = plan.json();
+    assert_eq!(told.nodes.len(), 4, "{told:?}");
     // Neither does it claim that something does not exist, nor keep anybody waiting.
     let body = json!({}).to_string();
     for (method, path) in [

@@ -5,10 +5,12 @@ use std::{
     time::Duration,
 };
 
+use holdfast_model::api::{ClusterPlan, NodeInfo};
 use holdfast_tests::{
     Callers, Cluster, Findings, Key, LONG, Probe, callers::Due, cluster::Join, probe::ids,
     wait_until,
 };
+use serde_json::json;
 
 use crate::BIN;
 
@@ -43,6 +45,14 @@ fn held_where_it_began(cluster: &Cluster, module: &str, ids: &[String]) -> Findi
     findings.assert_undisturbed();
     assert!(findings.gaps.is_empty(), "moved: {:?}", findings.gaps);
     findings
+}
+
+/// A node that joins with this option.
+fn with(option: &str, value: &str) -> Join {
+    Join {
+        args: vec![option.to_owned(), value.to_owned()],
+        ..Join::default()
+    }
 }
 
 /// No share is more than 1% away from an even one.
@@ -106,6 +116,136 @@ fn resources_allocated_one_by_one_are_even_too() {
 }
 
 #[test]
+fn every_module_is_divided_by_weight() {
+    let mut cluster = Cluster::builder(BIN).start();
+    let light = cluster.add(with("--weight", "50"));
+    cluster.wait_formed();
+    for (module, count) in [("few", 3), ("many", 1_500)] {
+        Probe::deploy(&cluster.api(0), module, cluster.collector());
+        let (_, findings) = hold(&cluster, module, count);
+        let spread = findings.spread(module);
+        let held = spread.get(&cluster.pid(light)).copied().unwrap_or(0);
+        // A third of it.
+        let off = held.abs_diff(count / 3);
+        assert!(off * 100 <= count / 3, "{module}: {held} of {count}");
+    }
+}
+
+#[test]
+fn the_few_of_a_module_are_in_different_zones() {
+    let mut cluster = Cluster::builder(BIN)
+        .nodes(2)
+        .args(&["--zone", "a"])
+        .start();
+    let other = cluster.add(with("--zone", "b"));
+    cluster.wait_formed();
+    // Of two resources on three nodes the ring alone would give both to zone a one time in three.
+    let modules = ids("m", 8);
+    for module in &modules {
+        Probe::deploy(&cluster.api(0), module, cluster.collector());
+        cluster.api(0).allocate_all(module, &ids("r", 2));
+    }
+    for module in &modules {
+        let findings = cluster.collector().wait_held(module, &ids("r", 2), LONG);
+        let spread = findings.spread(module);
+        let held = spread.get(&cluster.pid(other));
+        assert_eq!(held, Some(&1), "{module}: {spread:?}");
+    }
+}
+
+/// Waits until a process holds about so many of these, within 1%, and nothing moves any more.
+fn wait_share(cluster: &Cluster, module: &str, ids: &[String], pid: u32, fair: usize) -> Findings {
+    wait_until(&format!("it holds {fair}"), LONG, || {
+        let spread = cluster.collector().findings().spread(module);
+        let share = spread.get(&pid).copied().unwrap_or(0);
+        let all_held = spread.values().sum::<usize>() == ids.len();
+        let near = share.abs_diff(fair) * 100 <= fair && all_held;
+        near.then_some(()).ok_or(format!("it holds {share}"))
+    });
+    cluster.collector().wait_quiet(QUIET);
+    let findings = cluster.collector().wait_held(module, ids, LONG);
+    findings.assert_undisturbed();
+    findings
+}
+
+#[test]
+fn a_weight_changes_while_the_node_runs_and_stays_over_its_restarts() {
+    let mut cluster = Cluster::builder(BIN).nodes(2).start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let (ids, _) = hold(&cluster, "probe", 300);
+    let node = cluster.listening(1).node;
+    let set = |cluster: &Cluster, weight: u32| {
+        let ask = cluster
+            .api(1)
+            .ask("PATCH", &format!("/v1/cluster/nodes/{node}"));
+        let info: NodeInfo = ask
+            .json(&json!({"weight": weight}))
+            .answer()
+            .expect(200)
+            .json();
+        assert_eq!(info.weight.get(), u64::from(weight));
+    };
+    let weight = |cluster: &Cluster| cluster.api(0).node(node).map(|info| info.weight.get());
+
+    set(&cluster, 50);
+    let findings = wait_share(&cluster, "probe", &ids, cluster.pid(1), 100);
+    let moved = findings.gaps.len();
+    assert!(moved <= 51, "{moved} moved, 50 would do");
+    set(&cluster, 0);
+    wait_share(&cluster, "probe", &ids, cluster.pid(1), 0);
+
+    assert_eq!(cluster.stop(1).code(), Some(0));
+    cluster.restart(1);
+    cluster.wait_formed();
+    assert_eq!(
+        weight(&cluster),
+        Ok(0),
+        "it was started with what it had been started with"
+    );
+    assert_eq!(cluster.stop(1).code(), Some(0));
+    cluster.set_args(1, &["--weight", "99"]);
+    cluster.restart(1);
+    cluster.wait_formed();
+    assert_eq!(weight(&cluster), Ok(99), "the option says something new");
+    wait_share(&cluster, "probe", &ids, cluster.pid(1), 149);
+}
+
+#[test]
+fn a_change_of_a_node_that_makes_no_sense_is_refused() {
+    let cluster = Cluster::builder(BIN).start();
+    let node = cluster.listening(0).node.to_string();
+    let nobody = "00000000-0000-4000-8000-000000000000";
+    for (node, body, status, kind, named) in [
+        (
+            node.as_str(),
+            json!({"weight": 101}),
+            400,
+            "invalid-request",
+            "0 to 100",
+        ),
+        (
+            &node,
+            json!({"weight": -1}),
+            400,
+            "invalid-request",
+            "weight",
+        ),
+        (&node, json!({"wait": 1}), 400, "invalid-request", "`wait`"),
+        (&node, json!([1]), 400, "invalid-request", "object"),
+        (nobody, json!({"weight": 1}), 404, "unknown-node", nobody),
+        (nobody, json!({}), 404, "unknown-node", nobody),
+    ] {
+        let ask = cluster
+            .api(0)
+            .ask("PATCH", &format!("/v1/cluster/nodes/{node}"));
+        ask.json(&body)
+            .answer()
+            .problem(status, kind)
+            .names(&[named]);
+    }
+}
+
+#[test]
 fn a_join_moves_no_more_than_its_fair_share_and_nothing_overlaps() {
     let mut cluster = Cluster::builder(BIN).nodes(2).start();
     Probe::deploy(&cluster.api(0), "probe", cluster.collector());
@@ -161,6 +301,114 @@ fn a_join_moves_no_more_than_its_fair_share_and_nothing_overlaps() {
     assert_eq!(after.gaps.len(), moved.len(), "nothing moved twice");
     let gaps = after.gaps_since(Duration::ZERO);
     println!("{} moved; {}", moved.len(), gaps.expect("something moved"));
+}
+
+/// What `holdfast plan` tells with these arguments.
+fn planned(cluster: &Cluster, args: &[&str]) -> ClusterPlan {
+    let server = format!("http://{}", cluster.listening(0).http);
+    let mut command = std::process::Command::new(BIN);
+    command.args(["plan", "--server", &server, "--format", "json"]);
+    let output = command.args(args).output().expect("the command runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {said}");
+    serde_json::from_slice(&output.stdout).expect("it is a plan")
+}
+
+#[test]
+fn what_a_plan_tells_is_what_then_moves() {
+    let mut cluster = Cluster::builder(BIN).nodes(2).start();
+    let modules = [("many", 600), ("few", 30)];
+    for (module, count) in modules {
+        Probe::deploy(&cluster.api(0), module, cluster.collector());
+        hold(&cluster, module, count);
+    }
+    let moved_since = |cluster: &Cluster, before: usize| -> Vec<String> {
+        let gaps = cluster.collector().findings().gaps;
+        gaps[before..]
+            .iter()
+            .map(|gap| gap.key.module.clone())
+            .collect()
+    };
+    let of = |moved: &[String], module: &str| moved.iter().filter(|of| *of == module).count();
+
+    assert_eq!(planned(&cluster, &[]).moves.resources, 0);
+    let told = planned(&cluster, &["--join", "1"]);
+    let joiner = cluster.add(Join::default());
+    for (module, count) in modules {
+        wait_share(
+            &cluster,
+            module,
+            &ids("r", count),
+            cluster.pid(joiner),
+            count / 3,
+        );
+    }
+    let moved = moved_since(&cluster, 0);
+    for module in &told.modules {
+        let (name, told) = (module.module.as_str(), module.moves.resources as usize);
+        let moved = of(&moved, name);
+        // Within one, or 1% of what there is for each node.
+        let near = (module.total.resources as usize / 300).max(1);
+        assert!(
+            moved.abs_diff(told) <= near,
+            "{name}: {moved} moved, not {told}"
+        );
+    }
+
+    // Of a node that leaves, just what it has.
+    let leaver = cluster.listening(1).node.to_string();
+    let told = planned(&cluster, &["--leave", &leaver[..8]]);
+    let drain = format!("/v1/cluster/nodes/{leaver}/drain?wait=empty&timeout_ms=60000");
+    let _ = cluster
+        .api(0)
+        .ask("POST", &drain)
+        .patience(LONG * 2)
+        .answer()
+        .expect(200);
+    cluster.collector().wait_quiet(QUIET);
+    let drained = moved_since(&cluster, moved.len());
+    for module in &told.modules {
+        let moved = of(&drained, module.module.as_str());
+        assert_eq!(moved as u64, module.moves.resources, "{}", module.module);
+    }
+    cluster.collector().findings().assert_undisturbed();
+    assert_eq!(planned(&cluster, &[]).moves.resources, 0);
+}
+
+#[test]
+fn a_plan_that_makes_no_sense_is_refused() {
+    let cluster = Cluster::builder(BIN).start();
+    let node = cluster.listening(0).node.to_string();
+    let nobody = "00000000-0000-4000-8000-000000000000";
+    let too_many = vec![json!({}); 101];
+    let both = json!({"leave": [node], "weights": {&node: 1}});
+    for (body, status, kind, named) in [
+        (json!({"leave": [nobody]}), 404, "unknown-node", nobody),
+        (json!({"weights": {nobody: 1}}), 404, "unknown-node", nobody),
+        (
+            json!({"weights": {&node: 101}}),
+            400,
+            "invalid-request",
+            "0 to 100",
+        ),
+        (
+            json!({"join": too_many}),
+            400,
+            "invalid-request",
+            "at most 100",
+        ),
+        (
+            json!({"join": [{"zone": "a b"}]}),
+            400,
+            "invalid-request",
+            "1 to 63 characters",
+        ),
+        (json!({"leaves": []}), 400, "invalid-request", "`leaves`"),
+        (both, 400, "invalid-request", "it has no weight then"),
+    ] {
+        let ask = cluster.api(0).ask("POST", "/v1/cluster/plan").json(&body);
+        ask.answer().problem(status, kind).names(&[named]);
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use holdfast_cluster::state::{
     About, Changes, Cluster, ClusterSettings, Command, Decision, Outcome, Position, State,
 };
 use holdfast_model::{
-    ClusterId, Digest, Incarnation, ModuleName, NodeId, ResourceId, Settings, Spec,
+    ClusterId, Digest, Incarnation, Labels, ModuleName, NodeId, ResourceId, Settings, Spec, Weight,
 };
 use uuid::Uuid;
 
@@ -116,8 +116,9 @@ fn about() -> About {
     About {
         addr: ([127, 0, 0, 1], 7301).into(),
         http: ([127, 0, 0, 1], 7300).into(),
-        weight: 100,
+        weight: Weight::MAX,
         zone: None,
+        labels: Labels::default(),
         boot_id: "boot".into(),
         version: "0.1.0".into(),
     }

@@ -23,14 +23,15 @@
 //! What is absent: liveness, leases, tokens and the steps of a move. An owner that is not a member
 //! keeps its slots here, until the view says that they have none.
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap};
 
-use holdfast_model::{ModuleName, NodeId, Slot};
+use holdfast_model::{ModuleName, NodeId, Slot, Weight, Zone};
 
 use self::board::Board;
 
 mod board;
 pub mod budget;
+pub mod forecast;
 pub mod stability;
 
 /// A node as the planner sees it.
@@ -38,11 +39,10 @@ pub mod stability;
 pub struct Member {
     /// Identity of the node.
     pub id: NodeId,
-    /// Share of the resources in relation to other nodes, up to [`Member::WEIGHT_MAX`]; 0 is a
-    /// witness, which holds nothing.
-    pub weight: u32,
+    /// Share of the resources in relation to other nodes; a witness holds nothing.
+    pub weight: Weight,
     /// Failure domain, if one was configured. Nodes without one count as one zone together.
-    pub zone: Option<Arc<str>>,
+    pub zone: Option<Zone>,
     /// Live and not draining. Slots of a member that is not are moved to others.
     pub eligible: bool,
     /// There for long enough to be given what others run.
@@ -50,17 +50,10 @@ pub struct Member {
 }
 
 impl Member {
-    /// The greatest weight; a greater one counts as this.
-    pub const WEIGHT_MAX: u32 = 100;
-
     /// Whether the node may hold resources.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.eligible && self.weight > 0
-    }
-
-    pub(crate) fn share(&self) -> u64 {
-        u64::from(self.weight.min(Self::WEIGHT_MAX))
+        self.eligible && self.weight > Weight::WITNESS
     }
 }
 

@@ -32,7 +32,7 @@ impl Ring {
     #[must_use]
     pub fn new(module: &ModuleName, members: &[Member]) -> Self {
         let holders = || members.iter().filter(|m| m.holds());
-        let heaviest = holders().map(Member::share).max().unwrap_or(1);
+        let heaviest = holders().map(|m| m.weight.get()).max().unwrap_or(1);
         let mut nodes = Vec::new();
         let mut points = Vec::new();
         let mut text = module.as_str().as_bytes().to_vec();
@@ -44,7 +44,7 @@ impl Ring {
             nodes.push(member.id);
             text.truncate(prefix);
             text.extend_from_slice(member.id.0.as_bytes());
-            for number in 0..points_of(member.share(), heaviest) {
+            for number in 0..points_of(member.weight.get(), heaviest) {
                 text.truncate(prefix + 16);
                 text.extend_from_slice(&number.to_le_bytes());
                 points.push((xxh3_64(&text), index));

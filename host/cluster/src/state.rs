@@ -33,8 +33,8 @@ use std::{
 };
 
 use holdfast_model::{
-    ClusterId, ClusterName, Digest, Epoch, Incarnation, ModuleName, NodeId, OnLostQuorum,
-    ResourceId, Settings, Slot, Spec, Token,
+    ClusterId, ClusterName, Digest, Epoch, Incarnation, Labels, ModuleName, NodeId, OnLostQuorum,
+    ResourceId, Settings, Slot, Spec, Token, Weight, Zone,
 };
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,8 @@ pub struct Node {
     pub standing: Standing,
     /// What it said of itself when it joined.
     pub about: About,
+    /// Share of the load: what it said when it joined, or what an operator has set since.
+    pub weight: Weight,
     /// When this incarnation joined: milliseconds since the Unix epoch.
     pub joined_at_ms: u64,
     /// While it drains: how long, in milliseconds from when it hears of that, its instances may take
@@ -97,10 +99,12 @@ pub struct About {
     pub addr: SocketAddr,
     /// Where its HTTP API is.
     pub http: SocketAddr,
-    /// Share of the load; 0 holds nothing.
-    pub weight: u32,
+    /// Share of the load that it was started with. What counts is [`Node::weight`].
+    pub weight: Weight,
     /// Failure domain.
-    pub zone: Option<Arc<str>>,
+    pub zone: Option<Zone>,
+    /// What operators say of it.
+    pub labels: Labels,
     /// The kernel's boot id.
     pub boot_id: Arc<str>,
     /// Version of the software.
@@ -426,7 +430,7 @@ impl State {
             .iter()
             .map(|(id, node)| placement::Member {
                 id: *id,
-                weight: node.about.weight,
+                weight: node.weight,
                 zone: node.about.zone.clone(),
                 eligible: self.is_eligible(*id, live),
                 stable: true,

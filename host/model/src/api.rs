@@ -10,14 +10,15 @@ mod cluster;
 mod event;
 mod logs;
 mod module;
+mod plan;
 mod problem;
 mod resource;
 
 pub use batch::{BatchAnswer, BatchOutcome, BatchRequest, BatchResult};
 pub use cluster::{
-    ChangeClusterSettings, ClusterInfo, ClusterSettings, DrainQuery, DrainWait, Listening,
-    NoMajority, NodeCounts, NodeEvent, NodeInfo, NodeList, NodeStatus, Owner, RemoveNodeQuery,
-    ResourceCounts, SlotInfo, SlotList, SlotsQuery,
+    ChangeClusterSettings, ChangeNode, ClusterInfo, ClusterSettings, DrainQuery, DrainWait,
+    Listening, NoMajority, NodeCounts, NodeEvent, NodeInfo, NodeList, NodeStatus, Owner,
+    RemoveNodeQuery, ResourceCounts, SlotInfo, SlotList, SlotsQuery,
 };
 pub use event::{Event, EventType, EventsQuery, Happening, InvalidEventType, StopReason};
 pub use logs::{
@@ -26,6 +27,10 @@ pub use logs::{
 pub use module::{
     DeployQuery, DeployWait, FailedOn, FailedVersion, ModuleInfo, ModuleList, ModuleNode,
     RemoveModuleQuery, RolloutInfo, VersionInfo,
+};
+pub use plan::{
+    ClusterPlan, InvalidPlanNode, JoiningNode, PlanCount, PlanNode, PlanRequest, PlanRole,
+    PlannedModule, PlannedMove, PlannedNode,
 };
 pub use problem::{Problem, ProblemKind};
 pub use resource::{

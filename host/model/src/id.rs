@@ -92,21 +92,37 @@ impl Slot {
     }
 }
 
-/// A name that is no valid module or cluster name.
+/// A text that is no valid name of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{what} name {given:?} is not valid: it must be 1 to 63 characters of a-z, 0-9 and '-', \
-     and begin and end with a letter or a digit"
-)]
+#[error("{what} {given:?} is not valid: it must be {rule}")]
 pub struct InvalidName {
-    /// What was to be named: `module` or `cluster`.
+    /// What was to be named, like `module name` or `zone`.
     pub what: &'static str,
+    /// What such a name must be.
+    pub rule: &'static str,
     /// The text that was given, cut after 80 characters.
     pub given: String,
 }
 
+/// A DNS label (RFC 1123 in lower case).
+const LABEL: Rule = Rule {
+    fits: is_label,
+    text: "1 to 63 characters of a-z, 0-9 and '-', and begin and end with a letter or a digit",
+};
+
+/// What people call places and values by.
+const WORD: Rule = Rule {
+    fits: is_word,
+    text: "1 to 63 characters of A-Z, a-z, 0-9, '-', '_' and '.'",
+};
+
+struct Rule {
+    fits: fn(&str) -> bool,
+    text: &'static str,
+}
+
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -121,10 +137,11 @@ macro_rules! name {
         impl FromStr for $name {
             type Err = InvalidName;
             fn from_str(text: &str) -> Result<Self, InvalidName> {
-                if is_label(text) {
+                if ($rule.fits)(text) {
                     return Ok(Self(text.into()));
                 }
-                Err(InvalidName { what: $what, given: text.chars().take(80).collect() })
+                let given = text.chars().take(80).collect();
+                Err(InvalidName { what: $what, rule: $rule.text, given })
             }
         }
         impl TryFrom<String> for $name {
@@ -158,12 +175,32 @@ macro_rules! name {
 name!(
     /// Name of a module: a DNS label (RFC 1123 in lower case).
     ModuleName,
-    "module"
+    "module name",
+    LABEL
 );
 name!(
     /// Name of a cluster: a DNS label (RFC 1123 in lower case).
     ClusterName,
-    "cluster"
+    "cluster name",
+    LABEL
+);
+name!(
+    /// A failure domain, like a rack or a data centre.
+    Zone,
+    "zone",
+    WORD
+);
+name!(
+    /// What a label of a node is called: a DNS label (RFC 1123 in lower case).
+    LabelKey,
+    "label key",
+    LABEL
+);
+name!(
+    /// What a label of a node says.
+    LabelValue,
+    "label value",
+    WORD
 );
 
 impl ModuleName {
@@ -185,6 +222,11 @@ fn is_label(text: &str) -> bool {
         && text.bytes().all(inner)
         && !text.starts_with('-')
         && !text.ends_with('-')
+}
+
+fn is_word(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (1..=63).contains(&text.len()) && text.bytes().all(inner)
 }
 
 /// Why a text is no resource id.
@@ -329,6 +371,17 @@ mod tests {
             &"a".repeat(64),
         ] {
             assert!(bad.parse::<ModuleName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn zones_are_words() {
+        for good in ["eu-1", "Rack_4", "dc.north", "a", &"A".repeat(63)] {
+            assert!(good.parse::<Zone>().is_ok(), "{good}");
+        }
+        for bad in ["", "rack 4", "a/b", "ä", "a,b", "a=b", &"a".repeat(64)] {
+            let error = bad.parse::<Zone>().unwrap_err().to_string();
+            assert!(error.starts_with("zone \""), "{error}");
         }
     }
 

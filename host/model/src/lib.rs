@@ -7,11 +7,13 @@ pub mod api;
 pub mod call;
 pub mod id;
 pub mod module;
+pub mod node;
 pub mod resource;
 
 pub use id::{
-    ClusterId, ClusterName, Epoch, Incarnation, InvalidName, InvalidResourceId, ModuleName, NodeId,
-    ResourceId, Slot, Token,
+    ClusterId, ClusterName, Epoch, Incarnation, InvalidName, InvalidResourceId, LabelKey,
+    LabelValue, ModuleName, NodeId, ResourceId, Slot, Token, Zone,
 };
 pub use module::{Digest, Lane, Limits, OnLostQuorum, Settings};
+pub use node::{InvalidLabel, InvalidLabels, InvalidWeight, Label, Labels, Weight};
 pub use resource::{ResourceKey, Spec};

@@ -9,7 +9,7 @@ use holdfast::{
     identity::{BootId, Secret},
     peer::{Handler, Kind, Lane, Local, NodeAbout, Options, PeerInfo, Peers, Reply, Runtimes},
 };
-use holdfast_model::{ClusterId, Incarnation, NodeId};
+use holdfast_model::{ClusterId, Incarnation, Labels, NodeId, Weight};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -103,8 +103,9 @@ async fn start(number: u128) -> (Peers, SocketAddr) {
         advertise: addr,
         about: NodeAbout {
             http: addr,
-            weight: 1,
+            weight: Weight::MAX,
             zone: None,
+            labels: Labels::default(),
             version: String::new(),
         },
     };

@@ -20,6 +20,7 @@ mod logs;
 mod look_up;
 mod metrics;
 mod modules;
+mod plan;
 mod resources;
 mod settings;
 
@@ -109,7 +110,10 @@ impl Api {
             .route("/v1/modules/{module}/resources/{id}", resource)
             .route("/v1/cluster", get(cluster::describe))
             .route("/v1/cluster/nodes", get(cluster::nodes))
-            .route("/v1/cluster/nodes/{node}", delete(cluster::remove_node))
+            .route(
+                "/v1/cluster/nodes/{node}",
+                delete(cluster::remove_node).patch(cluster::change_node),
+            )
             .route("/v1/cluster/nodes/{node}/drain", post(cluster::drain))
             .route("/v1/cluster/nodes/{node}/restart", post(cluster::restart))
             .route(
@@ -120,6 +124,7 @@ impl Api {
                 "/v1/cluster/settings",
                 get(settings::describe).patch(settings::change),
             )
+            .route(plan::PATH, post(plan::plan))
             .route("/v1/cluster/slots", get(cluster::slots))
             .route("/v1/events", get(events::events))
             .route("/v1/logs", get(logs::logs))
@@ -154,7 +159,7 @@ impl Api {
             let response = invoke::invoke(&self.admin, parts, body).await;
             return response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
         }
-        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD) || path == plan::PATH;
         // Nobody waits for what is known not to come.
         if !reads && let Err(error) = self.admin.may_change() {
             let response = error.response();

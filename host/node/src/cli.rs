@@ -27,6 +27,7 @@ mod modules;
 mod new;
 mod nodes;
 mod output;
+mod plan;
 mod recover;
 mod resources;
 mod restart;
@@ -130,6 +131,7 @@ async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Resu
         Command::Logs(args) => logs::run(args, client, output).await,
         Command::Nodes(args) => nodes::run(args, client, output).await,
         Command::Status => status::run(client, output).await,
+        Command::Plan(args) => plan::run(args, client, output).await,
         Command::Drain(args) => drain::run(args, client, output).await,
         Command::Restart(args) => restart::run(args, client, output).await,
         Command::Settings(args) => settings::run(&args, client, output).await,
@@ -178,6 +180,7 @@ enum Command {
     /// Show the cluster on one screen
     #[command(after_help = STATUS_HELP)]
     Status,
+    Plan(plan::PlanArgs),
     Drain(drain::DrainArgs),
     Restart(restart::RestartArgs),
     Settings(settings::SettingsArgs),

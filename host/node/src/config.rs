@@ -8,7 +8,7 @@ use std::{
 };
 
 use holdfast_cluster::state::{ClusterSettings, Invalid};
-use holdfast_model::ClusterName;
+use holdfast_model::{ClusterName, Labels, Weight, Zone};
 
 use crate::{identity::Secret, telemetry::LogFilter, token::Token};
 
@@ -33,10 +33,12 @@ pub struct NodeConfig {
     pub secret: Option<Secret>,
     /// What callers of the API must show.
     pub token: Option<Token>,
-    /// Share of the load, relative to the other nodes; 0 holds nothing.
-    pub weight: u32,
+    /// Share of the load, relative to the other nodes.
+    pub weight: Weight,
     /// Failure domain.
-    pub zone: Option<String>,
+    pub zone: Option<Zone>,
+    /// What operators say of it.
+    pub labels: Labels,
     /// Settings of the cluster that this node founds. Changed later through the API.
     pub founding: ClusterSettings,
     /// What becomes of resources when the process is told to stop. Default: other nodes get them.
@@ -154,8 +156,9 @@ mod tests {
             seeds: Vec::new(),
             secret: None,
             token: None,
-            weight: 100,
+            weight: Weight::MAX,
             zone: None,
+            labels: Labels::default(),
             founding: ClusterSettings::DEFAULT,
             on_stop: OnStop::default(),
             starts_max: 256,

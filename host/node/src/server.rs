@@ -163,6 +163,7 @@ impl Node {
             http: http_addr,
             weight: config.weight,
             zone: config.zone.clone(),
+            labels: config.labels.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         Ok(Self {
@@ -233,7 +234,8 @@ impl Node {
             addr: advertise,
             http: about.http,
             weight: about.weight,
-            zone: about.zone.as_deref().map(Into::into),
+            zone: about.zone.clone(),
+            labels: about.labels.clone(),
             boot_id: dir.boot_id().to_string().into(),
             version: about.version.as_str().into(),
         };

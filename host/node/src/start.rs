@@ -15,7 +15,10 @@ use anyhow::Context as _;
 use command_fds::{CommandFdExt as _, FdMapping};
 use futures_util::{Stream, StreamExt as _, stream};
 use holdfast_cluster::{lease::Terms, state::ClusterSettings};
-use holdfast_model::api::{Listening, NodeEvent};
+use holdfast_model::{
+    Labels,
+    api::{Listening, NodeEvent},
+};
 use listenfd::ListenFd;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -133,6 +136,7 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
         token,
         weight: args.weight,
         zone: args.zone,
+        labels: Labels::new(args.labels)?,
         founding: ClusterSettings {
             voters_wanted: args.voters,
             lease: Terms {

@@ -79,7 +79,7 @@ impl<'a> Board<'a> {
             .iter()
             .map(|holder| {
                 let zone = names.partition_point(|name| *name < &holder.zone);
-                let weight = holder.share();
+                let weight = holder.weight.get();
                 zones[zone].weight += weight;
                 Node {
                     weight,
@@ -148,24 +148,27 @@ impl<'a> Board<'a> {
         self.lumps[lump].resources
     }
 
-    /// Gives a lump to the first node on its ring with room, in a zone with room if there is one;
-    /// else to the node that has the least for its weight with it.
+    /// Gives a lump to the first node on its ring with room: in a zone that has nothing yet if there
+    /// is one, else in a zone with room. Without any to the node that has the least for its weight
+    /// with it.
     pub(super) fn assign(&mut self, lump: usize) {
         let Lump {
             slot, resources, ..
         } = self.lumps[lump];
         let mut roomy = None;
         if self.nodes.iter().any(|node| self.has_room(node, resources)) {
-            let mut candidates = self.ring.indices(slot).filter(|&index| {
-                let node = &self.nodes[index];
-                self.has_room(node, resources)
-            });
-            roomy = candidates.next();
-            let in_zone = |&index: &usize| {
-                let zone = &self.zones[self.nodes[index].zone];
-                zone.load + resources <= zone.ceil
+            let first = |wanted: fn(&Zone, u64) -> bool| {
+                self.ring.indices(slot).find(|&index| {
+                    let node = &self.nodes[index];
+                    wanted(&self.zones[node.zone], resources) && self.has_room(node, resources)
+                })
             };
-            roomy = roomy.into_iter().chain(candidates).find(in_zone).or(roomy);
+            if self.zones.iter().any(|zone| zone.load == 0) {
+                roomy = first(|zone, _| zone.load == 0);
+            }
+            roomy = roomy
+                .or_else(|| first(|zone, resources| zone.load + resources <= zone.ceil))
+                .or_else(|| first(|_, _| true));
         }
         let least = || {
             self.ring.indices(slot).min_by(|&a, &b| {

@@ -85,7 +85,7 @@ fn resources_allocated_one_by_one_are_even_and_move_nothing() {
 fn resources_follow_weight_and_a_witness_gets_none() {
     let mut module = Module::new(4);
     for (member, weight) in module.members.iter_mut().zip([2, 1, 0, 1]) {
-        member.weight = weight;
+        member.weight = weighing(weight);
     }
     module.loads = (0..1000).map(|slot| unowned(slot, 1)).collect();
     module.settle(0);
@@ -95,7 +95,7 @@ fn resources_follow_weight_and_a_witness_gets_none() {
 #[test]
 fn a_member_that_becomes_a_witness_gives_everything_away() {
     let mut module = Module::even(3, 30);
-    module.members[1].weight = 0;
+    module.members[1].weight = Weight::WITNESS;
     assert_eq!(module.round(100).len(), 10);
     assert_eq!(module.counts(), [15, 0, 15]);
 }
@@ -236,7 +236,11 @@ fn a_slot_goes_to_its_preferred_owner_when_there_is_room() {
 fn the_odd_resources_are_spread_over_zones() {
     let mut module = Module::new(6);
     for (index, member) in module.members.iter_mut().enumerate() {
-        member.zone = Some(["east", "west", "west", "west", "west", "west"][index].into());
+        member.zone = Some(
+            ["east", "west", "west", "west", "west", "west"][index]
+                .parse()
+                .unwrap(),
+        );
     }
     for seed in 0..50 {
         module.loads = (0..3).map(|slot| unowned(slot * 600 + seed, 1)).collect();
@@ -249,7 +253,7 @@ fn the_odd_resources_are_spread_over_zones() {
         assert!(counts.iter().all(|count| *count <= 1), "{counts:?}");
     }
     for (index, member) in module.members.iter_mut().enumerate() {
-        member.zone = Some(["a", "a", "a", "b", "b", "b"][index].into());
+        member.zone = Some(["a", "a", "a", "b", "b", "b"][index].parse().unwrap());
     }
     for seed in 0..50 {
         module.loads = (0..2).map(|slot| unowned(slot * 600 + seed, 1)).collect();
@@ -260,6 +264,19 @@ fn the_odd_resources_are_spread_over_zones() {
             1,
             "seed {seed}: {counts:?}"
         );
+    }
+}
+
+#[test]
+fn a_small_zone_has_one_of_the_first_resources_too() {
+    let mut module = Module::new(4);
+    for (member, zone) in module.members.iter_mut().zip(["a", "a", "a", "b"]) {
+        member.zone = Some(zone.parse().unwrap());
+    }
+    for seed in 0..50 {
+        module.loads = (0..2).map(|slot| unowned(slot * 600 + seed, 1)).collect();
+        module.settle(0);
+        assert_eq!(module.counts()[3], 1, "seed {seed}");
     }
 }
 
@@ -333,7 +350,7 @@ proptest! {
     ) {
         let mut module = Module::new(nodes);
         for (member, weight) in module.members.iter_mut().zip(weights) {
-            member.weight = weight;
+            member.weight = weighing(weight);
         }
         module.loads = owners
             .iter()
@@ -345,9 +362,9 @@ proptest! {
             .collect();
         let rounds = module.settle(budget);
         prop_assert!(rounds <= owners.len() / budget + 2, "{} rounds", rounds);
-        let weights: u64 = module.members.iter().map(Member::share).sum();
+        let weights: u64 = module.members.iter().map(|m| m.weight.get()).sum();
         for (member, count) in module.members.iter().zip(module.counts()) {
-            let share = owners.len() as u64 * member.share();
+            let share = owners.len() as u64 * member.weight.get();
             let (least, most) = (share / weights, share.div_ceil(weights));
             prop_assert!((least..=most).contains(&count), "{:?}", module.counts());
         }
@@ -441,10 +458,10 @@ fn modules() -> impl Strategy<Value = Module> {
             .into_iter()
             .zip(1..)
             .map(|((weight, eligible, zone, stable), number)| Member {
-                weight,
+                weight: weighing(weight),
                 eligible,
                 stable,
-                zone: (zone > 0).then(|| zone.to_string().into()),
+                zone: (zone > 0).then(|| zone.to_string().parse().unwrap()),
                 ..member(number)
             })
             .collect(),
@@ -522,11 +539,15 @@ fn member(number: u128) -> Member {
         .unwrap();
     Member {
         id,
-        weight: 1,
+        weight: weighing(1),
         zone: None,
         eligible: true,
         stable: true,
     }
+}
+
+fn weighing(weight: u32) -> Weight {
+    weight.try_into().unwrap()
 }
 
 fn unowned(slot: u16, resources: u32) -> Load {

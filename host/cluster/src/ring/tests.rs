@@ -8,7 +8,7 @@ fn member(number: u128, weight: u32) -> Member {
         .unwrap();
     Member {
         id,
-        weight,
+        weight: weight.try_into().unwrap(),
         zone: None,
         eligible: true,
         stable: true,

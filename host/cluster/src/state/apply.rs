@@ -5,7 +5,7 @@ mod resources;
 
 use std::collections::btree_map::Entry;
 
-use holdfast_model::{Incarnation, ModuleName, NodeId, Slot, Token};
+use holdfast_model::{Incarnation, ModuleName, NodeId, Slot, Token, Weight};
 
 use super::{
     About, Changes, Cluster, Command, Decision, Event, Key, Node, Outcome, Owner, Placed, Refused,
@@ -98,6 +98,7 @@ impl Change<'_> {
                 draining,
                 deadline_ms,
             } => self.drain(node, draining, deadline_ms.filter(|_| draining)),
+            Command::Weigh { node, weight } => self.weigh(node, weight),
             Command::Restart { node, incarnation } => self.restart(node, incarnation),
             Command::Remove { node, incarnation } => self.remove(node, incarnation),
             Command::Deploy {
@@ -174,9 +175,13 @@ impl Change<'_> {
         at_ms: u64,
     ) -> Result<Outcome, Refused> {
         let former = self.state.nodes.get(&node).cloned();
+        // What an operator has set stays until the node is started with another weight than before.
+        let stays = |former: &&Node| former.about.weight == about.weight;
+        let set = former.as_ref().filter(stays).map(|former| former.weight);
         let mut joined = Node {
             incarnation,
             standing: Standing::Active,
+            weight: set.unwrap_or(about.weight),
             about,
             joined_at_ms: at_ms,
             drain_deadline_ms: None,
@@ -414,6 +419,19 @@ impl Change<'_> {
                     false => Event::NodeActive { node },
                 });
             }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn weigh(&mut self, node: NodeId, weight: Weight) -> Result<Outcome, Refused> {
+        let found = self.state.nodes.get_mut(&node);
+        let found = found.ok_or(Refused::UnknownNode(node))?;
+        if found.standing == Standing::Removed {
+            return Err(Refused::Removed(node));
+        }
+        if found.weight != weight {
+            found.weight = weight;
+            self.changes.insert(Key::Node(node));
         }
         Ok(Outcome::Done)
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use holdfast_model::{
     ClusterId, Digest, Incarnation, ModuleName, NodeId, ResourceId, Settings, Slot, Spec, Token,
+    Weight,
 };
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,13 @@ pub enum Command {
         /// How long, in milliseconds from when the node hears of it, its instances may take to end
         /// before it drops them.
         deadline_ms: Option<u64>,
+    },
+    /// An operator gives a node another share of the load.
+    Weigh {
+        /// The node.
+        node: NodeId,
+        /// Its share.
+        weight: Weight,
     },
     /// A node says that its process is about to be replaced by another run. What it has is kept for
     /// that one.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use holdfast_model::{ClusterId, Digest, ModuleName, NodeId, ResourceId, Spec};
+use holdfast_model::{ClusterId, Digest, Labels, ModuleName, NodeId, ResourceId, Spec, Weight};
 
 use super::{
     About, Changes, Cluster, ClusterSettings, Command, Decision, Owner, Placed, Position, State,
@@ -15,8 +15,9 @@ pub(crate) fn about() -> About {
     About {
         addr,
         http: addr,
-        weight: 1,
+        weight: Weight::MAX,
         zone: None,
+        labels: Labels::default(),
         boot_id: "boot".into(),
         version: "0".into(),
     }

@@ -482,6 +482,79 @@ fn a_drain_takes_a_restart_back() {
     );
 }
 
+fn weigh(n: u128, weight: u32) -> Command {
+    let weight = weight.try_into().unwrap();
+    Command::Weigh {
+        node: node(n),
+        weight,
+    }
+}
+
+fn weight(replica: &Replica, n: u128) -> u64 {
+    replica.state.nodes()[&node(n)].weight.get()
+}
+
+#[test]
+fn a_weight_that_was_set_is_what_is_planned_by() {
+    let mut replica = Replica::with_nodes(2);
+    replica.allocate(&["a", "b", "c", "d"], 1);
+    let live = [1, 2].map(node).into();
+    let moves = |replica: &Replica| replica.state.plan(&live, &live, 100).len();
+    assert_eq!(moves(&replica), 2);
+    replica.done(weigh(1, 75));
+    replica.done(weigh(2, 25));
+    assert_eq!(moves(&replica), 1);
+    replica.done(weigh(2, 0));
+    assert_eq!(moves(&replica), 0);
+    replica.done(weigh(1, 0));
+    assert_eq!(moves(&replica), 0, "nobody may hold anything: all stays");
+    replica.done(weigh(2, 1));
+    assert_eq!(moves(&replica), 4);
+}
+
+#[test]
+fn a_weight_that_was_set_stays_until_the_node_is_started_with_another() {
+    let mut replica = Replica::with_nodes(1);
+    let start = |replica: &mut Replica, incarnation, weight: u32| {
+        let about = About {
+            weight: weight.try_into().unwrap(),
+            ..about()
+        };
+        let joined = replica.decide(Decision::Join {
+            node: node(1),
+            incarnation: Incarnation(incarnation),
+            about,
+            at_ms: 1,
+        });
+        assert_eq!(joined, Outcome::Done);
+    };
+    assert_eq!(weight(&replica, 1), 100);
+    replica.done(weigh(1, 30));
+    // The same run under another address, and the next one with the same options.
+    start(&mut replica, 1, 100);
+    start(&mut replica, 2, 100);
+    assert_eq!(weight(&replica, 1), 30);
+    start(&mut replica, 3, 60);
+    assert_eq!(weight(&replica, 1), 60, "the option says something new");
+    start(&mut replica, 4, 100);
+    assert_eq!(weight(&replica, 1), 100, "nothing is left of what was set");
+    // Also while it is down.
+    replica.vacate(1, 4);
+    replica.done(weigh(1, 0));
+    start(&mut replica, 5, 100);
+    assert_eq!(weight(&replica, 1), 0);
+}
+
+#[test]
+fn a_weight_is_set_only_for_a_node_of_the_cluster() {
+    let mut replica = Replica::with_nodes(2);
+    let unknown = Refused::UnknownNode(node(9));
+    assert_eq!(replica.apply(weigh(9, 1)), Outcome::Refused(unknown));
+    replica.done(remove(2, 1));
+    let removed = Refused::Removed(node(2));
+    assert_eq!(replica.apply(weigh(2, 1)), Outcome::Refused(removed));
+}
+
 #[test]
 fn settings_change_one_by_one_and_only_to_safe_ones() {
     let mut replica = Replica::with_nodes(1);
@@ -987,6 +1060,7 @@ enum Happening {
     Vacate(u128, u64),
     Remove(u128, u64),
     Drain(u128, bool),
+    Weigh(u128, u32),
     Allocate(u8, u128),
     Deallocate(u8),
     Place(u8, u128),
@@ -1004,6 +1078,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (node.clone(), 1..4_u64).prop_map(|(n, i)| H::Vacate(n, i)),
         1 => (node.clone(), 1..4_u64).prop_map(|(n, i)| H::Remove(n, i)),
         1 => (node.clone(), any::<bool>()).prop_map(|(n, on)| H::Drain(n, on)),
+        1 => (node.clone(), 0..3_u32).prop_map(|(n, w)| H::Weigh(n, w)),
         4 => (0..12_u8, node.clone()).prop_map(|(r, n)| H::Allocate(r, n)),
         2 => (0..12_u8).prop_map(H::Deallocate),
         4 => (0..12_u8, node.clone()).prop_map(|(r, n)| H::Place(r, n)),
@@ -1030,6 +1105,7 @@ proptest! {
                 Happening::Drain(n, draining) => {
                     replica.apply(Command::Drain { node: node(n), draining, deadline_ms: None });
                 }
+                Happening::Weigh(n, w) => { replica.apply(weigh(n, w)); }
                 Happening::Allocate(r, n) => { replica.allocate(&[&name(r)], n); }
                 Happening::Deallocate(r) => { replica.deallocate(&[&name(r)]); }
                 Happening::Place(r, n) => {

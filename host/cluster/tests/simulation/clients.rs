@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use holdfast_cluster::state::{Command, Owner, SettingsChange, Standing};
-use holdfast_model::{Incarnation, NodeId, ResourceId, Slot, Spec};
+use holdfast_model::{Incarnation, NodeId, ResourceId, Slot, Spec, Weight};
 use rand::{RngExt, rngs::ChaCha8Rng};
 
 use crate::checker::{Checker, module};
@@ -104,6 +104,10 @@ impl<'a> Clients<'a> {
             draining,
             deadline_ms: None,
         });
+    }
+
+    pub(crate) fn weigh(&mut self, node: NodeId, weight: Weight) {
+        self.wish(Command::Weigh { node, weight });
     }
 
     pub(crate) fn remove(&mut self, node: NodeId, incarnation: Incarnation) {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use holdfast_model::Weight;
 use rand::{RngExt, rngs::ChaCha8Rng};
 
 use crate::{network::Weather, node::TERMS};
@@ -54,10 +55,12 @@ pub(crate) enum Fault {
     Restart,
     /// An operator changes how long leases last.
     Terms,
+    /// An operator gives a node another share of the load.
+    Weigh,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Drop,
         Self::Duplicate,
         Self::Delay,
@@ -77,6 +80,7 @@ impl Fault {
         Self::Remove,
         Self::Restart,
         Self::Terms,
+        Self::Weigh,
     ];
 }
 
@@ -148,6 +152,7 @@ pub(crate) enum Blow {
     Restart(usize, Duration),
     /// Time to live and guard of leases, in milliseconds.
     Terms((u64, u64)),
+    Weigh(usize, Weight),
     Silence(Silence),
 }
 
@@ -167,7 +172,8 @@ impl Blow {
             | Self::Drain(host, _)
             | Self::Handover(host)
             | Self::Remove(host, _)
-            | Self::Restart(host, _) => Some(*host),
+            | Self::Restart(host, _)
+            | Self::Weigh(host, _) => Some(*host),
             Self::Silence(silence) => Some(silence.host),
         }
     }
@@ -289,6 +295,7 @@ impl Schedule {
                 }
                 Blow::Terms(LEASES[self.rng.random_range(0..LEASES.len())])
             }
+            Fault::Weigh => Blow::Weigh(host, self.weight()),
         };
         self.add(now, blow);
     }
@@ -384,6 +391,13 @@ impl Schedule {
         } else {
             self.millis(50, 6_000)
         }
+    }
+
+    /// Never nothing: a node that may hold nothing is like one that drains, and there must be others.
+    fn weight(&mut self) -> Weight {
+        let least = u32::from(Weight::WITNESS) + 1;
+        let weight = self.rng.random_range(least..=Weight::MAX.into());
+        Weight::try_from(weight).expect("it is within the range")
     }
 
     /// About when a decision is agreed on, or somewhat later.

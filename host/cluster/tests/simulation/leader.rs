@@ -13,7 +13,7 @@ use holdfast_cluster::{
     state::{About, Command, Decision, Outlasting, Owner, Standing, State},
     voters::{self, Candidate, Change},
 };
-use holdfast_model::NodeId;
+use holdfast_model::{Labels, NodeId, Weight};
 
 use crate::{
     log::Lead,
@@ -360,8 +360,9 @@ pub(crate) fn about(addr: SocketAddr, boot: u64) -> About {
     About {
         addr,
         http: addr,
-        weight: 1,
+        weight: Weight::MAX,
         zone: None,
+        labels: Labels::default(),
         boot_id: boot.to_string().into(),
         version: "0".into(),
     }

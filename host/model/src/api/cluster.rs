@@ -5,7 +5,10 @@ use std::{fmt, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::ResourceStatus;
-use crate::{ClusterId, ClusterName, Epoch, Incarnation, ModuleName, NodeId, Slot, Token};
+use crate::{
+    ClusterId, ClusterName, Epoch, Incarnation, Labels, ModuleName, NodeId, Slot, Token, Weight,
+    Zone,
+};
 
 /// Who owns a slot: one run of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -154,10 +157,13 @@ pub struct NodeInfo {
     pub addr: SocketAddr,
     /// Where its HTTP API is.
     pub http: SocketAddr,
-    /// Its share of the load; 0 holds nothing.
-    pub weight: u32,
+    /// Its share of the load, as it was started or as it was set since; 0 holds nothing.
+    pub weight: Weight,
     /// Its failure domain.
-    pub zone: Option<String>,
+    pub zone: Option<Zone>,
+    /// What it was started with as labels.
+    #[serde(default)]
+    pub labels: Labels,
     /// Version of its software.
     pub version: String,
     /// Whether it is a voter.
@@ -237,6 +243,16 @@ pub struct RemoveNodeQuery {
     /// The caller has made sure that the node's process is dead and stays so. What it owns starts
     /// elsewhere when its lease is over.
     pub confirm_dead: bool,
+}
+
+/// A change of a node: body of `PATCH /v1/cluster/nodes/{node}`. What is absent stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChangeNode {
+    /// See [`NodeInfo::weight`]. It stays until it is changed again, or the node is started with
+    /// another weight than before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<Weight>,
 }
 
 /// The settings of the cluster: answer of `GET /v1/cluster/settings`.

@@ -108,6 +108,34 @@ fn the_first_line_of_a_node_is_tagged() {
 }
 
 #[test]
+fn a_plan_names_nodes_by_their_id_or_as_new_ones() {
+    let id = "6ba7b810-9dad-41d1-80b4-00c04fd430c8";
+    let known = PlanNode::Known(id.parse().unwrap());
+    for (node, text) in [(known, id), (PlanNode::New(12), "new-12")] {
+        assert_eq!(to_value(node).unwrap(), json!(text));
+        assert_eq!(from_value::<PlanNode>(json!(text)).unwrap(), node);
+    }
+    for bad in ["", "new-", "new-x", "new--1", "node"] {
+        assert!(bad.parse::<PlanNode>().is_err(), "{bad}");
+    }
+    let request: PlanRequest =
+        from_value(json!({"join": [{}, {"weight": 50}], "leave": [id], "weights": {id: 0}}))
+            .unwrap();
+    let weights: Vec<u64> = request.join.iter().map(|node| node.weight.get()).collect();
+    assert_eq!(weights, [100, 50]);
+    assert_eq!(to_value(&request).unwrap()["weights"], json!({id: 0}));
+    for (bad, named) in [
+        (json!({"joins": []}), "`joins`"),
+        (json!({"join": [{"wait": 1}]}), "`wait`"),
+        (json!({"weights": {id: 101}}), "0 to 100"),
+        (json!({"leave": ["x"]}), "UUID"),
+    ] {
+        let error = from_value::<PlanRequest>(bad).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+}
+
+#[test]
 fn queries_refuse_what_they_do_not_know() {
     let error = from_value::<DrainQuery>(json!({"cansel": true})).unwrap_err();
     assert!(error.to_string().contains("`cansel`"), "{error}");

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Json, body::Body, extract::State, http::StatusCode};
 use futures_util::future::join_all;
 use holdfast_cluster::{
     ring::Ring,
@@ -15,15 +15,15 @@ use holdfast_cluster::{
 use holdfast_model::{
     ClusterId, NodeId,
     api::{
-        ClusterInfo, DrainQuery, NoMajority, NodeCounts, NodeInfo, NodeList, NodeStatus, Owner,
-        ProblemKind, RemoveNodeQuery, ResourceCounts, ResourceStatus, SlotInfo, SlotList,
-        SlotsQuery,
+        ChangeNode, ClusterInfo, DrainQuery, NoMajority, NodeCounts, NodeInfo, NodeList,
+        NodeStatus, Owner, ProblemKind, RemoveNodeQuery, ResourceCounts, ResourceStatus, SlotInfo,
+        SlotList, SlotsQuery,
     },
 };
 use tokio::time::Instant;
 
 use super::{
-    Admin,
+    Admin, body,
     error::{Error, Result},
     extract::{Asked, NoQuery, Node},
     look_up::not_joined,
@@ -171,8 +171,9 @@ async fn node_infos(admin: &Admin) -> Vec<NodeInfo> {
             status: status(node.standing, live.contains(&id)),
             addr: node.about.addr,
             http: node.about.http,
-            weight: node.about.weight,
-            zone: node.about.zone.map(|zone| zone.to_string()),
+            weight: node.weight,
+            zone: node.about.zone,
+            labels: node.about.labels,
             version: node.about.version.to_string(),
             voter: members.voters.contains(&id),
             leader: leader == Some(id),
@@ -194,6 +195,30 @@ fn status(standing: Standing, live: bool) -> NodeStatus {
         (Standing::Draining, true) => NodeStatus::Draining,
         (Standing::Active, true) => NodeStatus::Active,
     }
+}
+
+/// `PATCH /v1/cluster/nodes/{node}`
+pub(super) async fn change_node(
+    State(admin): State<Admin>,
+    Node(node): Node,
+    Asked(NoQuery {}): Asked<NoQuery>,
+    body: Body,
+) -> Result<Json<NodeInfo>> {
+    let too_large = || {
+        let detail = format!("a change of a node has at most {CHANGE_BYTES_MAX} bytes");
+        Error::new(ProblemKind::TooLarge, detail)
+    };
+    let body = body::read(body, CHANGE_BYTES_MAX, too_large).await?;
+    let ChangeNode { weight } = body::json("the body", &body)?;
+    if let Some(weight) = weight {
+        let deadline = deadline(None, false).into_std();
+        let command = Command::Weigh { node, weight };
+        admin.control.propose(command, deadline).await?.accepted()?;
+        let current = admin.control.read_index(deadline).await;
+        current.map_err(|error| Error::done_but(&error))?;
+    }
+    admin.known(node).await?;
+    info(&admin, node).await.map(Json)
 }
 
 /// `POST /v1/cluster/nodes/{node}/drain`
@@ -330,6 +355,9 @@ pub(super) async fn slots(
         slots,
     }))
 }
+
+/// Longest body that changes a node.
+const CHANGE_BYTES_MAX: u64 = 4 << 10;
 
 /// How long a node may take to count its resources.
 const ASK: Duration = Duration::from_secs(1);

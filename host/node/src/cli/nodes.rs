@@ -2,7 +2,10 @@
 
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
-use holdfast_model::api::{NoMajority, NodeInfo, NodeList, NodeLog, ProblemKind, RemoveNodeQuery};
+use holdfast_model::{
+    Weight, Zone,
+    api::{ChangeNode, NoMajority, NodeInfo, NodeList, NodeLog, ProblemKind, RemoveNodeQuery},
+};
 
 use super::{
     failure::Failure,
@@ -12,7 +15,7 @@ use super::{
 };
 use crate::client::{self, Client};
 
-/// List nodes, remove dead ones, and change what they log
+/// List nodes, change what they hold and log, and remove dead ones
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct NodesArgs {
@@ -38,6 +41,20 @@ enum Action {
         /// counts as alive.
         #[arg(long)]
         confirm_dead: bool,
+    },
+    /// Change a node while it runs
+    ///
+    /// A weight holds at once, and resources move by it. It stays, over restarts too, until it is
+    /// set again or the node is started with another --weight than before. What would move is shown
+    /// by `holdfast plan`.
+    #[command(after_help = SET_HELP)]
+    Set {
+        /// The node: its id, or the beginning of it.
+        node: String,
+        /// Its share of the load, relative to the others: 0 to 100. 0 makes a witness: it votes, but
+        /// holds nothing.
+        #[arg(long, value_name = "N")]
+        weight: Weight,
     },
     /// Show what a node's own log has, or change it
     ///
@@ -72,6 +89,14 @@ pub(super) async fn run(args: NodesArgs, client: &Client, output: &Output) -> an
             let removed = serde_json::json!({"node": node, "removed": true});
             output.show(&removed, |_| format!("{node} is removed"))
         }
+        Action::Set { node, weight } => {
+            let node = target::node(client, &node).await?;
+            let change = ChangeNode {
+                weight: Some(weight),
+            };
+            let info = client.change_node(node, &change).await?;
+            output.show(&info, |info| format!("{node} has weight {}", info.weight))
+        }
         Action::Log { node, filter } => {
             let node = target::node(client, &node).await?;
             let log = match filter {
@@ -105,7 +130,7 @@ pub(super) fn table(output: Output, list: &NodeList) -> String {
             Cell::new(info.held.map_or_else(|| "?".to_owned(), human::count)),
             Cell::new(role(info)),
             Cell::new(info.weight),
-            Cell::new(info.zone.as_deref().unwrap_or("-")),
+            Cell::new(info.zone.as_ref().map_or("-", Zone::as_str)),
         ]
     });
     let columns = [
@@ -142,6 +167,11 @@ Examples:
   holdfast nodes remove 9f3a
   holdfast nodes remove 9f3a --confirm-dead";
 
+const SET_HELP: &str = "\
+Examples:
+  holdfast nodes set 9f3a --weight 50
+  holdfast nodes set 9f3a --weight 0";
+
 const LOG_HELP: &str = "\
 Examples:
   holdfast nodes log 9f3a
@@ -151,11 +181,12 @@ Examples:
 const AFTER_HELP: &str = "\
 Examples:
   holdfast nodes
-  holdfast nodes --format json | jq -r '.nodes[].http'";
+  holdfast nodes --format json | jq -r '.nodes[].http'
+  holdfast nodes --format json | jq '.nodes[] | {node, labels}'";
 
 #[cfg(test)]
 pub(super) mod tests {
-    use holdfast_model::api::NodeStatus;
+    use holdfast_model::{Labels, api::NodeStatus};
 
     use super::*;
 
@@ -166,8 +197,9 @@ pub(super) mod tests {
             status: NodeStatus::Active,
             addr: "127.0.0.1:7301".parse().unwrap(),
             http: "127.0.0.1:7300".parse().unwrap(),
-            weight: 100,
+            weight: Weight::MAX,
             zone: None,
+            labels: Labels::default(),
             version: "0.1.0".to_owned(),
             voter: true,
             leader: true,
@@ -200,7 +232,7 @@ pub(super) mod tests {
         gone.http = "192.168.100.100:17300".parse().unwrap();
         gone.held = None;
         gone.leader = false;
-        gone.zone = Some("eu-1".to_owned());
+        gone.zone = Some("eu-1".parse().unwrap());
         let list = NodeList {
             nodes: vec![info("9f3a0000-0000-4000-8000-000000000000"), gone],
             no_majority: None,

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use holdfast_model::ClusterName;
+use holdfast_model::{ClusterName, Label, Weight, Zone};
 
 use crate::config::OnStop;
 
@@ -76,14 +76,24 @@ pub struct StartArgs {
     /// This node's share of the load, relative to the others: 0 to 100.
     ///
     /// 0 makes a witness: it votes, but holds nothing. Too high for its memory, and the node
-    /// refuses instances.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=100))]
-    pub weight: u32,
+    /// refuses instances. `holdfast nodes set` changes it while the node runs; that stays until the
+    /// node is started with another --weight than before.
+    #[arg(long, value_name = "N", default_value_t)]
+    pub weight: Weight,
 
-    /// Failure domain, like a rack or a data centre.
+    /// Failure domain, like a rack or a data centre; 1 to 63 characters of A-Z, a-z, 0-9, '-',
+    /// '_' and '.'.
+    ///
+    /// The few that get one resource of a module more than others are spread over zones.
     #[arg(long, value_name = "ZONE")]
-    pub zone: Option<String>,
+    pub zone: Option<Zone>,
+
+    /// Says something of this node that others can read; can be given up to 16 times.
+    ///
+    /// A key is 1 to 63 characters of a-z, 0-9 and '-', a value 1 to 63 of A-Z, a-z, 0-9, '-', '_'
+    /// and '.'. `holdfast nodes --format json` shows them; they change nothing.
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<Label>,
 
     /// How many voters the cluster wants that this node founds: 1, 3, 5 or 7.
     ///

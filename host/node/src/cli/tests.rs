@@ -133,7 +133,7 @@ fn a_node_is_started_with_the_documented_defaults() {
     assert_eq!(args.http.to_string(), "127.0.0.1:7300");
     assert_eq!(args.drain_timeout, std::time::Duration::from_secs(30));
     assert_eq!(args.stable_after, ClusterSettings::DEFAULT.stable_after);
-    assert_eq!((args.weight, args.starts_max), (100, 256));
+    assert_eq!((args.weight.get(), args.starts_max), (100, 256));
     assert!(!args.bootstrap && args.seeds.is_empty() && !args.exit_with_stdin);
 }
 
@@ -164,6 +164,18 @@ fn mistakes_are_named() {
             "holdfast start --data-dir d --cluster-name a --starts-max 0",
             "1..=65536",
         ),
+        (
+            "holdfast start --data-dir d --cluster-name a --weight 101",
+            "0 to 100",
+        ),
+        (
+            "holdfast start --data-dir d --cluster-name a --zone a/b",
+            "zone \"a/b\"",
+        ),
+        (
+            "holdfast start --data-dir d --cluster-name a --label disk",
+            "disk=ssd",
+        ),
         ("holdfast start --cluster-name a", "--data-dir"),
         ("holdfast modules get No", "module name \"No\""),
         ("holdfast resources list a --status happy", "quarantined"),
@@ -171,6 +183,11 @@ fn mistakes_are_named() {
         ("holdfast deploy --set limits", "must look like"),
         ("holdfast drain a --cancel --wait", "cannot be used"),
         ("holdfast drain a --cancel --deadline 1m", "cannot be used"),
+        ("holdfast plan --weight a=101", "0 to 100"),
+        ("holdfast plan --join 0", "1..=100"),
+        ("holdfast plan --zone b", "--join"),
+        ("holdfast nodes set a --weight 101", "0 to 100"),
+        ("holdfast nodes set a", "--weight"),
         ("holdfast demo --nodes 2", "3..=9"),
         ("holdfast deploy --timeout 5s", "--wait"),
         ("holdfast drain a --timeout 5s", "--wait"),

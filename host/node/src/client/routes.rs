@@ -6,11 +6,11 @@ use bytes::Bytes;
 use holdfast_model::{
     ModuleName, NodeId, ResourceId, Settings, Spec,
     api::{
-        AllocateQuery, ChangeClusterSettings, ClusterInfo, ClusterSettings, DeallocateQuery,
-        DeployQuery, DrainQuery, IDEMPOTENCY_KEY_HEADER, ModuleInfo, ModuleList, NODE_HEADER,
-        NodeInfo, NodeList, NodeLog, REQUEST_ID_HEADER, RemoveModuleQuery, RemoveNodeQuery,
-        ResourceInfo, ResourceList, ResourcesQuery, SETTINGS_HEADER, SlotList, SlotsQuery,
-        TIMEOUT_HEADER, WASM,
+        AllocateQuery, ChangeClusterSettings, ChangeNode, ClusterInfo, ClusterPlan,
+        ClusterSettings, DeallocateQuery, DeployQuery, DrainQuery, IDEMPOTENCY_KEY_HEADER,
+        ModuleInfo, ModuleList, NODE_HEADER, NodeInfo, NodeList, NodeLog, PlanRequest,
+        REQUEST_ID_HEADER, RemoveModuleQuery, RemoveNodeQuery, ResourceInfo, ResourceList,
+        ResourcesQuery, SETTINGS_HEADER, SlotList, SlotsQuery, TIMEOUT_HEADER, WASM,
     },
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -229,6 +229,16 @@ impl Client {
             .await
     }
 
+    /// What would move; nothing is changed.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn plan(&self, request: &PlanRequest) -> Result<ClusterPlan, Error> {
+        let body = serde_json::to_vec(request).expect("ids and numbers, with texts for keys");
+        let exchange = Exchange::new(Method::POST, "/v1/cluster/plan");
+        self.json(exchange.body("application/json", body)).await
+    }
+
     /// Drains a node, or ends its drain.
     ///
     /// # Errors
@@ -238,6 +248,16 @@ impl Client {
             .query(query)
             .waiting(query.wait.and(query.timeout_ms));
         self.json(exchange).await
+    }
+
+    /// Changes a node; gives it as it is then.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn change_node(&self, node: NodeId, change: &ChangeNode) -> Result<NodeInfo, Error> {
+        let body = serde_json::to_vec(change).expect("numbers, which can always be written");
+        let exchange = Exchange::new(Method::PATCH, format!("/v1/cluster/nodes/{node}"));
+        self.json(exchange.body("application/json", body)).await
     }
 
     /// Has a node restart; gives the run that ends.

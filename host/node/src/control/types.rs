@@ -62,6 +62,7 @@ impl fmt::Display for Proposal {
             Command::Decide { .. } => "decide",
             Command::Release { .. } => "release",
             Command::Drain { .. } => "drain",
+            Command::Weigh { .. } => "weigh",
             Command::Restart { .. } => "restart",
             Command::Remove { .. } => "remove",
             Command::Deploy { .. } => "deploy",

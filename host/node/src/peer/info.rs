@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use holdfast_model::{ClusterId, Incarnation, NodeId};
+use holdfast_model::{ClusterId, Incarnation, Labels, NodeId, Weight, Zone};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::BootId;
@@ -12,10 +12,12 @@ use crate::identity::BootId;
 pub struct NodeAbout {
     /// Where its HTTP API is reached.
     pub http: SocketAddr,
-    /// Its share of the resources relative to other nodes; 0 makes it a witness.
-    pub weight: u32,
+    /// Its share of the resources relative to other nodes, as it was started.
+    pub weight: Weight,
     /// The failure zone it is in, if any.
-    pub zone: Option<String>,
+    pub zone: Option<Zone>,
+    /// What operators say of it.
+    pub labels: Labels,
     /// The version of the program.
     pub version: String,
 }
@@ -31,7 +33,7 @@ pub struct PeerInfo {
     pub boot_id: BootId,
     /// Where it says that other nodes reach it.
     pub addr: SocketAddr,
-    /// Its HTTP address, weight, zone and version.
+    /// Its HTTP address, weight, zone, labels and version.
     pub about: NodeAbout,
     /// Its cluster; `None` for a node that has not joined yet.
     pub cluster_id: Option<ClusterId>,

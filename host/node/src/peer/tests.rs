@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use holdfast_model::{ClusterId, ClusterName, Incarnation, NodeId};
+use holdfast_model::{ClusterId, ClusterName, Incarnation, Labels, NodeId, Weight};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
@@ -254,8 +254,9 @@ type Asked = Result<Bytes, CallError>;
 fn about() -> NodeAbout {
     NodeAbout {
         http: "127.0.0.1:7300".parse().unwrap(),
-        weight: 1,
-        zone: Some("z1".into()),
+        weight: Weight::MAX,
+        zone: Some("z1".parse().unwrap()),
+        labels: Labels::default(),
         version: "0.1.0".into(),
     }
 }

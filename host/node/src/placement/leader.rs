@@ -445,7 +445,8 @@ fn about(peer: &PeerInfo) -> About {
         addr: peer.addr,
         http: peer.about.http,
         weight: peer.about.weight,
-        zone: peer.about.zone.as_deref().map(Into::into),
+        zone: peer.about.zone.clone(),
+        labels: peer.about.labels.clone(),
         boot_id: peer.boot_id.to_string().into(),
         version: peer.about.version.as_str().into(),
     }

@@ -12,6 +12,7 @@ use std::{
 
 use futures_util::stream;
 use holdfast_cluster::state::ClusterSettings;
+use holdfast_model::{Labels, Weight};
 use holdfast_test_components::probe;
 
 use super::*;
@@ -102,8 +103,9 @@ fn founder(data_dir: &std::path::Path) -> NodeConfig {
         seeds: Vec::new(),
         secret: None,
         token: None,
-        weight: 100,
+        weight: Weight::MAX,
         zone: None,
+        labels: Labels::default(),
         founding: ClusterSettings::DEFAULT,
         on_stop: OnStop::default(),
         starts_max: 1,

@@ -83,6 +83,10 @@ impl World<'_> {
                     self.drains.push((now + after, host));
                 }
             }
+            Blow::Weigh(host, weight) => {
+                self.note(host, format!("* has weight {weight} from now on"));
+                self.clients.weigh(self.hosts[host].node, weight);
+            }
             Blow::Lag(who, after) => {
                 let Some(host) = self.host(who) else { return };
                 self.note(host, format!("* applies late for {after:?}"));

@@ -145,7 +145,7 @@ async fn versions_are_compared_before_anything_else() {
     newer.write_all(b"HFPR\x09\x00\x03\x00abc").await.unwrap();
     let mut answer = Vec::new();
     newer.read_to_end(&mut answer).await.unwrap();
-    assert_eq!(answer, b"HFPR\x01\x00\x00\x00");
+    assert_eq!(answer, message(&[]));
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -157,7 +157,7 @@ async fn versions_are_compared_before_anything_else() {
     let error = a.peers.hello(addr).await.unwrap_err();
     let expected = Refusal::Version {
         acceptor: 9,
-        dialer: 1,
+        dialer: handshake::VERSION,
     };
     assert!(matches!(error, HelloError::Refused { reason, .. } if reason == expected));
     drop(answering.await);
@@ -267,12 +267,15 @@ async fn a_proof_cannot_be_mirrored() {
     drop(mirror.await);
 }
 
-async fn send(stream: &mut TcpStream, body: &[u8]) {
+/// A message of the handshake as it is on the wire.
+fn message(body: &[u8]) -> Vec<u8> {
+    let version = handshake::VERSION.to_le_bytes();
     let length = u16::try_from(body.len()).unwrap().to_le_bytes();
-    stream
-        .write_all(&[&b"HFPR\x01\x00"[..], &length, body].concat())
-        .await
-        .unwrap();
+    [&b"HFPR"[..], &version, &length, body].concat()
+}
+
+async fn send(stream: &mut TcpStream, body: &[u8]) {
+    stream.write_all(&message(body)).await.unwrap();
 }
 
 async fn receive(stream: &mut TcpStream) -> Vec<u8> {
