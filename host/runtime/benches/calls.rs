@@ -8,8 +8,9 @@
 mod support;
 
 use std::{
-    fs,
+    env, fs,
     hint::black_box,
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,35 +30,38 @@ fn main() {
         .enable_all()
         .build()
         .expect("a tokio runtime");
+    let args: Vec<String> = env::args().collect();
     // As in a node, everything runs on a worker.
-    let measured = tokio.spawn(measure());
+    let measured = match args.iter().position(|arg| arg == RESIDENTS) {
+        None => tokio.spawn(measure()),
+        Some(at) => {
+            let number: usize = args[at + 1].parse().expect("it is given by this program");
+            let (written, component) = [IN_WAT, IN_RUST][number / 2];
+            let lane = in_lane(LANES[number % 2]);
+            tokio.spawn(async move { residents(written, &component(), &lane).await })
+        }
+    };
     tokio.block_on(measured).expect("the bench runs to its end");
 }
 
 async fn measure() {
     println!("| what | median | at most | met |\n|---|---|---|---|");
     fence();
-    let components = [
-        ("in WAT", support::echo()),
-        ("in Rust, with the SDK", build("echo")),
-    ];
-    for (written, component) in &components {
-        for lane in [Lane::Direct, Lane::Fiber] {
-            let settings = Settings {
-                lane: Some(lane),
-                ..Settings::default()
-            };
-            calls(written, component, &settings).await;
+    for (written, component) in [IN_WAT, IN_RUST] {
+        for lane in LANES {
+            calls(written, &component(), &in_lane(lane)).await;
         }
     }
-    for (written, component) in &components {
-        for lane in [Lane::Direct, Lane::Fiber] {
-            let settings = Settings {
-                lane: Some(lane),
-                ..Settings::default()
-            };
-            residents(written, component, &settings).await;
-        }
+    // Each in a process of its own, for what one has freed the next one would not count.
+    for number in 0..4 {
+        let program = env::current_exe().expect("a running program has a file");
+        let ended = Command::new(program)
+            .args([RESIDENTS, &number.to_string()])
+            .status();
+        assert!(
+            ended.is_ok_and(|status| status.success()),
+            "a process measures"
+        );
     }
     println!("\nAn `Instance` has {} bytes.", size_of::<Instance>());
 }
@@ -174,6 +178,13 @@ fn median(times: impl IntoIterator<Item = Duration>) -> Duration {
     times[times.len() / 2]
 }
 
+fn in_lane(lane: Lane) -> Settings {
+    Settings {
+        lane: Some(lane),
+        ..Settings::default()
+    }
+}
+
 fn lane(settings: &Settings) -> &'static str {
     match settings.lane {
         Some(Lane::Fiber) => "fiber",
@@ -189,6 +200,16 @@ fn rss_kib() -> u64 {
         .and_then(|kib| kib.parse().ok())
         .expect("a number of KiB")
 }
+
+type Named = (&'static str, fn() -> Bytes);
+
+const IN_WAT: Named = ("in WAT", support::echo);
+const IN_RUST: Named = ("in Rust, with the SDK", || build("echo"));
+
+const LANES: [Lane; 2] = [Lane::Direct, Lane::Fiber];
+
+/// Has this program measure what so many resident instances take.
+const RESIDENTS: &str = "--residents";
 
 /// What a call of 200 bytes in the direct lane is to take at most.
 const CALL_MAX: Duration = Duration::from_nanos(400);
