@@ -1,11 +1,14 @@
 //! The clients: connections that each send a request as soon as the last one was answered.
 //!
-//! As cheap as may be, for they share the processor with what is measured: one thread, requests put
-//! together from ready parts, answers read no further than it takes to check them.
+//! As cheap as may be, for they share the processor with what is measured: requests put together from
+//! ready parts, answers read no further than it takes to check them. As many threads as there are
+//! processors, so that never the clients are the limit while a server has nothing to do.
 
 use std::{
-    io,
+    io, iter,
     net::SocketAddr,
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,7 +22,10 @@ use tokio::{
 };
 
 /// Connections to one server, and what they ask for.
-pub(crate) struct Load {
+pub(crate) struct Load(Vec<Part>);
+
+/// Those of one thread.
+struct Part {
     tokio: Runtime,
     clients: Vec<Client>,
 }
@@ -36,8 +42,8 @@ struct Client {
 /// Calls of resources by chance.
 #[derive(Clone)]
 pub(crate) struct Requests {
-    paths: std::rc::Rc<[String]>,
-    rest: std::rc::Rc<[u8]>,
+    paths: Arc<[String]>,
+    rest: Arc<[u8]>,
     body_bytes: usize,
 }
 
@@ -69,28 +75,12 @@ impl Requests {
 impl Load {
     /// Opens the connections.
     pub(crate) fn open(server: SocketAddr, connections: usize, requests: &Requests) -> Self {
-        let tokio = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime needs no more than memory");
-        let clients = (0..connections as u64).map(|seed| {
-            let connect = async {
-                let stream = TcpStream::connect(server).await?;
-                stream.set_nodelay(true)?;
-                io::Result::Ok(stream)
-            };
-            Client {
-                stream: tokio.block_on(connect).expect("the server listens"),
-                requests: requests.clone(),
-                chance: ChaCha8Rng::seed_from_u64(seed),
-                sent: Vec::new(),
-                got: vec![0; 64 << 10],
-                times: Histogram::new_with_bounds(1, 60_000_000_000, 3)
-                    .expect("the bounds are constants that it takes"),
-            }
-        });
-        let clients = clients.collect();
-        Self { tokio, clients }
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let mut parts: Vec<Part> = iter::repeat_with(Part::new).take(threads).collect();
+        for number in 0..connections {
+            parts[number % threads].connect(server, requests, number as u64);
+        }
+        Self(parts)
     }
 
     /// Has every connection ask for so long.
@@ -99,30 +89,16 @@ impl Load {
     /// When an answer is no success, or not the body that was sent.
     pub(crate) fn round(&mut self, time: Duration) -> Round {
         let begun = Instant::now();
-        let local = LocalSet::new();
-        let running: Vec<_> = self
-            .clients
-            .drain(..)
-            .map(|mut client| {
-                local.spawn_local(async move {
-                    client.times.reset();
-                    while begun.elapsed() < time {
-                        client.call().await.expect("the server answers");
-                    }
-                    client
-                })
-            })
-            .collect();
-        let mut times = Histogram::new_with_bounds(1, 60_000_000_000, 3)
-            .expect("the bounds are constants that it takes");
-        self.clients = local.block_on(&self.tokio, async {
-            let mut clients = Vec::new();
-            for client in running {
-                let client = client.await.expect("a client does not panic");
-                times.add(&client.times).expect("both have the same bounds");
-                clients.push(client);
+        let mut times = histogram();
+        thread::scope(|scope| {
+            let parts = self.0.iter_mut();
+            let running: Vec<_> = parts
+                .map(|part| scope.spawn(move || part.run(begun + time)))
+                .collect();
+            for part in running {
+                let of_part = part.join().expect("the clients do not panic");
+                times.add(of_part).expect("all have the same bounds");
             }
-            clients
         });
         let at = |quantile| Duration::from_nanos(times.value_at_quantile(quantile));
         Round {
@@ -132,6 +108,66 @@ impl Load {
             calls: times.len(),
         }
     }
+}
+
+impl Part {
+    fn new() -> Self {
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime needs no more than memory");
+        Self {
+            tokio,
+            clients: Vec::new(),
+        }
+    }
+
+    fn connect(&mut self, server: SocketAddr, requests: &Requests, seed: u64) {
+        let connect = async {
+            let stream = TcpStream::connect(server).await?;
+            stream.set_nodelay(true)?;
+            io::Result::Ok(stream)
+        };
+        self.clients.push(Client {
+            stream: self.tokio.block_on(connect).expect("the server listens"),
+            requests: requests.clone(),
+            chance: ChaCha8Rng::seed_from_u64(seed),
+            sent: Vec::new(),
+            got: vec![0; 64 << 10],
+            times: histogram(),
+        });
+    }
+
+    fn run(&mut self, until: Instant) -> Histogram<u64> {
+        let local = LocalSet::new();
+        let clients = self.clients.drain(..).map(|mut client| {
+            local.spawn_local(async move {
+                client.times.reset();
+                while Instant::now() < until {
+                    client.call().await.expect("the server answers");
+                }
+                client
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        let mut times = histogram();
+        self.clients = local.block_on(&self.tokio, async {
+            let mut ended = Vec::new();
+            for client in clients {
+                let client = client.await.expect("a client does not panic");
+                times.add(&client.times).expect("all have the same bounds");
+                ended.push(client);
+            }
+            ended
+        });
+        times
+    }
+}
+
+/// Of nanoseconds, up to a minute.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3)
+        .expect("the bounds are constants that it takes")
 }
 
 impl Client {
