@@ -6,7 +6,6 @@
 
 mod failover;
 mod figure;
-mod machine;
 mod moves;
 mod scene;
 mod start;
@@ -14,13 +13,15 @@ mod start;
 use std::{fs, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
-use holdfast_tests::netns::{self, Network};
+use holdfast_tests::{
+    Machine,
+    netns::{self, Network},
+};
 use serde_json::json;
 
 use self::{
     failover::{Harm, Whom},
     figure::{Figure, HEAD},
-    machine::Machine,
     scene::{Scene, progress},
 };
 

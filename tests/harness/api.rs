@@ -81,10 +81,24 @@ impl Api {
     /// When one of them is refused.
     #[track_caller]
     pub fn allocate_all_as(&self, module: &str, ids: &[String], spec: &Value) {
-        let lines: String = ids
-            .iter()
-            .map(|id| format!("{}\n", json!({"op": "allocate", "id": id, "spec": spec})))
-            .collect();
+        let allocate = |id: &String| json!({"op": "allocate", "id": id, "spec": spec});
+        self.batch(module, ids.iter().map(allocate));
+    }
+
+    /// Deallocates all of these in one batch. Their instances may take longer.
+    ///
+    /// # Panics
+    /// When one of them is refused.
+    #[track_caller]
+    pub fn deallocate_all(&self, module: &str, ids: &[String]) {
+        let deallocate = |id: &String| json!({"op": "deallocate", "id": id});
+        self.batch(module, ids.iter().map(deallocate));
+    }
+
+    #[track_caller]
+    fn batch(&self, module: &str, lines: impl ExactSizeIterator<Item = Value>) {
+        let sent = lines.len();
+        let lines: String = lines.map(|line| format!("{line}\n")).collect();
         let answer = self
             .ask("POST", &format!("/v1/modules/{module}/resources:batch"))
             .header("content-type", "application/x-ndjson")
@@ -94,7 +108,7 @@ impl Api {
             .expect(200);
         let text = String::from_utf8_lossy(&answer.body);
         let answers: Vec<&str> = text.lines().collect();
-        assert_eq!(answers.len(), ids.len(), "one answer a line");
+        assert_eq!(answers.len(), sent, "one answer a line");
         for answer in answers {
             let answer: Value = serde_json::from_str(answer).expect("an answer line is JSON");
             assert!(answer["result"].is_string(), "batch: {answer}");

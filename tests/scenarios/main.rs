@@ -3,6 +3,7 @@
 //! One binary: each of them would link the whole node for itself.
 
 mod api;
+mod bench;
 mod chaos;
 mod components;
 mod containment;

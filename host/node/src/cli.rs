@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+mod bench;
 pub mod build;
 pub mod demo;
 mod deploy;
@@ -127,6 +128,7 @@ async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Resu
         Command::Modules(args) => modules::run(args, client, output).await,
         Command::Resources(args) => return resources::run(args, client, output).await,
         Command::Invoke(args) => invoke::run(args, client, output).await,
+        Command::Bench(args) => return bench::run(args, client, output).await,
         Command::Events(args) => events::run(args, client, output).await,
         Command::Logs(args) => logs::run(args, client, output).await,
         Command::Nodes(args) => nodes::run(args, client, output).await,
@@ -174,6 +176,7 @@ enum Command {
     Modules(modules::ModulesArgs),
     Resources(resources::ResourcesArgs),
     Invoke(invoke::InvokeArgs),
+    Bench(bench::BenchArgs),
     Events(events::EventsArgs),
     Logs(logs::LogsArgs),
     Nodes(nodes::NodesArgs),

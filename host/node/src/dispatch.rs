@@ -17,7 +17,7 @@ mod status;
 mod table;
 mod turns;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use holdfast_cluster::state::Owner;
 use holdfast_model::{
@@ -281,7 +281,10 @@ impl Dispatch {
         request: &Request,
         deadline: Instant,
     ) -> Attempt {
-        if let Some(called) = self.call_here(table, id, request.clone(), deadline).await {
+        if let Some(called) = self
+            .call_here(table, id, Cow::Borrowed(request), deadline)
+            .await
+        {
             return match called {
                 Called::Answered(result) => Attempt::Answered(self.0.me.node, result),
                 Called::NotHere => Attempt::Elsewhere("the resource is on the move"),
@@ -301,7 +304,7 @@ impl Dispatch {
         &self,
         table: &Table,
         id: &ResourceId,
-        request: Request,
+        request: Cow<'_, Request>,
         deadline: Instant,
     ) -> Option<Called> {
         let entry = table.entries.pin().get(id).cloned()?;
@@ -313,6 +316,7 @@ impl Dispatch {
         let queue_calls_max = serving.settings.limits.queue_calls_max;
         drop(serving);
         let host = &self.0.shared.host;
+        let request = request.into_owned();
         Some(entry.call(host, queue_calls_max, request, deadline).await)
     }
 

@@ -10,7 +10,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::mpsc as std_mpsc, thread, ti
 
 use futures_util::stream;
 use holdfast_cluster::state::ClusterSettings;
-use holdfast_model::{ClusterName, api::Listening};
+use holdfast_model::{ClusterName, Labels, Weight, Zone, api::Listening};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -87,8 +87,9 @@ impl Node {
             seeds: Vec::new(),
             secret: None,
             token: None,
-            weight: 100,
+            weight: Weight::MAX,
             zone: None,
+            labels: Labels::default(),
             founding: ClusterSettings::DEFAULT,
             on_stop: OnStop::default(),
             starts_max: 256,
@@ -213,14 +214,20 @@ impl Builder {
     }
 
     /// Its share of the load, from 0 (it votes and holds nothing) to 100, which it is unless set.
-    pub fn weight(mut self, weight: u32) -> Self {
-        self.config.weight = weight.min(100);
+    pub fn weight(mut self, weight: Weight) -> Self {
+        self.config.weight = weight;
         self
     }
 
     /// Its failure domain.
-    pub fn zone(mut self, zone: impl Into<String>) -> Self {
-        self.config.zone = Some(zone.into());
+    pub fn zone(mut self, zone: Zone) -> Self {
+        self.config.zone = Some(zone);
+        self
+    }
+
+    /// What else is to be known of it.
+    pub fn labels(mut self, labels: Labels) -> Self {
+        self.config.labels = labels;
         self
     }
 

@@ -140,7 +140,8 @@ fn read(path: &PathBuf) -> anyhow::Result<Bytes> {
     Ok(body.into())
 }
 
-fn type_of(body: &[u8]) -> Option<String> {
+/// The media type of a body of which nothing is said.
+pub(super) fn type_of(body: &[u8]) -> Option<String> {
     let json = serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
     json.then(|| "application/json".to_owned())
 }

@@ -255,7 +255,8 @@ async fn allocate(args: AllocateArgs, client: &Client, output: Output) -> anyhow
     })
 }
 
-fn read_spec(given: &str) -> anyhow::Result<Spec> {
+/// A spec as the command line gives it: JSON, or @ and a file.
+pub(super) fn read_spec(given: &str) -> anyhow::Result<Spec> {
     let (text, from) = match given.strip_prefix('@') {
         Some(path) => {
             let text = std::fs::read(path).with_context(|| format!("read the spec from {path}"))?;

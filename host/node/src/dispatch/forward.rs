@@ -1,5 +1,7 @@
 //! Calls from node to node: one hop, never more.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use holdfast_model::{
@@ -114,7 +116,10 @@ impl Dispatch {
             // A part of the frame itself: nothing is copied.
             body: frame.slice_ref(parts.body),
         };
-        match self.call_here(&table, &id, request, deadline).await {
+        match self
+            .call_here(&table, &id, Cow::Owned(request), deadline)
+            .await
+        {
             Some(Called::Answered(result)) => Some(result),
             Some(Called::NotHere) | None => None,
         }

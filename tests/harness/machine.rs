@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// A machine, and how busy it is.
 #[derive(Debug, Serialize)]
-pub(crate) struct Machine {
+pub struct Machine {
     cpu: String,
     cores: usize,
     memory_gib: u64,
@@ -17,7 +17,8 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// This one, now.
-    pub(crate) fn now() -> Self {
+    #[must_use]
+    pub fn now() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
             let line = text.lines().find(|line| line.starts_with(name));
@@ -39,7 +40,8 @@ impl Machine {
     }
 
     /// In one line.
-    pub(crate) fn line(&self) -> String {
+    #[must_use]
+    pub fn line(&self) -> String {
         format!(
             "{}, {} cores, {} GiB, Linux {}, load {}",
             self.cpu, self.cores, self.memory_gib, self.kernel, self.load
