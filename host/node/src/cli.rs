@@ -1,7 +1,7 @@
 //! The command line `holdfast`.
 //!
-//! A front of the HTTP API: every command but `start`, `recover`, `new` and `build` only talks to a node,
-//! and knows no more than any other client. Results go to standard output, everything else to
+//! A front of the HTTP API: every command but `start`, `recover`, `doctor`, `new` and `build` only talks
+//! to a node, and knows no more than any other client. Results go to standard output, everything else to
 //! standard error; with `--format json` standard output has exactly one JSON document, or one a
 //! line where a list streams. Each command is a file of its own with its arguments and `run`.
 
@@ -13,6 +13,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub mod build;
 pub mod demo;
 mod deploy;
+mod doctor;
 mod drain;
 mod failure;
 mod human;
@@ -97,6 +98,7 @@ async fn talk(session: Session, command: Command) -> anyhow::Result<Exit> {
         Command::New(args) => new::run(&args, &output),
         Command::Build(args) => build::run(&args, &output).await,
         Command::Recover(args) => recover::run(&args, &output).await,
+        Command::Doctor(args) => return doctor::run(&args, &session, &output).await,
         command => {
             let client = session.client()?;
             let exit = ask(command, &client, &output).await;
@@ -130,6 +132,7 @@ async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Resu
         | Command::New(_)
         | Command::Build(_)
         | Command::Recover(_)
+        | Command::Doctor(_)
         | Command::Start(_)
         | Command::Completions { .. } => Ok(()),
     };
@@ -172,6 +175,7 @@ enum Command {
     Restart(restart::RestartArgs),
     Settings(settings::SettingsArgs),
     Recover(recover::RecoverArgs),
+    Doctor(doctor::DoctorArgs),
     /// Print a script that completes this command line in a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {

@@ -265,7 +265,7 @@ fn read_from(path: &Path) -> String {
     format!("read the secret from {}", path.display())
 }
 
-fn host_port(text: &str) -> Result<String, String> {
+pub(super) fn host_port(text: &str) -> Result<String, String> {
     let wanted = || format!("{text:?} is no HOST:PORT, like 10.0.0.1:7301 or node-1:7301");
     let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
     let bare_v6 = host.contains(':') && !host.starts_with('[');
