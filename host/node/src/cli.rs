@@ -19,6 +19,7 @@ mod failure;
 mod human;
 mod invoke;
 mod logs;
+mod man;
 pub mod manifest;
 mod modules;
 mod new;
@@ -71,6 +72,10 @@ fn dispatch(line: Line, run_node: RunNode) -> anyhow::Result<ExitCode> {
             args.api_token = session.token()?;
             args.watch_parent();
             return run_node(args, session.format);
+        }
+        Command::Man(args) => {
+            man::run(&args, command_named(), &session.output())?;
+            return Ok(ExitCode::SUCCESS);
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -134,6 +139,7 @@ async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Resu
         | Command::Recover(_)
         | Command::Doctor(_)
         | Command::Start(_)
+        | Command::Man(_)
         | Command::Completions { .. } => Ok(()),
     };
     done.map(|()| Exit::Done)
@@ -176,6 +182,7 @@ enum Command {
     Settings(settings::SettingsArgs),
     Recover(recover::RecoverArgs),
     Doctor(doctor::DoctorArgs),
+    Man(man::ManArgs),
     /// Print a script that completes this command line in a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
@@ -197,7 +204,7 @@ Exit codes:
 Examples:
   holdfast demo                        see what it does, on this machine
   holdfast new counter                 begin a handler
-  holdfast start --bootstrap --data-dir /var/lib/holdfast --cluster-name office
+  holdfast start --bootstrap --data-dir ./data --cluster-name office
   holdfast deploy counter --wait       build it and deploy it
   holdfast resources allocate counter a --wait
   holdfast invoke counter/a --data '{\"add\":1}'";

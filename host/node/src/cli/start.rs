@@ -281,9 +281,11 @@ const SECRET_WAIT: Duration = Duration::from_secs(10);
 const SECRET_POLL: Duration = Duration::from_millis(50);
 
 const AFTER_HELP: &str = "\
-Signals: SIGTERM and SIGINT hand everything over to the other nodes and end the
-node; a second one ends it at once. SIGUSR2 replaces the process by a new run of
-the program, which gets back what this one held.
+Signals:
+  SIGTERM, SIGINT  hand everything over to the other nodes, and end the
+                   node; a second one ends it at once
+  SIGUSR2          replaces the process by a new run of the program, which
+                   gets back what this one held
 
 Examples:
   A cluster of one, on this machine:

@@ -3,7 +3,7 @@ use holdfast_cluster::state::ClusterSettings;
 use super::*;
 
 /// Every command, with the names that lead to it.
-fn commands() -> Vec<(String, clap::Command)> {
+pub(super) fn commands() -> Vec<(String, clap::Command)> {
     fn walk(path: &str, command: clap::Command, all: &mut Vec<(String, clap::Command)>) {
         for below in command.get_subcommands() {
             walk(&format!("{path} {}", below.get_name()), below.clone(), all);
