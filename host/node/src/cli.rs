@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub mod build;
+mod config;
 pub mod demo;
 mod deploy;
 mod doctor;
@@ -72,6 +73,13 @@ fn dispatch(line: Line, run_node: RunNode) -> anyhow::Result<ExitCode> {
             args.api_token = session.token()?;
             args.watch_parent();
             return run_node(args, session.format);
+        }
+        Command::Config => {
+            let mut command = command_named();
+            command.build();
+            let start = command.find_subcommand("start");
+            config::run(start.expect("it is a command"))?;
+            return Ok(ExitCode::SUCCESS);
         }
         Command::Man(args) => {
             man::run(&args, command_named(), &session.output())?;
@@ -140,6 +148,7 @@ async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Resu
         | Command::Doctor(_)
         | Command::Start(_)
         | Command::Man(_)
+        | Command::Config
         | Command::Completions { .. } => Ok(()),
     };
     done.map(|()| Exit::Done)
@@ -182,6 +191,12 @@ enum Command {
     Settings(settings::SettingsArgs),
     Recover(recover::RecoverArgs),
     Doctor(doctor::DoctorArgs),
+    /// Print the reference of the configuration, in Markdown
+    ///
+    /// The options of `holdfast start` with their variables and defaults, and the fields of
+    /// holdfast.toml: what each means, and what it does when it is too low or too high.
+    #[command(after_help = CONFIG_HELP)]
+    Config,
     Man(man::ManArgs),
     /// Print a script that completes this command line in a shell
     #[command(after_help = COMPLETIONS_HELP)]
@@ -213,6 +228,11 @@ const STATUS_HELP: &str = "\
 Examples:
   holdfast status
   holdfast status --format json | jq .resources.held";
+
+const CONFIG_HELP: &str = "\
+Examples:
+  holdfast config | less
+  holdfast config > CONFIGURATION.md";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:

@@ -12,6 +12,10 @@ use holdfast_model::{
 };
 use serde::Deserialize;
 
+mod fields;
+
+pub(super) use fields::{FIELDS, Field};
+
 /// A manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {

@@ -202,7 +202,7 @@ impl StartArgs {
         if let Some(path) = &self.secret_file {
             return wait_for_secret(path, SECRET_WAIT, waiting).map(Some);
         }
-        let text = match std::env::var("HOLDFAST_SECRET") {
+        let text = match std::env::var(SECRET_VARIABLE) {
             Err(std::env::VarError::NotPresent) => return Ok(None),
             text => text.context("read HOLDFAST_SECRET")?,
         };
@@ -275,6 +275,8 @@ pub(super) fn host_port(text: &str) -> Result<String, String> {
     }
 }
 
+/// The variable with the cluster's secret itself, where no file has it.
+pub(super) const SECRET_VARIABLE: &str = "HOLDFAST_SECRET";
 /// Long enough for a founder that is started at the same time on a busy machine; short enough for
 /// whoever mistyped the path.
 const SECRET_WAIT: Duration = Duration::from_secs(10);
