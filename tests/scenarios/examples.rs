@@ -59,6 +59,45 @@ fn the_counter_counts_in_the_direct_lane() {
 }
 
 #[test]
+fn the_device_twin_tells_what_is_left_to_do_in_the_direct_lane() {
+    let cluster = Cluster::builder(BIN).nodes(2).start();
+    assert_eq!(deploy(&cluster, "device-twin"), "direct");
+    let spec = json!({"desired": {"t": 20}});
+    let held = cluster
+        .api(0)
+        .allocate_held("device-twin", "thermostat", &spec);
+    let _ = held.answer().expect(201);
+    let ask = |node: usize, operation: &Value| {
+        let api = cluster.api(node);
+        let call = api.invoke("device-twin", "thermostat", operation.to_string());
+        call.answer()
+    };
+    let twin: Value = ask(0, &json!("get")).expect(200).json();
+    assert_eq!(twin["delta"], json!({"t": 20}));
+    let patch = json!({"patch": {"desired": {"t": 21}, "if_match": twin["etag"]}});
+    let twin: Value = ask(1, &patch).expect(200).json();
+    assert_eq!(twin["desired"], json!({"t": 21}));
+    ask(0, &patch)
+        .problem(409, "handler-refused")
+        .names(&[twin["etag"].as_str().unwrap()]);
+    let twin: Value = ask(1, &json!({"report": {"t": 21}})).expect(200).json();
+    assert_eq!(twin["delta"], json!({}));
+
+    // As deep as the SDK reads JSON, and deeper: neither costs the instance its state.
+    let nested = |depth: usize| {
+        let nested = (0..depth).fold(json!(1), |inner, _| json!({"a": inner}));
+        json!({"report": nested})
+    };
+    let deep: Value = ask(0, &nested(60)).expect(200).json();
+    assert_eq!(deep["reported"]["t"], 21);
+    ask(0, &nested(1_000))
+        .problem(400, "handler-refused")
+        .names(&["deeper than 64"]);
+    let twin: Value = ask(0, &json!("get")).expect(200).json();
+    assert_eq!(twin["etag"], deep["etag"]);
+}
+
+#[test]
 fn the_webhook_delivers_in_the_fiber_lane_with_its_idempotency_key() {
     let cluster = Cluster::builder(BIN).start();
     assert_eq!(deploy(&cluster, "webhook"), "fiber");

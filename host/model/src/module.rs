@@ -116,27 +116,23 @@ pub enum OnLostQuorum {
     Continue,
 }
 
-/// Limits of every instance of a module. Durations are in milliseconds, sizes in bytes.
+/// Limits of every instance of a module. Durations are in milliseconds, sizes in bytes. What too low
+/// and too high do is in docs/CONFIGURATION.md.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Linear memory and tables of one instance, added up. Default 64 MiB. Too low: allocations
-    /// in the guest fail and it usually traps. Too high: one leaking handler can fill the node.
+    /// Linear memory and tables of one instance, added up. Default 64 MiB.
     pub memory_bytes_max: u64,
-    /// Time for one `handle`. Default 30,000. Too low: slow starts fail and are retried. Too
-    /// high: a hanging start is noticed late.
+    /// Time for one `handle`. Default 30,000.
     pub handle_timeout_ms: u64,
-    /// Time for one `terminate`, after which the instance is dropped. Default 10,000. Too low:
-    /// handlers cannot finish their work. Too high: a hanging one delays every move.
+    /// Time for one `terminate`, after which the instance is dropped. Default 10,000.
     pub terminate_timeout_ms: u64,
     /// Time for one call, and how long its caller waits unless it names a shorter time. Default
-    /// 30,000. A call that a caller no longer waits for goes on. Too low: slow calls end with 504,
-    /// and their instance with them. Too high: a hanging call holds up the queue of its resource.
+    /// 30,000. A call that a caller no longer waits for goes on.
     pub call_timeout_ms: u64,
-    /// Calls that may wait for one resource. Default 128. Too low: bursts get 429. Too high: a
-    /// slow resource piles up requests that are late anyway.
+    /// Calls that may wait for one resource. Default 128.
     pub queue_calls_max: u32,
-    /// Body of one call or answer. Default 1 MiB; at most 64 MiB.
+    /// Body of one call or answer. Default 1 MiB.
     pub body_bytes_max: u64,
 }
 
@@ -343,25 +339,30 @@ pub struct OutOfBounds {
 }
 
 impl Limits {
+    /// Name, smallest and largest value of each limit.
+    pub const BOUNDS: [(&'static str, u64, u64); 6] = [
+        ("memory_bytes_max", 64 << 10, 4 << 30),
+        ("handle_timeout_ms", 1, DAY_MS),
+        ("terminate_timeout_ms", 1, DAY_MS),
+        ("call_timeout_ms", 1, DAY_MS),
+        ("queue_calls_max", 1, 1 << 20),
+        ("body_bytes_max", 1, 64 << 20),
+    ];
+
     /// Checks that every limit is within the bounds that a node can honour.
     ///
     /// # Errors
     /// Names the first field that is out of bounds.
     pub fn check(&self) -> Result<(), OutOfBounds> {
-        let day = 24 * 60 * 60 * 1000;
-        for (field, given, min, max) in [
-            ("memory_bytes_max", self.memory_bytes_max, 64 << 10, 4 << 30),
-            ("handle_timeout_ms", self.handle_timeout_ms, 1, day),
-            ("terminate_timeout_ms", self.terminate_timeout_ms, 1, day),
-            ("call_timeout_ms", self.call_timeout_ms, 1, day),
-            (
-                "queue_calls_max",
-                u64::from(self.queue_calls_max),
-                1,
-                1 << 20,
-            ),
-            ("body_bytes_max", self.body_bytes_max, 1, 64 << 20),
-        ] {
+        let given = [
+            self.memory_bytes_max,
+            self.handle_timeout_ms,
+            self.terminate_timeout_ms,
+            self.call_timeout_ms,
+            u64::from(self.queue_calls_max),
+            self.body_bytes_max,
+        ];
+        for ((field, min, max), given) in Self::BOUNDS.into_iter().zip(given) {
             if !(min..=max).contains(&given) {
                 return Err(OutOfBounds {
                     field,
@@ -374,6 +375,8 @@ impl Limits {
         Ok(())
     }
 }
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 #[cfg(test)]
 mod tests {
@@ -453,11 +456,22 @@ mod tests {
 
     #[test]
     fn limits_out_of_bounds_are_named() {
-        let limits = Limits {
-            queue_calls_max: 0,
-            ..Limits::default()
+        let with = |field: &str, value: u64| -> Limits {
+            serde_json::from_value(serde_json::json!({ field: value })).unwrap()
         };
-        assert_eq!(limits.check().unwrap_err().field, "queue_calls_max");
+        for (field, min, max) in Limits::BOUNDS {
+            assert_eq!(with(field, min).check(), Ok(()));
+            assert_eq!(with(field, max).check(), Ok(()));
+            for given in [min - 1, max + 1] {
+                let expected = OutOfBounds {
+                    field,
+                    given,
+                    min,
+                    max,
+                };
+                assert_eq!(with(field, given).check(), Err(expected));
+            }
+        }
         assert!(Limits::default().check().is_ok());
     }
 

@@ -1,7 +1,7 @@
 //! The command line `holdfast`.
 //!
-//! A front of the HTTP API: every command but `start`, `recover`, `new` and `build` only talks to a node,
-//! and knows no more than any other client. Results go to standard output, everything else to
+//! A front of the HTTP API: every command but `start`, `recover`, `doctor`, `new` and `build` only talks
+//! to a node, and knows no more than any other client. Results go to standard output, everything else to
 //! standard error; with `--format json` standard output has exactly one JSON document, or one a
 //! line where a list streams. Each command is a file of its own with its arguments and `run`.
 
@@ -12,9 +12,11 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod bench;
 pub mod build;
+mod config;
 pub mod demo;
 mod deploy;
 mod dev;
+mod doctor;
 mod drain;
 mod events;
 mod failure;
@@ -23,6 +25,7 @@ mod interrupts;
 mod invoke;
 mod local_node;
 mod logs;
+mod man;
 pub mod manifest;
 mod modules;
 mod new;
@@ -78,6 +81,17 @@ fn dispatch(line: Line, run_node: RunNode) -> anyhow::Result<ExitCode> {
             args.watch_parent();
             return run_node(args, session.format);
         }
+        Command::Config => {
+            let mut command = command_named();
+            command.build();
+            let start = command.find_subcommand("start");
+            config::run(start.expect("it is a command"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Man(args) => {
+            man::run(&args, command_named(), &session.output())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command_named(), "holdfast", &mut script);
@@ -105,6 +119,7 @@ async fn talk(session: Session, command: Command) -> anyhow::Result<Exit> {
         Command::New(args) => new::run(&args, &output),
         Command::Build(args) => build::run(&args, &output).await,
         Command::Recover(args) => recover::run(&args, &output).await,
+        Command::Doctor(args) => return doctor::run(&args, &session, &output).await,
         command => {
             let client = session.client()?;
             let exit = ask(command, &client, &output).await;
@@ -142,7 +157,10 @@ async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Resu
         | Command::New(_)
         | Command::Build(_)
         | Command::Recover(_)
+        | Command::Doctor(_)
         | Command::Start(_)
+        | Command::Man(_)
+        | Command::Config
         | Command::Completions { .. } => Ok(()),
     };
     done.map(|()| Exit::Done)
@@ -188,6 +206,14 @@ enum Command {
     Restart(restart::RestartArgs),
     Settings(settings::SettingsArgs),
     Recover(recover::RecoverArgs),
+    Doctor(doctor::DoctorArgs),
+    /// Print the reference of the configuration, in Markdown
+    ///
+    /// The options of `holdfast start` with their variables and defaults, and the fields of
+    /// holdfast.toml: what each means, and what it does when it is too low or too high.
+    #[command(after_help = CONFIG_HELP)]
+    Config,
+    Man(man::ManArgs),
     /// Print a script that completes this command line in a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
@@ -209,7 +235,7 @@ Exit codes:
 Examples:
   holdfast demo                        see what it does, on this machine
   holdfast new counter                 begin a handler
-  holdfast start --bootstrap --data-dir /var/lib/holdfast --cluster-name office
+  holdfast start --bootstrap --data-dir ./data --cluster-name office
   holdfast deploy counter --wait       build it and deploy it
   holdfast resources allocate counter a --wait
   holdfast invoke counter/a --data '{\"add\":1}'";
@@ -218,6 +244,11 @@ const STATUS_HELP: &str = "\
 Examples:
   holdfast status
   holdfast status --format json | jq .resources.held";
+
+const CONFIG_HELP: &str = "\
+Examples:
+  holdfast config | less
+  holdfast config > CONFIGURATION.md";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:

@@ -38,6 +38,7 @@ mod handshake;
 mod info;
 mod link;
 mod outbox;
+mod recognize;
 mod server;
 mod socket;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub(crate) mod throttle;
 pub use death::{Evidence, Proof};
 pub use error::{CallError, HelloError, Refusal};
 pub use info::{NodeAbout, PeerInfo};
+pub use recognize::recognize;
 
 use endpoint::Endpoint;
 use handshake::Purpose;

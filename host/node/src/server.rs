@@ -34,7 +34,7 @@ use holdfast_model::api::Listening;
 use tokio::net::{TcpListener, UdpSocket};
 use tracing::{Instrument, info, info_span};
 
-pub use self::error::Error;
+pub use self::{error::Error, http::CONNECTIONS_MAX};
 use self::{
     life::{Belonging, announce, belong, deaths, follow_members, follow_state, leave, name_taken},
     ports::Held,

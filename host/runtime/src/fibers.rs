@@ -16,8 +16,33 @@ pub(crate) struct Fibers {
     count: AtomicU64,
 }
 
+/// How many memory mappings a process may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mappings(pub u64);
+
 /// The place of one instance, free again once dropped.
 pub(crate) struct Fiber(Arc<Fibers>);
+
+impl Mappings {
+    /// What kernels allow unless told otherwise.
+    pub const USUAL: Self = Self(65_530);
+
+    /// What this system allows at the moment (`vm.max_map_count`); the usual number where it does not
+    /// say.
+    #[must_use]
+    pub fn allowed() -> Self {
+        std::fs::read_to_string("/proc/sys/vm/max_map_count")
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .map_or(Self::USUAL, Self)
+    }
+
+    /// How many instances in the fiber lane a node starts with them.
+    #[must_use]
+    pub fn fibers(self) -> u64 {
+        (self.0 - self.0 / SPARE_PART) / MAPPINGS_PER_FIBER
+    }
+}
 
 impl Fibers {
     pub(crate) fn new(max: Option<u64>) -> Self {
@@ -33,8 +58,8 @@ impl Fibers {
         let fiber = Fiber(self.clone());
         let others = self.count.fetch_add(1, Ordering::Relaxed);
         // Read each time, so that an operator who raises it need not restart the node.
-        let mappings = mappings_max();
-        let max = self.max.unwrap_or_else(|| fitting(mappings));
+        let Mappings(mappings) = Mappings::allowed();
+        let max = self.max.unwrap_or_else(|| Mappings(mappings).fibers());
         if others >= max {
             return Err(Failure::TooManyFibers { max, mappings });
         }
@@ -48,24 +73,10 @@ impl Drop for Fiber {
     }
 }
 
-fn fitting(mappings: u64) -> u64 {
-    (mappings - mappings / SPARE_PART) / MAPPINGS_PER_FIBER
-}
-
-/// What the system allows a process.
-fn mappings_max() -> u64 {
-    std::fs::read_to_string("/proc/sys/vm/max_map_count")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(MAPPINGS_MAX_USUAL)
-}
-
 /// Measured: the stack, its guard page, and what they split.
 const MAPPINGS_PER_FIBER: u64 = 3;
 /// One of so many mappings is left for threads, machine code, databases and large allocations.
 const SPARE_PART: u64 = 8;
-/// What kernels have unless told otherwise.
-const MAPPINGS_MAX_USUAL: u64 = 65_530;
 
 #[cfg(test)]
 mod tests {
@@ -90,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_usual_kernel_has_room_for_some_nineteen_thousand() {
-        assert_eq!(fitting(MAPPINGS_MAX_USUAL), 19_113);
-        assert_eq!(fitting(0), 0);
+        assert_eq!(Mappings::USUAL.fibers(), 19_113);
+        assert_eq!(Mappings(0).fibers(), 0);
     }
 }

@@ -27,9 +27,11 @@ mod state;
 
 pub use bindings::TerminateReason;
 pub use budget::Stop;
+pub use capability::http::CONNECTIONS_MAX as OUTGOING_CONNECTIONS_MAX;
 pub use engine::{NewError, Options, Runtime};
 pub use failure::Failure;
 pub use fence::{Fence, Fences};
+pub use fibers::Mappings;
 pub use inspect::LoadError;
 pub use instance::{Instance, ManagedResource};
 pub use journal::{GuestLog, GuestLogSink, Level, Source, TracingSink};

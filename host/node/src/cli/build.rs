@@ -128,7 +128,7 @@ pub enum Error {
 
 impl Error {
     /// What to do about it.
-    fn hint(&self) -> Option<&'static str> {
+    pub(super) fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Manifest(manifest::Error::Read { .. }) | Self::NoPackage { .. } => {
                 "name the folder of a handler; `holdfast new NAME` makes one"
@@ -246,6 +246,19 @@ struct Made {
     took_ms: u64,
 }
 
+/// Whether the toolchain of this folder can build components. Installs nothing.
+pub(super) async fn has_target(dir: &Path) -> Result<bool, Error> {
+    target::is_installed(&|program| tool_as_it_is(program, dir)).await
+}
+
+/// The same as [`tool`], of a toolchain that is installed: rustup would get the one that a folder
+/// asks for.
+pub(super) fn tool_as_it_is(program: &str, dir: &Path) -> Command {
+    let mut command = tool(program, dir);
+    command.env("RUSTUP_AUTO_INSTALL", "0");
+    command
+}
+
 /// A program of the Rust toolchain, to be run in the package's folder without what an outer cargo
 /// or a native build set: flags like `-C target-cpu=native` mean nothing to Wasm, and flags in
 /// the environment would replace those of the package's own configuration.
@@ -294,7 +307,8 @@ const REFRESHED: &str = concat!(
     env!("CARGO_PKG_VERSION")
 );
 
-const TARGET: &str = "wasm32-wasip2";
+/// What components are compiled for.
+pub(super) const TARGET: &str = "wasm32-wasip2";
 
 const AFTER_HELP: &str = "\
 Examples:

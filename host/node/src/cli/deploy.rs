@@ -236,7 +236,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 const AFTER_HELP: &str = "\
 Examples:
-  holdfast deploy                                 the handler in this folder
+  holdfast deploy                            the handler in this folder
   holdfast deploy handlers/counter --wait
   holdfast deploy counter.wasm --name counter --set config.region=eu
   holdfast deploy --set lane=fiber --set grants.http=api.example.com:443";

@@ -107,7 +107,7 @@ fn colour(level: LogLevel) -> AnsiColor {
 
 const AFTER_HELP: &str = "\
 Examples:
-  holdfast logs                            the last 100 lines, of all handlers
-  holdfast logs counter -f                 one module, and go on
+  holdfast logs                       the last 100 lines, of all handlers
+  holdfast logs counter -f            one module, and go on
   holdfast logs counter/a --level warn
   holdfast logs counter --format json | jq -r .message";

@@ -13,6 +13,10 @@ use holdfast_model::{
 use serde::Deserialize;
 use toml::Spanned;
 
+mod fields;
+
+pub(super) use fields::{FIELDS, Field};
+
 /// A manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {

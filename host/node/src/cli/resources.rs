@@ -325,7 +325,7 @@ Examples:
   holdfast resources allocate counter/a --spec @spec.json";
 
 const IMPORT_HELP: &str = "\
-The file has one of these forms:
+Forms of the file:
   ids, one a line                       a
   JSON, one object a line               {\"id\":\"a\",\"spec\":{\"start\":1}}
   a JSON array of ids or objects        [\"a\",{\"id\":\"b\",\"spec\":{}}]

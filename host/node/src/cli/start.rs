@@ -212,7 +212,7 @@ impl StartArgs {
         if let Some(path) = &self.secret_file {
             return wait_for_secret(path, SECRET_WAIT, waiting).map(Some);
         }
-        let text = match std::env::var("HOLDFAST_SECRET") {
+        let text = match std::env::var(SECRET_VARIABLE) {
             Err(std::env::VarError::NotPresent) => return Ok(None),
             text => text.context("read HOLDFAST_SECRET")?,
         };
@@ -275,7 +275,7 @@ fn read_from(path: &Path) -> String {
     format!("read the secret from {}", path.display())
 }
 
-fn host_port(text: &str) -> Result<String, String> {
+pub(super) fn host_port(text: &str) -> Result<String, String> {
     let wanted = || format!("{text:?} is no HOST:PORT, like 10.0.0.1:7301 or node-1:7301");
     let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
     let bare_v6 = host.contains(':') && !host.starts_with('[');
@@ -285,15 +285,19 @@ fn host_port(text: &str) -> Result<String, String> {
     }
 }
 
+/// The variable with the cluster's secret itself, where no file has it.
+pub(super) const SECRET_VARIABLE: &str = "HOLDFAST_SECRET";
 /// Long enough for a founder that is started at the same time on a busy machine; short enough for
 /// whoever mistyped the path.
 const SECRET_WAIT: Duration = Duration::from_secs(10);
 const SECRET_POLL: Duration = Duration::from_millis(50);
 
 const AFTER_HELP: &str = "\
-Signals: SIGTERM and SIGINT hand everything over to the other nodes and end the
-node; a second one ends it at once. SIGUSR2 replaces the process by a new run of
-the program, which gets back what this one held.
+Signals:
+  SIGTERM, SIGINT  hand everything over to the other nodes, and end the
+                   node; a second one ends it at once
+  SIGUSR2          replaces the process by a new run of the program, which
+                   gets back what this one held
 
 Examples:
   A cluster of one, on this machine:

@@ -114,7 +114,7 @@ fn warnings(cluster: &ClusterInfo) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use holdfast_model::{
         ClusterId, Epoch,
         api::{NodeCounts, ResourceCounts, ResourceStatus},
@@ -122,19 +122,19 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_cluster_fits_on_one_screen() {
-        let node = "9f3a0000-0000-4000-8000-000000000000";
+    const NODE: &str = "9f3a0000-0000-4000-8000-000000000000";
+
+    pub(crate) fn cluster() -> ClusterInfo {
         let mut resources = ResourceCounts::default();
         resources.add(ResourceStatus::Held, 999);
         resources.add(ResourceStatus::Quarantined, 1);
-        let cluster = ClusterInfo {
+        ClusterInfo {
             id: ClusterId::random(),
             name: "office".parse().unwrap(),
             epoch: Epoch(12),
-            leader: Some(node.parse().unwrap()),
+            leader: Some(NODE.parse().unwrap()),
             term: 3,
-            voters: vec![node.parse().unwrap(); 3],
+            voters: vec![NODE.parse().unwrap(); 3],
             losses_survived: 1,
             failover_ms_max: 4_700,
             nodes: NodeCounts {
@@ -146,9 +146,14 @@ mod tests {
             resources,
             stale: false,
             no_majority: None,
-        };
+        }
+    }
+
+    #[test]
+    fn the_cluster_fits_on_one_screen() {
+        let cluster = cluster();
         let members = NodeList {
-            nodes: vec![nodes::tests::info(node); 3],
+            nodes: vec![nodes::tests::info(NODE); 3],
             no_majority: None,
         };
         let text = describe(Output::plain(), &Status { cluster, members });

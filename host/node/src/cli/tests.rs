@@ -3,7 +3,7 @@ use holdfast_cluster::state::ClusterSettings;
 use super::*;
 
 /// Every command, with the names that lead to it.
-fn commands() -> Vec<(String, clap::Command)> {
+pub(super) fn commands() -> Vec<(String, clap::Command)> {
     fn walk(path: &str, command: clap::Command, all: &mut Vec<(String, clap::Command)>) {
         for below in command.get_subcommands() {
             walk(&format!("{path} {}", below.get_name()), below.clone(), all);
@@ -54,22 +54,18 @@ fn examples_in_the_help_can_be_parsed() {
             .get_after_help()
             .map(ToString::to_string)
             .unwrap_or_default();
-        for line in help.replace("\\\n", " ").lines() {
+        for line in joined(&help).lines() {
             let line = line.trim();
             let Some(start) = line.find("holdfast ") else {
                 continue;
             };
-            // What a shell would see, as far as the examples need it.
+            // What a shell would see, as far as the examples need it, without the remark after it.
             let words = line[start..].split(['|', '>']).next().unwrap();
-            let words: Vec<String> = words
-                .split("  ")
-                .filter(|part| !part.is_empty())
-                .flat_map(|part| part.split(' '))
+            let words = words.split("  ").next().unwrap().split(' ');
+            let plain = words
                 .filter(|word| !word.is_empty())
-                .map(|word| word.trim_matches('\'').to_owned())
-                .collect();
-            let plain = example(&words);
-            if let Err(error) = Line::try_parse_from(&plain) {
+                .map(|word| word.trim_matches('\''));
+            if let Err(error) = Line::try_parse_from(plain) {
                 let shown = matches!(error.kind(), clap::error::ErrorKind::DisplayHelp);
                 assert!(shown, "{path}: {line}: {error}");
             }
@@ -79,15 +75,11 @@ fn examples_in_the_help_can_be_parsed() {
     assert!(seen > 30, "only {seen} examples were found");
 }
 
-/// The words of an example without the remark after it.
-fn example(words: &[String]) -> Vec<String> {
-    const REMARKS: [&str; 5] = ["see", "begin", "build", "the", "one"];
-    let end = words
-        .iter()
-        .enumerate()
-        .position(|(at, word)| at > 1 && REMARKS.contains(&word.as_str()))
-        .unwrap_or(words.len());
-    words[..end].to_vec()
+/// The text with each command on one line, as a backslash at the end of a line says.
+fn joined(help: &str) -> String {
+    let mut pieces = help.split("\\\n");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |text, piece| text + piece.trim_start())
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The routes, one method each.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use holdfast_model::{
@@ -13,7 +13,7 @@ use holdfast_model::{
         ResourcesQuery, SETTINGS_HEADER, SlotList, SlotsQuery, TIMEOUT_HEADER, WASM,
     },
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::{Client, Error, Exchange};
 
@@ -46,6 +46,16 @@ pub struct Answer {
 }
 
 impl Client {
+    /// What the node's wall clock says, in whole seconds; none where its answer has no date.
+    ///
+    /// # Errors
+    /// See [`Error`]. It needs no API token.
+    pub async fn date(&self) -> Result<Option<SystemTime>, Error> {
+        let (head, _) = self.whole(Exchange::new(Method::GET, "/healthz")).await?;
+        let date = head.headers.get(header::DATE);
+        Ok(date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok()))
+    }
+
     /// Deploys a component: a new module, or a new version of one. Without settings the present
     /// ones stay.
     ///

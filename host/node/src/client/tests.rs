@@ -71,6 +71,20 @@ fn a_server_is_a_plain_http_url_without_a_path() {
 }
 
 #[tokio::test]
+async fn the_wall_clock_of_a_node_is_the_date_of_its_answers() {
+    let client = serve(|_| async {
+        let mut answer = text(200, "ok\n");
+        let date = HeaderValue::from_static("Tue, 15 Nov 1994 08:12:31 GMT");
+        answer.headers_mut().insert(header::DATE, date);
+        answer
+    })
+    .await;
+    let date = client.date().await.unwrap().unwrap();
+    let since = date.duration_since(std::time::UNIX_EPOCH).unwrap();
+    assert_eq!(since.as_secs(), 784_887_151);
+}
+
+#[tokio::test]
 async fn where_nobody_listens_the_error_names_the_url() {
     let unused: SocketAddr = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -33,6 +33,9 @@ pub struct Options {
 }
 
 impl Options {
+    /// The usual [`Options::election_min`].
+    pub const ELECTION_MIN: Duration = Duration::from_millis(300);
+
     /// The usual timing.
     #[must_use]
     pub fn new(dir: PathBuf, me: NodeId) -> Self {
@@ -41,7 +44,7 @@ impl Options {
             me,
             member: false,
             heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(300),
+            election_min: Self::ELECTION_MIN,
             election_max: Duration::from_millis(600),
             snapshot_every: 20_000,
             log_kept: 100_000,

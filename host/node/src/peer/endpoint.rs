@@ -134,15 +134,13 @@ impl Endpoint {
         let (stream, accepted) = timeout(after, self.introduce(stream, purpose))
             .await
             .map_err(|_| HelloError::TimedOut { addr, after })?
-            .map_err(|failure| match failure {
-                Failure::Io(source) => HelloError::Broken { addr, source },
-                Failure::Foreign => HelloError::NotHoldfast { addr },
-                Failure::Refused(reason) => {
-                    if reason == Refusal::Removed(self.local.node) {
-                        self.expelled.send_replace(true);
-                    }
-                    HelloError::Refused { addr, reason }
+            .map_err(|failure| {
+                if let Failure::Refused(Refusal::Removed(node)) = failure
+                    && node == self.local.node
+                {
+                    self.expelled.send_replace(true);
                 }
+                failure.at(addr)
             })?;
         let evidence = self
             .judge(&accepted.identity, Side::Dialer)

@@ -22,7 +22,7 @@ use holdfast_model::ClusterName;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{Refusal, info::Identity};
+use super::{HelloError, Refusal, info::Identity};
 use crate::identity::{Key, random};
 
 /// What a connection is for.
@@ -61,6 +61,17 @@ pub(super) enum Failure {
     Refused(Refusal),
 }
 
+impl Failure {
+    /// The same, of a handshake with whoever listens on `addr`.
+    pub(super) fn at(self, addr: SocketAddr) -> HelloError {
+        match self {
+            Self::Io(source) => HelloError::Broken { addr, source },
+            Self::Foreign => HelloError::NotHoldfast { addr },
+            Self::Refused(reason) => HelloError::Refused { addr, reason },
+        }
+    }
+}
+
 /// The dialer's side.
 pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
@@ -70,20 +81,7 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     purpose: Purpose,
 ) -> Result<Accepted, Failure> {
     let mut transcript = Vec::new();
-    let hello = Hello {
-        cluster: cluster.clone(),
-        nonce: random(),
-    };
-    send(stream, &mut transcript, &encode(&hello)).await?;
-
-    let (version, challenge) = receive(stream, &mut transcript).await?;
-    if version != VERSION {
-        return Err(Failure::Refused(Refusal::Version {
-            acceptor: version,
-            dialer: VERSION,
-        }));
-    }
-    if let Challenge::Refused(refusal) = decode(&challenge)? {
+    if let Challenge::Refused(refusal) = greet(stream, &mut transcript, cluster).await? {
         // Whoever says this must have proven the secret before: a node ends by it.
         return Err(match refusal {
             Refusal::Removed(_) => Failure::Foreign,
@@ -112,6 +110,40 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
         }),
         Verdict::Refused(refusal) => Err(Failure::Refused(refusal)),
     }
+}
+
+/// Asks of which cluster the acceptor is, without proving anything: a refusal says as much to
+/// anybody.
+pub(super) async fn recognize<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    pretended: &ClusterName,
+) -> Result<ClusterName, Failure> {
+    match greet(stream, &mut Vec::new(), pretended).await? {
+        Challenge::Nonce(_) => Ok(pretended.clone()),
+        Challenge::Refused(Refusal::OtherCluster { acceptor, .. }) => Ok(acceptor),
+        Challenge::Refused(refusal) => Err(Failure::Refused(refusal)),
+    }
+}
+
+/// The first message of the dialer, and what the acceptor says to it.
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    transcript: &mut Vec<u8>,
+    cluster: &ClusterName,
+) -> Result<Challenge, Failure> {
+    let hello = Hello {
+        cluster: cluster.clone(),
+        nonce: random(),
+    };
+    send(stream, transcript, &encode(&hello)).await?;
+    let (version, challenge) = receive(stream, transcript).await?;
+    if version != VERSION {
+        return Err(Failure::Refused(Refusal::Version {
+            acceptor: version,
+            dialer: VERSION,
+        }));
+    }
+    decode(&challenge)
 }
 
 /// The acceptor's side. `judge` decides on the dialer's identity once that is proven; a refusal is

@@ -143,8 +143,8 @@ async fn linger(mut stream: TcpStream) {
     let _ = tokio::time::timeout(LINGER_TIME, read_out).await;
 }
 
-/// Connections at once. More wait to be accepted.
-const CONNECTIONS_MAX: usize = 16_384;
+/// Connections to the HTTP API at once. More wait to be accepted.
+pub const CONNECTIONS_MAX: usize = 16_384;
 
 /// How long a client may take to send a request's head, idle time between requests included.
 const HEADER_TIME: Duration = Duration::from_secs(75);

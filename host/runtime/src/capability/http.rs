@@ -31,6 +31,7 @@ mod destination;
 mod pool;
 mod share;
 
+pub use client::CONNECTIONS_MAX;
 pub(crate) use client::Client;
 pub(crate) use share::Share;
 

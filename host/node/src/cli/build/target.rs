@@ -51,7 +51,7 @@ async fn ensure_by(
 }
 
 /// Whether the standard library for the target is there, whoever installed it.
-async fn is_installed(tool: &(dyn Fn(&str) -> Command + Sync)) -> Result<bool, Error> {
+pub(super) async fn is_installed(tool: &(dyn Fn(&str) -> Command + Sync)) -> Result<bool, Error> {
     let run = |source| Error::Run {
         program: "rustc",
         source,

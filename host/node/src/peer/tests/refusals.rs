@@ -1,6 +1,9 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{super::Refusal, *};
+use super::{
+    super::{Refusal, recognize},
+    *,
+};
 
 /// What `asking` hears from `asked`.
 async fn refusal(asking: &Node, asked: &Node) -> Refusal {
@@ -47,6 +50,44 @@ async fn a_node_of_another_cluster_name_is_refused_with_both_names() {
     assert_eq!(reason, Refusal::OtherCluster { acceptor, dialer });
     let text = reason.to_string();
     assert!(text.contains("test") && text.contains("other"), "{text}");
+}
+
+#[tokio::test]
+async fn whoever_asks_learns_which_cluster_a_node_is_of_and_nothing_else_passes_for_one() {
+    let node = Setup::new().start().await;
+    for pretended in ["another", "test"] {
+        let cluster = recognize(node.addr, &pretended.parse().unwrap()).await;
+        assert_eq!(cluster.unwrap().as_str(), "test");
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let web = tokio::spawn(async move {
+        for answer in [
+            &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+            b"HFPR\xff\xff\0\0",
+        ] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(answer).await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    });
+    let pretended = "another".parse().unwrap();
+    let web_server = recognize(addr, &pretended).await;
+    assert!(matches!(web_server, Err(HelloError::NotHoldfast { .. })));
+    let newer = recognize(addr, &pretended).await.unwrap_err();
+    let HelloError::Refused { reason, .. } = newer else {
+        panic!("{newer:?}");
+    };
+    assert!(matches!(
+        reason,
+        Refusal::Version {
+            acceptor: 0xffff,
+            ..
+        }
+    ));
+    web.await.unwrap();
+    let gone = recognize(addr, &pretended).await;
+    assert!(matches!(gone, Err(HelloError::Connect { .. })));
 }
 
 #[tokio::test]

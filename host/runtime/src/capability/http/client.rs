@@ -381,8 +381,8 @@ const RETURN_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Of one connection; the head of an answer has to fit in.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 const ADDRESSES_MAX: usize = 8;
-/// Of all guests of the node together, idle ones included.
-pub(super) const CONNECTIONS_MAX: usize = 1024;
+/// Connections of all guests of the node together, idle ones included.
+pub const CONNECTIONS_MAX: usize = 1024;
 /// Each takes a thread of the blocking pool, which component files and compilation share.
 pub(super) const LOOKUPS_MAX: usize = 32;
 /// What one address has before the next one is tried beside it.
