@@ -9,7 +9,7 @@ use std::{net::TcpListener, process::Command};
 use holdfast_tests::Cluster;
 use serde_json::Value;
 
-const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");
+use crate::BIN;
 
 /// The exit code, and what was found, in order.
 fn doctor(args: &[&str]) -> (Option<i32>, Vec<Value>) {

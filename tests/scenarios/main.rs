@@ -9,6 +9,7 @@ mod components;
 mod containment;
 mod deploy;
 mod dev;
+mod doctor;
 mod drain;
 mod durability;
 mod events;
