@@ -72,7 +72,7 @@ fn kill_a_test() {
     let mine = tempfile::tempdir().unwrap();
     let told = mine.path().join("traces");
     let mut test = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "the_test_that_is_killed"])
+        .args(["--exact", "harness::the_test_that_is_killed"])
         .env(KILLED, &told)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
