@@ -26,7 +26,7 @@ mod snapshot;
 mod subscription;
 mod succession;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 
 use std::{

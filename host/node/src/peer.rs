@@ -41,7 +41,7 @@ mod outbox;
 mod server;
 mod socket;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod throttle;
 
 pub use death::{Evidence, Proof};
