@@ -10,7 +10,7 @@ mod moves;
 mod scene;
 mod start;
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use holdfast_tests::{
@@ -97,7 +97,7 @@ enum What {
     Join,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let args = Args::parse();
     let all = What::value_variants().iter().copied();
     let wanted = all.filter(|what| args.what.is_empty() || args.what.contains(what));
@@ -112,10 +112,13 @@ fn main() {
                 args.measure(&cuts, Some(network));
             });
             if let Err(reason) = measured {
+                // What was asked for is not there: whoever reads only the figures would not know.
                 eprintln!("cuts are not measured: {reason}");
+                return ExitCode::FAILURE;
             }
         }
     }
+    ExitCode::SUCCESS
 }
 
 impl Args {

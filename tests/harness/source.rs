@@ -43,7 +43,9 @@ pub fn code_of(text: &str) -> String {
 /// stand last in a file.
 #[must_use]
 pub fn production_of(code: &str) -> &str {
-    let tests = code.find("#[cfg(test)]\nmod tests {");
+    let begins = ["", "pub(super) ", "pub(crate) "]
+        .map(|visible| code.find(&format!("#[cfg(test)]\n{visible}mod tests {{")));
+    let tests = begins.into_iter().flatten().min();
     &code[..tests.unwrap_or(code.len())]
 }
 
@@ -348,8 +350,10 @@ mod tests {
 
     #[test]
     fn unit_tests_are_not_production() {
-        let code = "fn f() {}\n#[cfg(test)]\nmod tests {\n}";
-        assert_eq!(production_of(code), "fn f() {}\n");
+        for code in ["mod tests {\n}", "pub(crate) mod tests {\n}"] {
+            let code = format!("fn f() {{}}\n#[cfg(test)]\n{code}");
+            assert_eq!(production_of(&code), "fn f() {}\n");
+        }
         let sibling = "fn f() {}\n#[cfg(test)]\nmod tests;";
         assert_eq!(production_of(sibling), sibling);
     }

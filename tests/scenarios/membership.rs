@@ -1,6 +1,6 @@
 //! Joining, and who is kept out.
 
-use std::{fs, net::TcpListener, time::Duration};
+use std::{fs, net::TcpListener, path::Path, time::Duration};
 
 use holdfast_tests::{
     Cluster, LONG, Probe, Process, SOON, checker::Fact, cluster::Join, never, probe::ids,
@@ -28,6 +28,15 @@ fn wait_active(cluster: &Cluster, expected: u64) -> Duration {
 fn nowhere() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
     listener.local_addr().expect("a bound listener has one")
+}
+
+/// Starts a process with the name and the secret of this cluster, beside its nodes.
+fn start_like(cluster: &Cluster, label: &str, data: &Path, more: &[&str]) -> Process {
+    let data = data.to_str().expect("folders of tests have plain names");
+    let mut args = vec!["--data-dir", data, "--cluster-name", cluster.name()];
+    args.push("--http=127.0.0.1:0");
+    args.extend(more);
+    cluster.try_start(label, &args, &[("HOLDFAST_SECRET", cluster.secret())])
 }
 
 #[test]
@@ -181,21 +190,8 @@ fn a_second_founder_of_the_same_name_is_told_so() {
     let cluster = Cluster::builder(BIN).nodes(2).start();
     let seed = cluster.listening(0).cluster.to_string();
     let folder = cluster.folder().join("second");
-    let mut second = cluster.try_start(
-        "second",
-        &[
-            "--data-dir",
-            folder.to_str().unwrap(),
-            "--cluster-name",
-            cluster.name(),
-            "--http=127.0.0.1:0",
-            "--listen=127.0.0.1:0",
-            "--bootstrap",
-            "--seed",
-            &seed,
-        ],
-        &[("HOLDFAST_SECRET", cluster.secret())],
-    );
+    let args = ["--listen=127.0.0.1:0", "--bootstrap", "--seed", &seed];
+    let mut second = start_like(&cluster, "second", &folder, &args);
     let status = second.ended(LONG).expect("a second founder ends");
     assert!(!status.success());
     wait_said(&mut second, &["bootstrap"]);
@@ -206,20 +202,9 @@ fn a_second_founder_of_the_same_name_is_told_so() {
 fn a_founder_that_hears_its_name_under_another_id_ends_and_an_established_cluster_goes_on() {
     let mut cluster = Cluster::builder(BIN).nodes(2).start();
     let folder = cluster.folder().join("lonely");
-    let listen = nowhere();
-    let mut founder = cluster.try_start(
-        "lonely",
-        &[
-            "--data-dir",
-            folder.to_str().unwrap(),
-            "--cluster-name",
-            cluster.name(),
-            "--http=127.0.0.1:0",
-            &format!("--listen={listen}"),
-            "--bootstrap",
-        ],
-        &[("HOLDFAST_SECRET", cluster.secret())],
-    );
+    let listen = nowhere().to_string();
+    let args = [&format!("--listen={listen}"), "--bootstrap"];
+    let mut founder = start_like(&cluster, "lonely", &folder, &args);
     // Nobody has told it of the other cluster, so it made one of its own.
     wait_said(&mut founder, &["founded the cluster"]);
     // A node of the established one that takes it for a seed, too. Which of its seeds answers a new
@@ -227,20 +212,8 @@ fn a_founder_that_hears_its_name_under_another_id_ends_and_an_established_cluste
     let other = cluster.add(Join::default());
     wait_active(&cluster, 3);
     assert_eq!(cluster.stop(other).code(), Some(0));
-    let told = cluster.try_start(
-        "told",
-        &[
-            "--data-dir",
-            cluster.data_dir(other).to_str().unwrap(),
-            "--cluster-name",
-            cluster.name(),
-            "--http=127.0.0.1:0",
-            "--listen=127.0.0.1:0",
-            "--seed",
-            &listen.to_string(),
-        ],
-        &[("HOLDFAST_SECRET", cluster.secret())],
-    );
+    let args = ["--listen=127.0.0.1:0", "--seed", &listen];
+    let told = start_like(&cluster, "told", &cluster.data_dir(other), &args);
     let status = founder.ended(LONG).expect("a founder that is alone ends");
     assert!(!status.success());
     let id = cluster.api(0).cluster().unwrap().id.to_string();

@@ -142,10 +142,11 @@ impl NodeConfig {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn founder() -> NodeConfig {
+    /// A founder on free ports of loopback.
+    pub(crate) fn founder() -> NodeConfig {
         NodeConfig {
             data_dir: PathBuf::from("data"),
             cluster: "c".parse().unwrap(),

@@ -27,7 +27,7 @@ mod snapshot;
 mod subscription;
 mod succession;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 
 use std::{

@@ -42,7 +42,7 @@ mod recognize;
 mod server;
 mod socket;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod throttle;
 
 pub use death::{Evidence, Proof};

@@ -95,14 +95,14 @@ impl Net {
 }
 
 /// A founded cluster; the first node leads, all vote.
-struct Cluster {
+pub(crate) struct Cluster {
     net: Arc<Net>,
-    nodes: Vec<Control>,
+    pub(crate) nodes: Vec<Control>,
     dirs: Vec<TempDir>,
 }
 
 impl Cluster {
-    async fn start(count: u64) -> Self {
+    pub(crate) async fn start(count: u64) -> Self {
         Self::start_with(count, |options| options).await
     }
 
@@ -166,16 +166,16 @@ fn options(dir: &Path, me: NodeId) -> Options {
     }
 }
 
-fn id(number: u64) -> NodeId {
+pub(crate) fn id(number: u64) -> NodeId {
     NodeId(uuid::Uuid::from_u128(number.into()))
 }
 
-fn soon() -> Instant {
+pub(crate) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
 /// Waits until something holds, and fails when it does not for long.
-async fn within<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
+pub(crate) async fn within<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
     let deadline = soon();
     while !holds().await {
         assert!(Instant::now() < deadline, "it does not come true");

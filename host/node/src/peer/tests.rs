@@ -129,6 +129,14 @@ impl Handler for Echo {
     }
 }
 
+/// Those of a node that reaches nobody, for tests of what is above this module.
+pub(crate) fn nobody() -> Peers {
+    let setup = Setup::new();
+    let (_, cluster_id) = watch::channel(setup.cluster_id);
+    let (peers, _) = setup.peers(setup.bind, cluster_id, Arc::default());
+    peers
+}
+
 struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
@@ -170,6 +178,29 @@ impl Setup {
         }
     }
 
+    /// What runs on a listener at this address.
+    fn peers(
+        &self,
+        advertise: SocketAddr,
+        cluster_id: watch::Receiver<Option<ClusterId>>,
+        handler: Arc<Echo>,
+    ) -> (Peers, mpsc::Receiver<Event>) {
+        let local = Local {
+            node: self.node,
+            incarnation: self.incarnation,
+            boot_id: self.boot_id,
+            cluster: self.cluster.clone(),
+            cluster_id,
+            advertise,
+            about: about(),
+        };
+        let runtimes = Runtimes {
+            control: Handle::current(),
+            data: self.data.clone().unwrap_or_else(Handle::current),
+        };
+        Peers::new(local, self.key(), handler, self.options.clone(), runtimes)
+    }
+
     async fn start(self) -> Node {
         let listener = TcpListener::bind(self.bind).await.unwrap();
         self.start_on(listener)
@@ -178,27 +209,8 @@ impl Setup {
     fn start_on(self, listener: TcpListener) -> Node {
         let addr = listener.local_addr().unwrap();
         let (cluster_id, known) = watch::channel(self.cluster_id);
-        let local = Local {
-            node: self.node,
-            incarnation: self.incarnation,
-            boot_id: self.boot_id,
-            cluster: self.cluster.clone(),
-            cluster_id: known,
-            advertise: addr,
-            about: about(),
-        };
         let handler = Arc::new(Echo::default());
-        let data = self.data.clone().unwrap_or_else(Handle::current);
-        let (peers, events) = Peers::new(
-            local,
-            self.key(),
-            handler.clone(),
-            self.options.clone(),
-            Runtimes {
-                control: Handle::current(),
-                data,
-            },
-        );
+        let (peers, events) = self.peers(addr, known, handler.clone());
         let stop = CancellationToken::new();
         let running = tokio::spawn(peers.clone().run(listener, stop.clone()));
         Node {

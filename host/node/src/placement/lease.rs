@@ -342,15 +342,4 @@ const CONTACT_EVERY: Duration = Duration::from_millis(150);
 const CONTACT_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
-mod tests {
-    use holdfast_cluster::lease::Terms;
-    use holdfast_model::NodeId;
-
-    use crate::control;
-
-    #[test]
-    fn leases_count_on_elections_as_long_as_they_are() {
-        let control = control::Options::new("data".into(), NodeId::default());
-        assert!(control.election_max <= Terms::DEFAULT.contact);
-    }
-}
+mod tests;

@@ -11,17 +11,19 @@ use std::{
 };
 
 use futures_util::stream;
-use holdfast_cluster::state::ClusterSettings;
-use holdfast_model::{Labels, Weight};
 use holdfast_test_components::probe;
 
 use super::*;
-use crate::config::OnStop;
+use crate::config::tests::founder;
 
 #[test]
 fn the_port_for_peers_is_open_until_the_last_instance_has_ended_even_if_the_node_panics() {
     let dir = tempfile::tempdir().unwrap();
-    let config = founder(dir.path());
+    let config = NodeConfig {
+        data_dir: dir.path().to_owned(),
+        http: "127.0.0.1:0".parse().unwrap(),
+        ..founder()
+    };
     let (tell, told) = tokio::sync::oneshot::channel::<()>();
     let signals = stream::once(async move {
         let _ = told.await;
@@ -88,31 +90,5 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(Instant::now() < deadline, "not in time: {what}");
         thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn founder(data_dir: &std::path::Path) -> NodeConfig {
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    NodeConfig {
-        data_dir: data_dir.to_owned(),
-        cluster: "test".parse().unwrap(),
-        bootstrap: true,
-        listen: any,
-        http: any,
-        advertise: None,
-        seeds: Vec::new(),
-        secret: None,
-        token: None,
-        weight: Weight::MAX,
-        zone: None,
-        labels: Labels::default(),
-        founding: ClusterSettings::DEFAULT,
-        on_stop: OnStop::default(),
-        starts_max: 1,
-        drain_timeout: Duration::ZERO,
-        http_listener: None,
-        port_patience: Duration::ZERO,
-        log: None,
-        gossip: true,
     }
 }
