@@ -6,6 +6,7 @@
 //!
 //! Absent: decisions. Nothing here changes the state but through control, placement and deploy.
 
+mod answer;
 mod batch;
 mod body;
 mod cluster;
@@ -37,9 +38,9 @@ use holdfast_model::{
     api::{ProblemKind, STALE_HEADER},
 };
 use http::{HeaderValue, Method, Request, Response};
-use http_body_util::combinators::UnsyncBoxBody;
 use tower::util::ServiceExt;
 
+pub use self::answer::Body;
 use self::error::Error;
 use crate::{
     control::Control, deploy::Deploy, dispatch::Dispatch, events::Events, logs::Logs,
@@ -85,9 +86,6 @@ pub struct Api {
 }
 
 type Admin = Arc<Parts>;
-
-/// Body of every answer.
-pub type Body = UnsyncBoxBody<Bytes, axum::Error>;
 
 impl Api {
     /// Makes the API.
@@ -147,23 +145,20 @@ impl Api {
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        use http_body_util::BodyExt;
         let path = request.uri().path();
         let open = matches!(path, "/healthz" | "/readyz");
         if !open && let Err(error) = guard::admit(self.admin.token.as_ref(), request.headers()) {
-            let response = error.response();
-            return response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
+            return error.response().map(Body::from);
         }
         if invoke::path(path).is_some() {
             let (parts, body) = request.into_parts();
             let response = invoke::invoke(&self.admin, parts, body).await;
-            return response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
+            return response.map(Body::from);
         }
         let reads = matches!(*request.method(), Method::GET | Method::HEAD) || path == plan::PATH;
         // Nobody waits for what is known not to come.
         if !reads && let Err(error) = self.admin.may_change() {
-            let response = error.response();
-            return response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
+            return error.response().map(Body::from);
         }
         // Before it is read: it does not get younger meanwhile.
         let stale = self.admin.placement.stale();
@@ -179,7 +174,7 @@ impl Api {
             let age = HeaderValue::from(age.as_millis() as u64);
             response.headers_mut().insert(STALE_HEADER, age);
         }
-        response.map(|body| body.boxed_unsync())
+        response.map(Body::from)
     }
 }
 

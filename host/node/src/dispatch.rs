@@ -239,8 +239,8 @@ impl Dispatch {
         let deadline = Instant::now() + request.timeout;
         let slot = id.slot();
         let mut known = false;
+        let mut watched = None;
         loop {
-            let mut view = self.0.shared.view.subscribe();
             let attempt = match self.0.shared.tables.get(module.as_str()) {
                 Some(table) => self.attempt(&table, id, slot, &request, deadline).await,
                 None => Attempt::Elsewhere("its module is not known here yet"),
@@ -267,6 +267,12 @@ impl Dispatch {
             if deadline <= Instant::now() {
                 return Err(unavailable(why));
             }
+            // Most calls need not know of changes, and all would share the count of those who listen.
+            // What has changed since the look before is found by another one.
+            let Some(view) = &mut watched else {
+                watched = Some(self.0.shared.view.subscribe());
+                continue;
+            };
             // Woken by the next change of the view, or looks again by itself: what matters may
             // have changed on another node only.
             let _ = tokio::time::timeout_at(pause.min(deadline), view.changed()).await;

@@ -33,7 +33,7 @@ fn shows(token: &Token, headers: &HeaderMap) -> Result<()> {
 fn is_local(headers: &HeaderMap) -> Result<()> {
     let text = |name| {
         let value = headers.get(name)?;
-        Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        Some(String::from_utf8_lossy(value.as_bytes()))
     };
     let host = text(header::HOST);
     // Every browser names the host.
@@ -44,9 +44,13 @@ fn is_local(headers: &HeaderMap) -> Result<()> {
         );
         return Err(Error::new(ProblemKind::Forbidden, detail));
     }
-    let own = host.map(|host| format!("http://{host}"));
+    let is_own = |origin: &str| {
+        let named = origin.get(.."http://".len());
+        let scheme = named.is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
+        scheme && host.is_some_and(|host| origin["http://".len()..].eq_ignore_ascii_case(&host))
+    };
     match text(header::ORIGIN) {
-        Some(origin) if own.is_none_or(|own| !own.eq_ignore_ascii_case(&origin)) => {
+        Some(origin) if !is_own(&origin) => {
             let detail = format!("a node without an API token takes nothing from {origin:?}");
             Err(Error::new(ProblemKind::Forbidden, detail))
         }

@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     CallError, Kind, Options, PeerInfo,
     frame::{self, Frame, HEADER, Type},
-    outbox::{Outbox, Refused},
+    outbox::{Company, Outbox, Refused},
 };
 
 /// A handshaken connection that we dialed.
@@ -83,13 +83,14 @@ impl Caller {
         }
         let call = self.next.fetch_add(1, Relaxed);
         let (answer, answered) = oneshot::channel();
-        {
+        let company = {
             let mut pending = self.pending.lock();
             if !pending.open {
                 return Err(closed());
             }
             pending.calls.insert(call, answer);
-        }
+            Company::of(pending.calls.len())
+        };
         let mut waiting = Waiting {
             caller: self,
             call,
@@ -97,13 +98,13 @@ impl Caller {
             over: false,
         };
         let header = frame::header(Type::Request, call, kind, payload.len());
-        let end = self
-            .outbox
-            .push(&header, &payload)
-            .map_err(|refused| match refused {
-                Refused::Full => CallError::Busy,
-                Refused::Closed => closed(),
-            })?;
+        let end =
+            self.outbox
+                .push(&header, &payload, company)
+                .map_err(|refused| match refused {
+                    Refused::Full => CallError::Busy,
+                    Refused::Closed => closed(),
+                })?;
         waiting.sent = true;
         drop(payload);
         let outcome = match timeout_at(deadline, answered).await {

@@ -1,4 +1,7 @@
-//! What is to be written to a connection: inline when it is idle, batched by a writer otherwise.
+//! What is to be written to a connection: at once when it is idle, otherwise by a writer that gathers.
+//!
+//! A write costs far more than its bytes, so frames that come close to one another go out together.
+//! Who pushes says whether others are likely to: then the writer first lets run what is ready to run.
 //!
 //! Invariant: bytes leave in the order in which they were pushed, and at most
 //! [`Options::outgoing_bytes_max`](super::Options) of them wait, one frame and the answers that
@@ -40,6 +43,22 @@ struct Queue {
     written: u64,
 }
 
+/// Whether a frame has company.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    /// Nothing else is under way: it goes out at once if the socket takes it.
+    Alone,
+    /// Others are likely to follow: it waits for those that are ready.
+    Among,
+}
+
+impl Company {
+    /// Of a frame that belongs to one of so many calls under way.
+    pub(super) fn of(calls: usize) -> Self {
+        if calls > 1 { Self::Among } else { Self::Alone }
+    }
+}
+
 /// Why a frame was not taken. None of it will be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
@@ -68,23 +87,33 @@ impl Outbox {
     }
 
     /// Takes a frame if there is room, and returns the position of its end in the stream.
-    pub(super) fn push(&self, header: &[u8; HEADER], payload: &Bytes) -> Result<u64, Refused> {
-        self.put(header, payload, false)
+    pub(super) fn push(
+        &self,
+        header: &[u8; HEADER],
+        payload: &Bytes,
+        company: Company,
+    ) -> Result<u64, Refused> {
+        self.put(header, payload, company, false)
     }
 
     /// Takes a frame whether there is room or not. For frames whose number is bounded elsewhere:
     /// an answer on the reading task, which asks [`Outbox::has_room`] first, and tiny ones.
     pub(super) fn force(&self, header: &[u8; HEADER], payload: &Bytes) {
         // Closed: nobody reads the answer any more.
-        let _ = self.put(header, payload, true);
+        let _ = self.put(header, payload, Company::Alone, true);
     }
 
     /// Waits for room, then takes the frame. Nothing happens if the connection ends first.
-    pub(super) async fn push_when_room(&self, header: &[u8; HEADER], payload: &Bytes) {
+    pub(super) async fn push_when_room(
+        &self,
+        header: &[u8; HEADER],
+        payload: &Bytes,
+        company: Company,
+    ) {
         loop {
             // Made before the attempt, so that room made in between is not missed.
             let room = self.room.notified();
-            match self.push(header, payload) {
+            match self.push(header, payload, company) {
                 Ok(_) | Err(Refused::Closed) => return,
                 Err(Refused::Full) => room.await,
             }
@@ -120,6 +149,8 @@ impl Outbox {
                 Batch::Closed => return Ok(()),
                 Batch::Empty => {
                     self.wake.notified().await;
+                    // What is ready to run may push more.
+                    tokio::task::yield_now().await;
                     continue;
                 }
                 Batch::Full(stream, batch) => (stream, batch),
@@ -157,7 +188,13 @@ impl Outbox {
         queue.written
     }
 
-    fn put(&self, header: &[u8; HEADER], payload: &Bytes, force: bool) -> Result<u64, Refused> {
+    fn put(
+        &self,
+        header: &[u8; HEADER],
+        payload: &Bytes,
+        company: Company,
+        force: bool,
+    ) -> Result<u64, Refused> {
         let mut queue = self.queue.lock();
         let Some(stream) = queue.stream.clone() else {
             return Err(Refused::Closed);
@@ -181,7 +218,7 @@ impl Outbox {
         if queue.writing {
             return Ok(end);
         }
-        if queue.chunks.is_empty() {
+        if company == Company::Alone && queue.chunks.is_empty() {
             match stream.try_write(&queue.tail) {
                 Ok(written) => {
                     queue.tail.advance(written);
@@ -241,3 +278,47 @@ enum Batch {
 
 /// Payloads up to here are copied behind their header; longer ones go out as they are.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::poll;
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_frame_alone_goes_out_at_once_and_those_among_others_together() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let outbox = Outbox::new(Arc::new(stream.unwrap()), usize::MAX);
+        let (mut other, _) = listener.accept().await.unwrap();
+        let push = |company| outbox.push(&[7; HEADER], &Bytes::from_static(b"payload"), company);
+        let frame = (HEADER + "payload".len()) as u64;
+        let written = || outbox.queue.lock().written;
+
+        let mut writer = pin!(outbox.write());
+        assert!(poll!(writer.as_mut()).is_pending());
+
+        assert_eq!(push(Company::Alone), Ok(frame));
+        assert_eq!(written(), frame);
+
+        assert_eq!(push(Company::Among), Ok(2 * frame));
+        assert!(poll!(writer.as_mut()).is_pending());
+        assert_eq!(written(), frame, "what is ready to run has its turn first");
+        assert_eq!(push(Company::Among), Ok(3 * frame));
+        // It would pass those that wait.
+        assert_eq!(push(Company::Alone), Ok(4 * frame));
+        assert_eq!(written(), frame);
+        assert!(poll!(writer.as_mut()).is_pending());
+        assert_eq!(written(), 4 * frame);
+
+        let mut read = vec![0; 4 * frame as usize];
+        other.read_exact(&mut read).await.unwrap();
+        assert!(
+            read.chunks(frame as usize)
+                .all(|it| it == [&[7; HEADER][..], b"payload"].concat())
+        );
+    }
+}

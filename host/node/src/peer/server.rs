@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Answer, Handler, Kind, Options, PeerInfo, Reply,
     frame::{self, Frame, HEADER, Type},
-    outbox::Outbox,
+    outbox::{Company, Outbox},
     socket,
 };
 
@@ -185,7 +185,9 @@ struct Answering {
 impl Answering {
     async fn send(mut self, answer: Answer) {
         let (header, payload) = encode(self.call, answer, self.frame_bytes_max);
-        self.outbox.push_when_room(&header, &payload).await;
+        let company = Company::of(self.running.lock().len());
+        let pushed = self.outbox.push_when_room(&header, &payload, company);
+        pushed.await;
         self.open = false;
     }
 }

@@ -1,5 +1,6 @@
 //! Serves the HTTP API: one task for each connection, all of them ended with the node.
 
+mod activity;
 mod unread;
 
 use std::{convert::Infallible, future, net::SocketAddr, sync::Arc, time::Duration};
@@ -11,7 +12,7 @@ use hyper::{
     server::conn::http1,
     service::{HttpService, service_fn},
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -20,7 +21,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use self::unread::Unread;
+use self::{
+    activity::{Activity, Answer},
+    unread::Unread,
+};
 use crate::admin::{Api, Body};
 
 /// Serves until stopped; then lets the requests in flight end, for a while.
@@ -74,10 +78,10 @@ async fn connection(stream: TcpStream, peer: SocketAddr, api: Api, stop: Cancell
     // Without it answers wait for acknowledgements; with a broken socket nothing matters.
     let _ = stream.set_nodelay(true);
     let unread = Unread::default();
-    let asked = CancellationToken::new();
-    let first = asked.clone();
+    let activity = Activity::default();
+    let asked = activity.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        first.cancel();
+        let answering = asked.begin();
         let (api, unread) = (api.clone(), unread.clone());
         Box::pin(async move {
             let mut answer = api.answer(request.map(|body| unread.watch(body))).await;
@@ -85,16 +89,19 @@ async fn connection(stream: TcpStream, peer: SocketAddr, api: Api, stop: Cancell
                 let close = HeaderValue::from_static("close");
                 answer.headers_mut().insert(CONNECTION, close);
             }
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(answer.map(|body| answering.with(body)))
         })
     });
     let mut served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         ended = answered(&mut served) => ended,
-        () = stopped(&stop, &asked) => {
+        () = activity.idle(IDLE_TIME) => {
+            debug!(peer.addr = %peer, "an HTTP connection was idle for too long");
+            return;
+        }
+        () = stopped(&stop, &activity) => {
             std::pin::Pin::new(&mut served).graceful_shutdown();
             answered(&mut served).await
         }
@@ -107,15 +114,15 @@ async fn connection(stream: TcpStream, peer: SocketAddr, api: Api, stop: Cancell
 
 /// Waits until the connection is to end. Whoever has just connected is about to ask, and closing the
 /// connection would seem to be the answer.
-async fn stopped(stop: &CancellationToken, asked: &CancellationToken) {
+async fn stopped(stop: &CancellationToken, activity: &Activity) {
     stop.cancelled().await;
-    let _ = tokio::time::timeout(FIRST_REQUEST, asked.cancelled()).await;
+    let _ = tokio::time::timeout(FIRST_REQUEST, activity.first()).await;
 }
 
 /// Answers requests until the connection has no more of them, and leaves it open.
 async fn answered<S>(served: &mut http1::Connection<TokioIo<TcpStream>, S>) -> hyper::Result<()>
 where
-    S: HttpService<Incoming, ResBody = Body> + Unpin,
+    S: HttpService<Incoming, ResBody = Answer<Body>> + Unpin,
     S::Future: Unpin,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
@@ -146,8 +153,9 @@ async fn linger(mut stream: TcpStream) {
 /// Connections to the HTTP API at once. More wait to be accepted.
 pub const CONNECTIONS_MAX: usize = 16_384;
 
-/// How long a client may take to send a request's head, idle time between requests included.
-const HEADER_TIME: Duration = Duration::from_secs(75);
+/// How long a client may take to send a request's head, idle time between requests included; up to
+/// twice that before it is noticed.
+const IDLE_TIME: Duration = Duration::from_secs(75);
 
 /// How much of a request nobody wants is read, so that its client reads the answer.
 const LINGER_BYTES_MAX: usize = 64 << 20;
