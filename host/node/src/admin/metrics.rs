@@ -14,13 +14,24 @@ use prometheus_client::registry::Unit;
 use super::{
     Admin,
     extract::{Asked, NoQuery},
+    openapi::{Problems, usual},
 };
 use crate::{
     clock::now_ms,
     metrics::{Described, Reading},
 };
 
-/// `GET /metrics`
+/// Read what this node counts
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "read_metrics",
+    tag = "watching",
+    responses(
+        (status = OK, description = "Metrics, for Prometheus; docs/METRICS.md lists them", body = String, content_type = OPENMETRICS),
+        Problems<{ usual(&[]) }>,
+    )
+)]
 pub(super) async fn metrics(
     State(admin): State<Admin>,
     Asked(NoQuery {}): Asked<NoQuery>,

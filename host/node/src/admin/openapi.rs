@@ -1,0 +1,326 @@
+//! What the API is, as OpenAPI 3.1.
+//!
+//! Each handler says beside itself what it reads and what it answers, and the router that serves it
+//! collects that (`admin::routes`): what is served is described. Here is what holds for many routes:
+//! how problems look, who needs a token, what is bounded.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use holdfast_model::{
+    Limits, ModuleName, NodeId, ResourceId, Spec,
+    api::{
+        PROBLEM_JSON, PlanRequest, Problem,
+        ProblemKind::{self, Forbidden, Interrupted, InvalidRequest, Unauthorized},
+        STALE_HEADER,
+    },
+};
+use http::header;
+use utoipa::{
+    IntoResponses, OpenApi as _, PartialSchema, ToSchema,
+    openapi::{
+        AllOfBuilder, Content, Header, HeaderBuilder, ObjectBuilder, OpenApi, PathItem, Ref, RefOr,
+        Required, Response, ResponseBuilder, Schema,
+        path::{Operation, Parameter, ParameterBuilder, ParameterIn},
+        request_body::RequestBody,
+        schema::{Object, Type},
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+
+use super::{
+    OPEN,
+    error::comes_back,
+    extract::{Asked, NoQuery},
+    plan,
+};
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Holdfast",
+        description = ABOUT,
+        license(name = "Apache License 2.0", identifier = "Apache-2.0")
+    ),
+    servers(
+        (url = "/", description = "The node that gave this document"),
+        (url = "http://127.0.0.1:7300", description = "A node at its default address")
+    ),
+    tags(
+        (name = "modules", description = "Components, and the settings that they run with"),
+        (name = "resources", description = "What modules hold; each on one node"),
+        (name = "cluster", description = "The cluster, its settings and slots"),
+        (name = "nodes", description = "The nodes of the cluster"),
+        (name = "watching", description = "What happens, what is said and what is counted"),
+        (name = "health", description = "Whether this node is fit for work"),
+        (name = "description", description = "This document")
+    ),
+    security(("token" = []), ()),
+    // Calls go past the router, and what these stand for is written by hand.
+    paths(super::invoke::invoke),
+    components(schemas(Problem, ModuleName, ResourceId, NodeId))
+)]
+struct Base;
+
+/// Describe the API
+///
+/// This document: OpenAPI 3.1, as `holdfast openapi` prints it. It says nothing of the cluster, and
+/// needs no token.
+#[utoipa::path(
+    get,
+    path = "/v1/openapi.json",
+    operation_id = "describe_api",
+    tag = "description",
+    responses(
+        (status = OK, description = "An OpenAPI document", body = serde_json::Value),
+        Problems<{ only(&[InvalidRequest]) }>,
+    )
+)]
+pub(super) async fn openapi(Asked(NoQuery {}): Asked<NoQuery>) -> impl IntoResponse {
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| super::openapi().into());
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        DOCUMENT.clone(),
+    )
+}
+
+/// What is known before any route is.
+pub(super) fn base() -> OpenApi {
+    Base::openapi()
+}
+
+/// What holds for the routes together.
+pub(super) fn complete(mut api: OpenApi) -> OpenApi {
+    for (path, item) in &mut api.paths.paths {
+        if OPEN.contains(&path.as_str()) {
+            operations(item).for_each(|operation| operation.security = Some(Vec::new()));
+            continue;
+        }
+        let answers_a_question = if path == plan::PATH {
+            item.post.as_mut()
+        } else {
+            item.get.as_mut()
+        };
+        if let Some(operation) = answers_a_question {
+            may_be_stale(operation);
+        }
+    }
+    let components = api.components.get_or_insert_default();
+    for item in api.paths.paths.values_mut() {
+        for operation in operations(item) {
+            share_problems(operation, &mut components.responses);
+            if let Some(RefOr::T(body)) = &mut operation.request_body
+                && is_json_of::<Spec>(body)
+            {
+                // Nothing is the empty spec.
+                body.required = Some(Required::False);
+            }
+        }
+    }
+    let token = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some(
+            "The API token of the nodes. A node that has none is for its own machine alone, and keeps \
+             web pages of others out.",
+        ))
+        .build();
+    components.add_security_scheme("token", SecurityScheme::Http(token));
+    for (name, min, max) in Limits::BOUNDS {
+        let limit = property::<Limits>(&mut components.schemas, name);
+        if let Schema::Object(limit) = limit {
+            *limit = bounded(std::mem::take(limit), min, max);
+        }
+    }
+    if let Schema::Array(join) = property::<PlanRequest>(&mut components.schemas, "join") {
+        join.max_items = Some(PlanRequest::JOIN_MAX);
+    }
+    api
+}
+
+fn bounded(limit: Object, min: u64, max: u64) -> Object {
+    ObjectBuilder::from(limit)
+        .minimum(Some(min as i64))
+        .maximum(Some(max as i64))
+        .build()
+}
+
+/// Whether a body is one of these, as JSON.
+fn is_json_of<T: ToSchema>(body: &RequestBody) -> bool {
+    let whole = RefOr::Ref(Ref::from_schema_name(T::name()));
+    let mut media = body.content.values();
+    media.any(|media| matches!(media, RefOr::T(media) if media.schema.as_ref() == Some(&whole)))
+}
+
+/// Names the problems that several operations answer with in the same way, in place of repeating them.
+fn share_problems(operation: &mut Operation, shared: &mut BTreeMap<String, RefOr<Response>>) {
+    for response in operation.responses.responses.values_mut() {
+        let RefOr::T(inline) = response else { continue };
+        if !inline.content.contains_key(PROBLEM_JSON) {
+            continue;
+        }
+        let name = pascal_case(&inline.description);
+        let known = shared.entry(name.clone()).or_insert(response.clone());
+        if known == response {
+            *response = RefOr::Ref(Ref::from_response_name(name));
+        }
+    }
+}
+
+/// `SomeWords` for "some words".
+fn pascal_case(text: &str) -> String {
+    let words = text.split(|c: char| !c.is_alphanumeric());
+    let capital = |word: &str| {
+        word.split_at_checked(1)
+            .map(|(first, rest)| first.to_uppercase() + rest)
+    };
+    words.filter_map(capital).collect()
+}
+
+/// The schema of a field of a type.
+fn property<'a, T: ToSchema>(
+    schemas: &'a mut BTreeMap<String, RefOr<Schema>>,
+    name: &str,
+) -> &'a mut Schema {
+    let schema = schemas.get_mut(&*T::name());
+    let Some(RefOr::T(Schema::Object(object))) = schema else {
+        panic!("{} is described as an object", T::name());
+    };
+    match object.properties.get_mut(name) {
+        Some(RefOr::T(schema)) => schema,
+        _ => panic!("{} is described with its field {name}", T::name()),
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let all = [
+        &mut item.get,
+        &mut item.put,
+        &mut item.post,
+        &mut item.patch,
+        &mut item.delete,
+    ];
+    all.into_iter().filter_map(Option::as_mut)
+}
+
+/// Says that a question may be answered from a state that is out of date.
+fn may_be_stale(operation: &mut Operation) {
+    for (status, response) in &mut operation.responses.responses {
+        if let (true, RefOr::T(response)) = (status.starts_with('2'), response) {
+            let age = response_header(
+                "Present when the node could not make sure for some seconds that its copy of the state \
+                 is current: for how long, in milliseconds.",
+                u64::schema(),
+            );
+            response.headers.insert(STALE_HEADER.to_owned(), age.into());
+        }
+    }
+}
+
+/// The problems of these kinds, as responses of an operation: `Problems<{ usual(&[…]) }>`.
+pub(super) struct Problems<const KINDS: u32>;
+
+/// These kinds, and those that every route may answer with: a query that it does not know, somebody
+/// who may not ask, and a node that starts anew meanwhile.
+pub(super) const fn usual(kinds: &[ProblemKind]) -> u32 {
+    only(kinds) | only(&[InvalidRequest, Unauthorized, Forbidden, Interrupted])
+}
+
+/// These kinds alone.
+pub(super) const fn only(kinds: &[ProblemKind]) -> u32 {
+    let (mut all, mut at) = (0, 0);
+    while at < kinds.len() {
+        all |= 1 << kinds[at] as u32;
+        at += 1;
+    }
+    all
+}
+
+impl<const KINDS: u32> IntoResponses for Problems<KINDS> {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let kinds = ProblemKind::ALL.iter().copied();
+        let kinds = kinds.filter(|kind| KINDS & only(&[*kind]) != 0);
+        problems(kinds.map(|kind| (kind.status(), kind)))
+    }
+}
+
+/// Problems by their status.
+pub(super) fn problems(
+    all: impl IntoIterator<Item = (u16, ProblemKind)>,
+) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status = BTreeMap::<u16, Vec<ProblemKind>>::new();
+    for (status, kind) in all {
+        by_status.entry(status).or_default().push(kind);
+    }
+    by_status
+        .into_iter()
+        .map(|(status, kinds)| (status.to_string(), problem(status, &kinds).into()))
+        .collect()
+}
+
+fn problem(status: u16, kinds: &[ProblemKind]) -> Response {
+    let titles: Vec<&str> = kinds.iter().map(|kind| kind.title()).collect();
+    let one_of = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(kinds.iter().map(|kind| kind.urn())));
+    let schema = AllOfBuilder::new()
+        .item(Ref::from_schema_name(Problem::name()))
+        .item(ObjectBuilder::new().property("type", one_of));
+    let mut response = ResponseBuilder::new()
+        .description(titles.join(", or "))
+        .content(PROBLEM_JSON, Content::new(Some(schema)));
+    if comes_back(status) {
+        let pause = response_header("When to try again, in seconds.", u64::schema());
+        response = response.header("Retry-After", pause);
+    }
+    if kinds.contains(&Unauthorized) {
+        let scheme = response_header("`Bearer`", String::schema());
+        response = response.header("WWW-Authenticate", scheme);
+    }
+    response.build()
+}
+
+/// A header of a response.
+pub(super) fn response_header(description: &str, schema: impl Into<RefOr<Schema>>) -> Header {
+    HeaderBuilder::new()
+        .schema(Some(schema))
+        .description(Some(description))
+        .build()
+}
+
+/// A header of a request, which may be absent.
+pub(super) fn request_header(
+    name: &str,
+    description: &str,
+    schema: impl Into<RefOr<Schema>>,
+) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(description))
+        .schema(Some(schema))
+        .build()
+}
+
+/// A part of the path.
+pub(super) fn path_segment<T: ToSchema>(name: &str, description: &str) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .description(Some(description))
+        .schema(Some(Ref::from_schema_name(T::name())))
+        .build()
+}
+
+const ABOUT: &str = "\
+What people and programs ask of a cluster. Every node has the whole API, and any node answers for any resource.
+
+Sizes are in bytes, durations in milliseconds (`_ms`), points in time in milliseconds since the Unix epoch (`_at_ms`, \
+`_since_ms`). Unknown fields in queries and bodies are refused by name; answers may get new fields. An error is a problem \
+(RFC 9457): tell problems apart by `type`. A method that a path does not take is answered with 405 and `Allow`, a path that \
+is none with 404 `urn:holdfast:problem:not-found`.";
+
+#[cfg(test)]
+mod tests;
