@@ -145,17 +145,16 @@ impl Contract {
     /// Makes sure that a request that no operation takes was refused, by one of these kinds or by what
     /// is looked at before the path.
     fn is_refused(&self, exchange: &Exchange<'_>, kinds: &[&str]) -> Result<(), String> {
+        let otherwise = |why: String| format!("no operation takes it, and yet: {why}");
+        let body = json_of(exchange.body).map_err(otherwise)?;
         let problem = json!({"$ref": "#/components/schemas/Problem"});
-        let body = json_of(exchange.body)?;
-        self.fits("#Problem", &problem, &body)?;
+        self.fits("#Problem", &problem, &body).map_err(otherwise)?;
         let before = ["unauthorized", "forbidden", "no-leader"];
         let kind = body["type"].as_str().unwrap_or_default();
         let kind = kind.rsplit(':').next().unwrap_or_default();
         match kinds.iter().chain(&before).any(|known| *known == kind) {
             true => Ok(()),
-            false => Err(format!(
-                "no operation takes it, and it was answered with {body}"
-            )),
+            false => Err(otherwise(format!("it was answered with {body}"))),
         }
     }
 

@@ -1,3 +1,4 @@
+use holdfast_model::{Digest, Labels, ModuleName, NodeId, ResourceId, Spec, Weight, Zone};
 use serde_json::{Value, json};
 
 use super::*;
@@ -208,4 +209,69 @@ fn every_schema_of_the_nodes_is_one() {
         "{:?}",
         contract.successes()
     );
+}
+
+/// Whether the nodes' document takes this value for one of this name.
+fn is_described(name: &str, value: &Value) -> bool {
+    let schema = json!({"$ref": format!("#/components/schemas/{name}")});
+    Contract::of_nodes().fits(name, &schema, value).is_ok()
+}
+
+#[test]
+fn what_is_parsed_is_what_is_described() {
+    let long = |text: &str, times: usize| text.repeat(times);
+    let labels = |count: usize| -> Value {
+        let labels = (0..count).map(|n| (format!("k{n}"), json!("v")));
+        labels.collect::<Map<_, _>>().into()
+    };
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    for value in [
+        json!("a"),
+        json!("a-1"),
+        json!("-a"),
+        json!("a-"),
+        json!("A"),
+        json!("a_b.C"),
+        json!(""),
+        json!("a/b ä"),
+        json!("a\u{7f}"),
+        json!("a\u{85}b"),
+        json!("a\nb"),
+        json!(long("a", 63)),
+        json!(long("a", 64)),
+        json!(long("a", 512)),
+        json!(long("a", 513)),
+        json!(digest),
+        json!(digest[1..]),
+        json!("076e5cf8-463d-4add-81a9-cdc537df0e55"),
+        json!("076e5cf8"),
+        json!(0),
+        json!(100),
+        json!(101),
+        json!(-1),
+        json!(1.5),
+        labels(0),
+        labels(16),
+        labels(17),
+        json!({"Disk": "ssd"}),
+        json!({"disk": "big one"}),
+        json!({"anything": ["goes", null]}),
+        json!([]),
+        Value::Null,
+    ] {
+        let parses = |name: &str, parsed: bool| {
+            assert_eq!(is_described(name, &value), parsed, "{name}: {value}");
+        };
+        fn is<T: serde::de::DeserializeOwned>(value: &Value) -> bool {
+            serde_json::from_value::<T>(value.clone()).is_ok()
+        }
+        parses("ModuleName", is::<ModuleName>(&value));
+        parses("Zone", is::<Zone>(&value));
+        parses("ResourceId", is::<ResourceId>(&value));
+        parses("Digest", is::<Digest>(&value));
+        parses("NodeId", is::<NodeId>(&value));
+        parses("Weight", is::<Weight>(&value));
+        parses("Labels", is::<Labels>(&value));
+        parses("Spec", is::<Spec>(&value));
+    }
 }

@@ -152,7 +152,7 @@ kinds! {
     NotInvocable = "not-invocable", 501, "Not invocable";
     /// The handler answered with an error of its own; the status says which kind.
     HandlerRefused = "handler-refused", 500, "Refused by the handler";
-    /// The handler trapped; the instance is started anew.
+    /// The handler trapped; `function` names where. The instance is started anew.
     Trap = "trap", 500, "The handler trapped";
     /// It took longer than the caller wanted to wait.
     Timeout = "timeout", 504, "Timed out";

@@ -57,7 +57,7 @@ pub(super) fn path(path: &str) -> Option<(&str, &str)> {
     operation_id = "invoke_resource",
     tag = "resources",
     params(Resource, CallHeaders),
-    request_body(content = Value, content_type = "*/*", description = "Goes to the handler as it is, with its `Content-Type`"),
+    request_body(content(("*/*")), description = "Goes to the handler as it is, with its `Content-Type`"),
     responses(
         Called,
     )
@@ -195,10 +195,8 @@ struct Called;
 
 impl IntoResponses for Called {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        let usual = [
+        let told = [
             InvalidRequest,
-            Unauthorized,
-            Forbidden,
             UnknownModule,
             UnknownResource,
             TooLarge,
@@ -209,9 +207,9 @@ impl IntoResponses for Called {
             Interrupted,
             Timeout,
         ];
-        let usual = usual.map(|kind| (kind.status(), kind));
+        let by_kind = |kind: ProblemKind| (kind.status(), kind);
         let refused = Refusal::ALL.map(|kind| (error::refused(kind), HandlerRefused));
-        let mut all = problems(usual.into_iter().chain(refused));
+        let mut all = problems(told.map(by_kind).into_iter().chain(refused));
         let ran = ResponseBuilder::new()
             .description(
                 "What the handler answered, as it is, with its `Content-Type`; \
@@ -231,6 +229,8 @@ impl IntoResponses for Called {
                     .insert(REQUEST_ID_HEADER.to_owned(), id.into());
             }
         }
+        // Who may not ask is told so before anything is read.
+        all.extend(problems([Unauthorized, Forbidden].map(by_kind)));
         all
     }
 }

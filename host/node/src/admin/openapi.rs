@@ -11,7 +11,7 @@ use bytes::Bytes;
 use holdfast_model::{
     Limits, ModuleName, NodeId, ResourceId, Spec,
     api::{
-        PROBLEM_JSON, PlanRequest, Problem,
+        BatchRequest, PROBLEM_JSON, PlanRequest, Problem,
         ProblemKind::{self, Forbidden, Interrupted, InvalidRequest, Unauthorized},
         STALE_HEADER,
     },
@@ -24,7 +24,7 @@ use utoipa::{
         Required, Response, ResponseBuilder, Schema,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn},
         request_body::RequestBody,
-        schema::{Object, Type},
+        schema::{AdditionalProperties, Object, Type},
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
@@ -111,9 +111,9 @@ pub(super) fn complete(mut api: OpenApi) -> OpenApi {
         for operation in operations(item) {
             share_problems(operation, &mut components.responses);
             if let Some(RefOr::T(body)) = &mut operation.request_body
-                && is_json_of::<Spec>(body)
+                && (is_of::<Spec>(body) || is_of::<BatchRequest>(body))
             {
-                // Nothing is the empty spec.
+                // Nothing is the empty spec, and no change.
                 body.required = Some(Required::False);
             }
         }
@@ -135,7 +135,21 @@ pub(super) fn complete(mut api: OpenApi) -> OpenApi {
     if let Schema::Array(join) = property::<PlanRequest>(&mut components.schemas, "join") {
         join.max_items = Some(PlanRequest::JOIN_MAX);
     }
+    refuse_unknown_members::<BatchRequest>(&mut components.schemas);
     api
+}
+
+/// Says of a type with several forms that none has other members than those described: derives say
+/// that of structs alone.
+fn refuse_unknown_members<T: ToSchema>(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    let Some(RefOr::T(Schema::OneOf(forms))) = schemas.get_mut(&*T::name()) else {
+        panic!("{} is described by its forms", T::name());
+    };
+    for form in &mut forms.items {
+        if let RefOr::T(Schema::Object(form)) = form {
+            form.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+    }
 }
 
 fn bounded(limit: Object, min: u64, max: u64) -> Object {
@@ -145,8 +159,8 @@ fn bounded(limit: Object, min: u64, max: u64) -> Object {
         .build()
 }
 
-/// Whether a body is one of these, as JSON.
-fn is_json_of<T: ToSchema>(body: &RequestBody) -> bool {
+/// Whether a body is one of these, or lines of them.
+fn is_of<T: ToSchema>(body: &RequestBody) -> bool {
     let whole = RefOr::Ref(Ref::from_schema_name(T::name()));
     let mut media = body.content.values();
     media.any(|media| matches!(media, RefOr::T(media) if media.schema.as_ref() == Some(&whole)))

@@ -169,6 +169,21 @@ fn limits_are_described_with_the_bounds_that_they_are_checked_by() {
 }
 
 #[test]
+fn requests_are_described_without_room_for_other_members() {
+    let document = document();
+    let schemas = &document["components"]["schemas"];
+    let mut closed = vec![
+        &schemas["Settings"],
+        &schemas["Limits"],
+        &schemas["PlanRequest"],
+    ];
+    closed.extend(schemas["BatchRequest"]["oneOf"].as_array().unwrap());
+    for schema in closed {
+        assert_eq!(schema["additionalProperties"], false, "{schema}");
+    }
+}
+
+#[test]
 fn descriptions_are_for_people_who_do_not_read_the_code() {
     let document = document();
     for value in values(&document) {
