@@ -231,6 +231,7 @@ fn what_is_parsed_is_what_is_described() {
         json!("-a"),
         json!("a-"),
         json!("A"),
+        json!("a_b"),
         json!("a_b.C"),
         json!(""),
         json!("a/b ä"),
