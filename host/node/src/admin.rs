@@ -10,6 +10,7 @@ mod batch;
 mod body;
 mod cluster;
 mod cursor;
+mod describe;
 mod error;
 mod events;
 mod extract;

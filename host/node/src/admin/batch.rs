@@ -25,10 +25,10 @@ use serde_json::value::RawValue;
 
 use super::{
     Admin,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, Module, NoQuery},
     modules::deadline,
-    openapi::{Problems, usual},
     resources::module_of,
 };
 

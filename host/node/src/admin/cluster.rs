@@ -27,11 +27,11 @@ use tokio::time::Instant;
 
 use super::{
     Admin, body,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, NoQuery, Node},
     look_up::not_joined,
     modules::deadline,
-    openapi::{Problems, usual},
     resources::module_of,
 };
 use crate::{

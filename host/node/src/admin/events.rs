@@ -17,9 +17,9 @@ use utoipa::{
 
 use super::{
     Admin,
+    describe::{Problems, request_header, usual},
     error::{Error, Result},
     extract::Asked,
-    openapi::{Problems, request_header, usual},
 };
 use crate::events::{Cursor, Filter, From, Item, Watched};
 

@@ -11,7 +11,7 @@ use utoipa::{
     openapi::path::{Parameter, ParameterIn},
 };
 
-use super::{error::Error, openapi::path_segment};
+use super::{describe::path_segment, error::Error};
 
 /// The module named in the path.
 pub(super) struct Module(pub(super) ModuleName);

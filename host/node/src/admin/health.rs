@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::{
     Admin,
+    describe::{Problems, only},
     error::Error,
     look_up::not_joined,
-    openapi::{Problems, only},
 };
 
 /// Say whether the process serves

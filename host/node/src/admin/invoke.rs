@@ -33,9 +33,9 @@ use utoipa::{
 
 use super::{
     Admin, body,
+    describe::{problems, request_header, response_header},
     error::{self, Error, Result},
     extract::{Asked, NoQuery, Resource},
-    openapi::{problems, request_header, response_header},
 };
 use crate::{clock::now_ms, dispatch::Answer};
 

@@ -18,9 +18,9 @@ use http::header;
 
 use super::{
     Admin, body,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, NoQuery, Node},
-    openapi::{Problems, usual},
     resources::module_of,
 };
 use crate::logs::{ChangeLog, Filter, Followed};

@@ -13,8 +13,8 @@ use prometheus_client::registry::Unit;
 
 use super::{
     Admin,
+    describe::{Problems, usual},
     extract::{Asked, NoQuery},
-    openapi::{Problems, usual},
 };
 use crate::{
     clock::now_ms,

@@ -31,9 +31,9 @@ use utoipa::{
 
 use super::{
     Admin, body,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, Module, NoQuery},
-    openapi::{Problems, usual},
     resources::module_of,
 };
 

@@ -1,8 +1,8 @@
 //! What the API is, as OpenAPI 3.1.
 //!
 //! Each handler says beside itself what it reads and what it answers, and the router that serves it
-//! collects that (`admin::routes`): what is served is described. Here is what holds for many routes:
-//! how problems look, who needs a token, what is bounded.
+//! collects that (`admin::routes`): what is served is described. Here is the rest of the document, and
+//! what holds for many routes: who needs a token, what may be stale, what is bounded.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -11,27 +11,24 @@ use bytes::Bytes;
 use holdfast_model::{
     Limits, ModuleName, NodeId, ResourceId, Spec,
     api::{
-        BatchRequest, PROBLEM_JSON, PlanRequest, Problem,
-        ProblemKind::{self, Forbidden, Interrupted, InvalidRequest, Unauthorized},
-        STALE_HEADER,
+        BatchRequest, PROBLEM_JSON, PlanRequest, Problem, ProblemKind::InvalidRequest, STALE_HEADER,
     },
 };
 use http::header;
 use utoipa::{
-    IntoResponses, OpenApi as _, PartialSchema, ToSchema,
+    OpenApi as _, PartialSchema, ToSchema,
     openapi::{
-        AllOfBuilder, Content, Header, HeaderBuilder, ObjectBuilder, OpenApi, PathItem, Ref, RefOr,
-        Required, Response, ResponseBuilder, Schema,
-        path::{Operation, Parameter, ParameterBuilder, ParameterIn},
+        ObjectBuilder, OpenApi, PathItem, Ref, RefOr, Required, Response, Schema,
+        path::Operation,
         request_body::RequestBody,
-        schema::{AdditionalProperties, Object, Type},
+        schema::AdditionalProperties,
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
 
 use super::{
     OPEN,
-    error::comes_back,
+    describe::{Problems, only, response_header},
     extract::{Asked, NoQuery},
     plan,
 };
@@ -90,53 +87,48 @@ pub(super) fn base() -> OpenApi {
     Base::openapi()
 }
 
-/// What holds for the routes together.
+/// Adds to what the handlers say what holds for many of them.
 pub(super) fn complete(mut api: OpenApi) -> OpenApi {
-    for (path, item) in &mut api.paths.paths {
-        if OPEN.contains(&path.as_str()) {
-            operations(item).for_each(|operation| operation.security = Some(Vec::new()));
-            continue;
-        }
-        let answers_a_question = if path == plan::PATH {
-            item.post.as_mut()
-        } else {
-            item.get.as_mut()
-        };
-        if let Some(operation) = answers_a_question {
-            may_be_stale(operation);
-        }
-    }
     let components = api.components.get_or_insert_default();
-    for item in api.paths.paths.values_mut() {
+    for (path, item) in &mut api.paths.paths {
+        let is_open = OPEN.contains(&path.as_str());
+        let question = if path == plan::PATH {
+            &mut item.post
+        } else {
+            &mut item.get
+        };
+        if let (Some(question), false) = (question, is_open) {
+            may_be_stale(question);
+        }
         for operation in operations(item) {
+            operation.security = is_open.then(Vec::new);
+            may_lack_a_body(operation);
             share_problems(operation, &mut components.responses);
-            if let Some(RefOr::T(body)) = &mut operation.request_body
-                && (is_of::<Spec>(body) || is_of::<BatchRequest>(body))
-            {
-                // Nothing is the empty spec, and no change.
-                body.required = Some(Required::False);
-            }
         }
     }
     let token = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some(
-            "The API token of the nodes. A node that has none is for its own machine alone, and keeps \
-             web pages of others out.",
-        ))
-        .build();
-    components.add_security_scheme("token", SecurityScheme::Http(token));
-    for (name, min, max) in Limits::BOUNDS {
-        let limit = property::<Limits>(&mut components.schemas, name);
-        if let Schema::Object(limit) = limit {
-            *limit = bounded(std::mem::take(limit), min, max);
-        }
-    }
-    if let Schema::Array(join) = property::<PlanRequest>(&mut components.schemas, "join") {
-        join.max_items = Some(PlanRequest::JOIN_MAX);
-    }
+        .description(Some(TOKEN));
+    components.add_security_scheme("token", SecurityScheme::Http(token.build()));
+    bound(&mut components.schemas);
     refuse_unknown_members::<BatchRequest>(&mut components.schemas);
     api
+}
+
+/// Says within what numbers must be that are checked by a table or a constant: derives take figures
+/// alone.
+fn bound(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    for (name, min, max) in Limits::BOUNDS {
+        if let Schema::Object(limit) = property::<Limits>(schemas, name) {
+            *limit = ObjectBuilder::from(std::mem::take(limit))
+                .minimum(Some(min as i64))
+                .maximum(Some(max as i64))
+                .build();
+        }
+    }
+    if let Schema::Array(join) = property::<PlanRequest>(schemas, "join") {
+        join.max_items = Some(PlanRequest::JOIN_MAX);
+    }
 }
 
 /// Says of a type with several forms that none has other members than those described: derives say
@@ -152,11 +144,13 @@ fn refuse_unknown_members<T: ToSchema>(schemas: &mut BTreeMap<String, RefOr<Sche
     }
 }
 
-fn bounded(limit: Object, min: u64, max: u64) -> Object {
-    ObjectBuilder::from(limit)
-        .minimum(Some(min as i64))
-        .maximum(Some(max as i64))
-        .build()
+/// Says of a body that nothing is one too: the empty spec, or no change.
+fn may_lack_a_body(operation: &mut Operation) {
+    if let Some(RefOr::T(body)) = &mut operation.request_body
+        && (is_of::<Spec>(body) || is_of::<BatchRequest>(body))
+    {
+        body.required = Some(Required::False);
+    }
 }
 
 /// Whether a body is one of these, or lines of them.
@@ -231,103 +225,6 @@ fn may_be_stale(operation: &mut Operation) {
     }
 }
 
-/// The problems of these kinds, as responses of an operation: `Problems<{ usual(&[…]) }>`.
-pub(super) struct Problems<const KINDS: u32>;
-
-/// These kinds, and those that every route may answer with: a query that it does not know, somebody
-/// who may not ask, and a node that starts anew meanwhile.
-pub(super) const fn usual(kinds: &[ProblemKind]) -> u32 {
-    only(kinds) | only(&[InvalidRequest, Unauthorized, Forbidden, Interrupted])
-}
-
-/// These kinds alone.
-pub(super) const fn only(kinds: &[ProblemKind]) -> u32 {
-    let (mut all, mut at) = (0, 0);
-    while at < kinds.len() {
-        all |= 1 << kinds[at] as u32;
-        at += 1;
-    }
-    all
-}
-
-impl<const KINDS: u32> IntoResponses for Problems<KINDS> {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let kinds = ProblemKind::ALL.iter().copied();
-        let kinds = kinds.filter(|kind| KINDS & only(&[*kind]) != 0);
-        problems(kinds.map(|kind| (kind.status(), kind)))
-    }
-}
-
-/// Problems by their status.
-pub(super) fn problems(
-    all: impl IntoIterator<Item = (u16, ProblemKind)>,
-) -> BTreeMap<String, RefOr<Response>> {
-    let mut by_status = BTreeMap::<u16, Vec<ProblemKind>>::new();
-    for (status, kind) in all {
-        by_status.entry(status).or_default().push(kind);
-    }
-    by_status
-        .into_iter()
-        .map(|(status, kinds)| (status.to_string(), problem(status, &kinds).into()))
-        .collect()
-}
-
-fn problem(status: u16, kinds: &[ProblemKind]) -> Response {
-    let titles: Vec<&str> = kinds.iter().map(|kind| kind.title()).collect();
-    let one_of = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .enum_values(Some(kinds.iter().map(|kind| kind.urn())));
-    let schema = AllOfBuilder::new()
-        .item(Ref::from_schema_name(Problem::name()))
-        .item(ObjectBuilder::new().property("type", one_of));
-    let mut response = ResponseBuilder::new()
-        .description(titles.join(", or "))
-        .content(PROBLEM_JSON, Content::new(Some(schema)));
-    if comes_back(status) {
-        let pause = response_header("When to try again, in seconds.", u64::schema());
-        response = response.header("Retry-After", pause);
-    }
-    if kinds.contains(&Unauthorized) {
-        let scheme = response_header("`Bearer`", String::schema());
-        response = response.header("WWW-Authenticate", scheme);
-    }
-    response.build()
-}
-
-/// A header of a response.
-pub(super) fn response_header(description: &str, schema: impl Into<RefOr<Schema>>) -> Header {
-    HeaderBuilder::new()
-        .schema(Some(schema))
-        .description(Some(description))
-        .build()
-}
-
-/// A header of a request, which may be absent.
-pub(super) fn request_header(
-    name: &str,
-    description: &str,
-    schema: impl Into<RefOr<Schema>>,
-) -> Parameter {
-    ParameterBuilder::new()
-        .name(name)
-        .parameter_in(ParameterIn::Header)
-        .required(Required::False)
-        .description(Some(description))
-        .schema(Some(schema))
-        .build()
-}
-
-/// A part of the path.
-pub(super) fn path_segment<T: ToSchema>(name: &str, description: &str) -> Parameter {
-    ParameterBuilder::new()
-        .name(name)
-        .parameter_in(ParameterIn::Path)
-        .required(Required::True)
-        .description(Some(description))
-        .schema(Some(Ref::from_schema_name(T::name())))
-        .build()
-}
-
 const ABOUT: &str = "\
 What people and programs ask of a cluster. Every node has the whole API, and any node answers for any resource.
 
@@ -335,6 +232,9 @@ Sizes are in bytes, durations in milliseconds (`_ms`), points in time in millise
 `_since_ms`). Unknown fields in queries and bodies are refused by name; answers may get new fields. An error is a problem \
 (RFC 9457): tell problems apart by `type`. A method that a path does not take is answered with 405 and `Allow`, a path that \
 is none with 404 `urn:holdfast:problem:not-found`.";
+
+const TOKEN: &str = "\
+The API token of the nodes. A node that has none is for its own machine alone, and keeps web pages of others out.";
 
 #[cfg(test)]
 mod tests;

@@ -9,9 +9,9 @@ use holdfast_model::api::{
 
 use super::{
     Admin, body,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, NoQuery},
-    openapi::{Problems, usual},
 };
 
 /// A question for all that it is a POST: it changes nothing.

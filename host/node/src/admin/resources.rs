@@ -26,10 +26,10 @@ use tokio::time::Instant;
 
 use super::{
     Admin, body, cursor,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, Module, NoQuery, Resource},
     modules::deadline,
-    openapi::{Problems, usual},
 };
 use crate::{
     dispatch::{AwaitHeld, Report, Reports},

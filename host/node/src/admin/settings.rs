@@ -11,11 +11,11 @@ use holdfast_model::api::{
 
 use super::{
     Admin, body,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, NoQuery},
     look_up::not_joined,
     modules::deadline,
-    openapi::{Problems, usual},
 };
 
 /// Describe the settings of the cluster

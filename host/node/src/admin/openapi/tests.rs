@@ -4,6 +4,7 @@ use std::{
     path::Path,
 };
 
+use holdfast_model::api::ProblemKind;
 use serde_json::Value;
 
 use super::*;
