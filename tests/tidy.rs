@@ -74,6 +74,7 @@ const PURE: &[(&str, &[&str])] = &[
             "serde_json",
             "sha2",
             "thiserror",
+            "utoipa",
             "uuid",
             "xxhash-rust",
         ],

@@ -8,6 +8,7 @@ use holdfast_model::{
 use serde_json::{Value, json};
 
 use crate::{
+    contract::Contract,
     http::{Answer, Ask, Connection},
     wait::LONG,
 };
@@ -23,7 +24,7 @@ impl Api {
     #[must_use]
     pub fn new(addr: &str) -> Self {
         Self {
-            connection: Connection::new(addr),
+            connection: Connection::new(addr).held_to(Contract::of_nodes()),
         }
     }
 

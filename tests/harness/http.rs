@@ -18,7 +18,10 @@ use hyper_util::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::executor;
+use crate::{
+    contract::{Contract, Exchange},
+    executor,
+};
 
 /// Connections to one server, kept open between requests.
 #[derive(Clone, Debug)]
@@ -26,6 +29,7 @@ pub struct Connection {
     base: String,
     token: Option<String>,
     client: Client<HttpConnector, Full<Bytes>>,
+    contract: Option<&'static Contract>,
 }
 
 impl Connection {
@@ -36,7 +40,15 @@ impl Connection {
             base: format!("http://{addr}"),
             token: None,
             client: Client::builder(TokioExecutor::new()).build_http(),
+            contract: None,
         }
+    }
+
+    /// The same, whose server answers as this says: a test in which it does not fails.
+    #[must_use]
+    pub fn held_to(mut self, contract: &'static Contract) -> Self {
+        self.contract = Some(contract);
+        self
     }
 
     /// The same with an API token in every request.
@@ -55,6 +67,7 @@ impl Connection {
             headers: Vec::new(),
             body: Bytes::new(),
             patience: Duration::from_secs(30),
+            until: None,
         };
         match &self.token {
             Some(token) => ask.header("authorization", format!("Bearer {token}")),
@@ -73,6 +86,7 @@ pub struct Ask {
     headers: Vec<(String, String)>,
     body: Bytes,
     patience: Duration,
+    until: Option<&'static str>,
 }
 
 impl Ask {
@@ -100,13 +114,20 @@ impl Ask {
         self
     }
 
+    /// Leaves an answer that goes on once it has said this.
+    pub fn until(mut self, said: &'static str) -> Self {
+        self.until = Some(said);
+        self
+    }
+
     /// Sends it and waits for the answer.
     ///
     /// # Errors
     /// When there is none: the connection failed, or patience ran out.
     ///
     /// # Panics
-    /// When the test made up something that is no HTTP request.
+    /// When the test made up something that is no HTTP request, or the answer is not one that the server
+    /// is held to.
     pub fn send(self) -> Result<Answer, Unanswered> {
         executor().block_on(self.exchange())
     }
@@ -117,7 +138,8 @@ impl Ask {
     /// When there is none: the connection failed, or patience ran out.
     ///
     /// # Panics
-    /// When the test made up something that is no HTTP request.
+    /// When the test made up something that is no HTTP request, or the answer is not one that the server
+    /// is held to.
     pub async fn exchange(self) -> Result<Answer, Unanswered> {
         let what = format!("{} {}", self.method, self.path);
         let start = Instant::now();
@@ -128,24 +150,51 @@ impl Ask {
             request = request.header(name, value);
         }
         let request = request
-            .body(Full::new(self.body))
+            .body(Full::new(self.body.clone()))
             .unwrap_or_else(|error| panic!("{what}: the test's request is malformed: {error}"));
         let exchange = async {
             let answer = self.connection.client.request(request).await;
-            let (head, body) = answer.map_err(|error| chain(&error))?.into_parts();
-            let body = body.collect().await.map_err(|error| chain(&error))?;
-            Ok::<_, String>((head, body.to_bytes()))
+            let (head, mut body) = answer.map_err(|error| chain(&error))?.into_parts();
+            let mut read = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| chain(&error))?;
+                read.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+                if self.until.is_some_and(|said| has(&read, said)) {
+                    break;
+                }
+            }
+            Ok::<_, String>((head, Bytes::from(read)))
         };
         let patience = self.patience;
         let reason = match tokio::time::timeout(patience, exchange).await {
             Ok(Ok((head, body))) => {
-                return Ok(Answer {
+                let took = start.elapsed();
+                let mut answer = Answer {
                     what,
+                    operation: None,
                     status: head.status.as_u16(),
                     headers: head.headers,
                     body,
-                    took: start.elapsed(),
-                });
+                    took,
+                };
+                if let Some(contract) = self.connection.contract {
+                    let exchange = Exchange {
+                        method: &self.method,
+                        target: &self.path,
+                        asked: &self.headers,
+                        sent: &self.body,
+                        status: answer.status,
+                        headers: &answer.headers,
+                        body: &answer.body,
+                    };
+                    answer.operation = match contract.check(&exchange) {
+                        Ok(operation) => operation,
+                        Err(why) => {
+                            panic!("docs/openapi.json does not have this: {why}\nin {answer}")
+                        }
+                    };
+                }
+                return Ok(answer);
             }
             Ok(Err(reason)) => Reason::Broken(reason),
             Err(_) => Reason::Patience(patience),
@@ -171,6 +220,8 @@ impl Ask {
 pub struct Answer {
     /// Method and path of the request.
     pub what: String,
+    /// Which operation it was, by the contract that the server is held to.
+    pub operation: Option<String>,
     /// Status code.
     pub status: u16,
     /// Headers.
@@ -331,6 +382,12 @@ impl fmt::Display for Unanswered {
             Reason::Broken(reason) => write!(f, "{}: {reason}", self.what),
         }
     }
+}
+
+/// Whether bytes have this text somewhere.
+fn has(bytes: &[u8], text: &str) -> bool {
+    let mut windows = bytes.windows(text.len());
+    windows.any(|window| window == text.as_bytes())
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

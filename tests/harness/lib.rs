@@ -10,6 +10,7 @@
 //!   in which owners fall silent, and are told from the new ones by what they do after that.
 //! - [`netns`] gives each node a network namespace, and loses packets between them.
 //! - [`Api`] speaks raw HTTP to one node, so that a test sees what a user's client would see.
+//! - [`Contract`] is the OpenAPI document, which every exchange of an [`Api`] is held against.
 //! - [`wait_until`] polls with a deadline. Nothing here sleeps to hope for the best.
 //!
 //! Absent: any use of a node's internals. The product is one binary and its HTTP API.
@@ -19,6 +20,7 @@ pub mod callers;
 pub mod checker;
 pub mod cluster;
 pub mod collector;
+pub mod contract;
 pub mod faults;
 mod folder;
 pub mod http;
@@ -40,6 +42,7 @@ pub use callers::Callers;
 pub use checker::{Findings, Key};
 pub use cluster::Cluster;
 pub use collector::Collector;
+pub use contract::Contract;
 pub use holdfast_test_components as component;
 pub use http::{Answer, Ask, Unanswered};
 pub use logs::Logs;

@@ -23,6 +23,7 @@ mod metrics;
 mod minority;
 mod moves;
 mod newcomer;
+mod openapi;
 mod outgoing;
 mod readme;
 mod recover;

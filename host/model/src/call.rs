@@ -103,3 +103,14 @@ pub enum Refusal {
     /// 500
     Failed,
 }
+
+impl Refusal {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Invalid,
+        Self::NotFound,
+        Self::Conflict,
+        Self::Unavailable,
+        Self::Failed,
+    ];
+}

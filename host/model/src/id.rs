@@ -3,16 +3,23 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::schema::{number, schema, text};
+
 /// Identity of a node: made at random at its first start and kept in its data directory.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(transparent)]
+#[schema(examples("076e5cf8-463d-4add-81a9-cdc537df0e55"))]
 pub struct NodeId(pub Uuid);
 
 /// Identity of a cluster: made at random when it is founded.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
+#[schema(examples("734839b4-8ff8-4d4c-81a8-21d6853ccfd7"))]
 pub struct ClusterId(pub Uuid);
 
 macro_rules! uuid_id {
@@ -46,11 +53,12 @@ uuid_id!(NodeId);
 uuid_id!(ClusterId);
 
 macro_rules! counter {
-    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
-        $(#[$doc])*
+    ($(#[doc = $doc:literal])* $name:ident($inner:ty), $max:expr) => {
+        $(#[doc = $doc])*
         #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(pub $inner);
+        schema!($name, number(concat!($($doc),*).trim(), 0, $max));
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(&self.0, f)
@@ -65,19 +73,23 @@ macro_rules! counter {
 }
 counter!(
     /// One run of a node's process: grows by one at each start.
-    Incarnation(u64)
+    Incarnation(u64),
+    None
 );
 counter!(
     /// Version of the view: grows with every change of ownership.
-    Epoch(u64)
+    Epoch(u64),
+    None
 );
 counter!(
     /// Fencing token of a slot: the epoch of its last change of owner.
-    Token(u64)
+    Token(u64),
+    None
 );
 counter!(
-    /// One of the [`Slot::COUNT`] equal arcs of a module's hash ring.
-    Slot(u16)
+    /// One of the equal arcs of a module's hash ring.
+    Slot(u16),
+    Some(u64::from(Slot::COUNT) - 1)
 );
 
 impl Slot {
@@ -106,27 +118,79 @@ pub struct InvalidName {
 
 /// A DNS label (RFC 1123 in lower case).
 const LABEL: Rule = Rule {
-    fits: is_label,
+    inner: "a-z0-9-",
+    ends: "a-z0-9",
     text: "1 to 63 characters of a-z, 0-9 and '-', and begin and end with a letter or a digit",
 };
 
 /// What people call places and values by.
 const WORD: Rule = Rule {
-    fits: is_word,
+    inner: "A-Za-z0-9_.-",
+    ends: "A-Za-z0-9_.-",
     text: "1 to 63 characters of A-Z, a-z, 0-9, '-', '_' and '.'",
 };
 
+/// What a name must be.
 struct Rule {
-    fits: fn(&str) -> bool,
+    /// The characters that it may have, and those that it may begin and end with: ASCII, as a
+    /// regular expression has them between brackets.
+    inner: &'static str,
+    ends: &'static str,
+    /// All of it, for people.
     text: &'static str,
 }
 
+impl Rule {
+    const CHARS_MAX: usize = 63;
+
+    fn fits(&self, name: &str) -> bool {
+        let is_end = |byte: Option<&u8>| byte.is_some_and(|byte| is_among(self.ends, *byte));
+        let name = name.as_bytes();
+        name.len() <= Self::CHARS_MAX
+            && name.iter().all(|byte| is_among(self.inner, *byte))
+            && is_end(name.first())
+            && is_end(name.last())
+    }
+
+    /// The same as a regular expression; the length aside.
+    fn pattern(&self) -> String {
+        let Self { inner, ends, .. } = self;
+        if inner == ends {
+            return format!("^[{inner}]+$");
+        }
+        format!("^[{ends}]([{inner}]*[{ends}])?$")
+    }
+}
+
+/// Whether a byte is one of those that stand between brackets in a regular expression.
+fn is_among(mut class: &str, byte: u8) -> bool {
+    while let [first, rest @ ..] = class.as_bytes() {
+        let (last, after) = match rest {
+            [b'-', last, ..] => (last, 3),
+            _ => (first, 1),
+        };
+        if (*first..=*last).contains(&byte) {
+            return true;
+        }
+        class = &class[after..];
+    }
+    false
+}
+
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:ident) => {
-        $(#[$doc])*
+    ($(#[doc = $doc:literal])* $name:ident, $what:literal, $rule:ident, $example:literal) => {
+        $(#[doc = $doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(Arc<str>);
+        schema!(
+            $name,
+            text(concat!($($doc),*).trim())
+                .min_length(Some(1))
+                .max_length(Some(Rule::CHARS_MAX))
+                .pattern(Some($rule.pattern()))
+                .examples([$example])
+        );
         impl $name {
             /// The name as text.
             #[must_use]
@@ -137,7 +201,7 @@ macro_rules! name {
         impl FromStr for $name {
             type Err = InvalidName;
             fn from_str(text: &str) -> Result<Self, InvalidName> {
-                if ($rule.fits)(text) {
+                if $rule.fits(text) {
                     return Ok(Self(text.into()));
                 }
                 let given = text.chars().take(80).collect();
@@ -176,31 +240,36 @@ name!(
     /// Name of a module: a DNS label (RFC 1123 in lower case).
     ModuleName,
     "module name",
-    LABEL
+    LABEL,
+    "my-bot"
 );
 name!(
     /// Name of a cluster: a DNS label (RFC 1123 in lower case).
     ClusterName,
     "cluster name",
-    LABEL
+    LABEL,
+    "office"
 );
 name!(
     /// A failure domain, like a rack or a data centre.
     Zone,
     "zone",
-    WORD
+    WORD,
+    "rack-4"
 );
 name!(
     /// What a label of a node is called: a DNS label (RFC 1123 in lower case).
     LabelKey,
     "label key",
-    LABEL
+    LABEL,
+    "disk"
 );
 name!(
     /// What a label of a node says.
     LabelValue,
     "label value",
-    WORD
+    WORD,
+    "ssd"
 );
 
 impl ModuleName {
@@ -214,19 +283,6 @@ impl ModuleName {
             .decode_utf8_lossy()
             .parse()
     }
-}
-
-fn is_label(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len())
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
-
-fn is_word(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    (1..=63).contains(&text.len()) && text.bytes().all(inner)
 }
 
 /// Why a text is no resource id.
@@ -258,6 +314,20 @@ pub enum InvalidResourceId {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ResourceId(Arc<str>);
+
+schema!(
+    ResourceId,
+    // A schema counts characters: none has less than a byte.
+    text(&format!(
+        "Identifier of a resource within its module: UTF-8 without control characters, at most {} \
+         bytes of it. In a path it is one percent-encoded segment: `a/b` is `a%2Fb`.",
+        ResourceId::BYTES_MAX
+    ))
+    .min_length(Some(1))
+    .max_length(Some(ResourceId::BYTES_MAX))
+    .pattern(Some(r"^[^\u0000-\u001F\u007F-\u009F]*$"))
+    .examples(["ada"])
+);
 
 impl ResourceId {
     /// Length of the longest id, in bytes.
@@ -351,91 +421,4 @@ impl fmt::Debug for ResourceId {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_labels() {
-        for good in ["a", "counter", "x-1", "0", &"a".repeat(63)] {
-            assert!(good.parse::<ModuleName>().is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "-a",
-            "a-",
-            "A",
-            "a_b",
-            "a.b",
-            "ä",
-            "a/b",
-            &"a".repeat(64),
-        ] {
-            assert!(bad.parse::<ModuleName>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn zones_are_words() {
-        for good in ["eu-1", "Rack_4", "dc.north", "a", &"A".repeat(63)] {
-            assert!(good.parse::<Zone>().is_ok(), "{good}");
-        }
-        for bad in ["", "rack 4", "a/b", "ä", "a,b", "a=b", &"a".repeat(64)] {
-            let error = bad.parse::<Zone>().unwrap_err().to_string();
-            assert!(error.starts_with("zone \""), "{error}");
-        }
-    }
-
-    #[test]
-    fn names_may_be_percent_encoded_in_a_url_path() {
-        let name: ModuleName = "my-bot".parse().unwrap();
-        for segment in ["my-bot", "my%2Dbot", "%6dy-bot"] {
-            assert_eq!(ModuleName::from_path_segment(segment), Ok(name.clone()));
-        }
-        assert!(ModuleName::from_path_segment("my%2Fbot").is_err());
-        assert!(ModuleName::from_path_segment("%ff").is_err());
-    }
-
-    #[test]
-    fn resource_ids_are_bounded_text_without_control_characters() {
-        assert_eq!("".parse::<ResourceId>(), Err(InvalidResourceId::Empty));
-        let long = "é".repeat(257);
-        assert_eq!(
-            long.parse::<ResourceId>(),
-            Err(InvalidResourceId::TooLong { len: 514 })
-        );
-        assert!("é".repeat(256).parse::<ResourceId>().is_ok());
-        assert_eq!(
-            "a\u{7f}b".parse::<ResourceId>(),
-            Err(InvalidResourceId::Control { code: 0x7f, at: 1 })
-        );
-        assert!("a\u{85}".parse::<ResourceId>().is_err());
-        assert!("日本/ ?#%".parse::<ResourceId>().is_ok());
-    }
-
-    #[test]
-    fn any_id_survives_a_url_path() {
-        for text in ["a/b", "..", "100%", "x y", "日本", "a?b#c", "%2F"] {
-            let id: ResourceId = text.parse().unwrap();
-            let segment = id.to_path_segment();
-            assert!(!segment.contains(['/', '?', '#', ' ']), "{segment}");
-            assert_eq!(ResourceId::from_path_segment(&segment), Ok(id));
-        }
-        assert_eq!(
-            ResourceId::from_path_segment("%ff"),
-            Err(InvalidResourceId::NotUtf8)
-        );
-        assert_eq!(
-            ResourceId::from_path_segment("a%00"),
-            Err(InvalidResourceId::Control { code: 0, at: 1 })
-        );
-    }
-
-    #[test]
-    fn slots_never_change_between_releases() {
-        // Stored views depend on it: a change of the hash would give slots to the wrong owners.
-        let slots: Vec<u16> = ["", "a", "resource-1"].map(|id| Slot::of(id).0).to_vec();
-        assert_eq!(slots, SLOTS_OF_OLD);
-    }
-
-    const SLOTS_OF_OLD: [u16; 3] = [1218, 3615, 4083];
-}
+mod tests;

@@ -9,6 +9,7 @@ pub mod id;
 pub mod module;
 pub mod node;
 pub mod resource;
+mod schema;
 
 pub use id::{
     ClusterId, ClusterName, Epoch, Incarnation, InvalidName, InvalidResourceId, LabelKey,

@@ -4,10 +4,20 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use utoipa::ToSchema;
+
+use crate::schema::{schema, text};
 
 /// SHA-256 of a component's bytes, written `sha256:` and 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
+
+schema!(
+    Digest,
+    text("SHA-256 of a component's bytes.")
+        .pattern(Some(format!("^{PREFIX}[0-9a-f]{{{HEX_DIGITS}}}$")))
+        .examples([Digest::of(b"a component").to_string()])
+);
 
 impl Digest {
     /// The digest of these bytes.
@@ -25,7 +35,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        write!(f, "{PREFIX}{}", self.hex())
     }
 }
 
@@ -43,12 +53,12 @@ pub struct InvalidDigest;
 impl FromStr for Digest {
     type Err = InvalidDigest;
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
-        let hex = text.strip_prefix("sha256:").ok_or(InvalidDigest)?;
-        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let hex = text.strip_prefix(PREFIX).ok_or(InvalidDigest)?;
+        if hex.len() != HEX_DIGITS || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(InvalidDigest);
         }
         let mut bytes = [0; 32];
-        for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+        for (byte, at) in bytes.iter_mut().zip((0..HEX_DIGITS).step_by(2)) {
             *byte = u8::from_str_radix(&hex[at..at + 2], 16).map_err(|_| InvalidDigest)?;
         }
         Ok(Self(bytes))
@@ -75,7 +85,7 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 /// How an instance's calls run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Lane {
     /// A plain synchronous call. Waiting for something that is not ready traps.
@@ -86,7 +96,7 @@ pub enum Lane {
 }
 
 /// The settings of a module, as `holdfast.toml` and the API give them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// What each instance may use.
@@ -103,7 +113,18 @@ pub struct Settings {
 
 /// What becomes of a module's instances when their node can reach no majority of the voters.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum OnLostQuorum {
@@ -118,7 +139,7 @@ pub enum OnLostQuorum {
 
 /// Limits of every instance of a module. Durations are in milliseconds, sizes in bytes. What too low
 /// and too high do is in docs/CONFIGURATION.md.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Linear memory and tables of one instance, added up. Default 64 MiB.
@@ -150,7 +171,7 @@ impl Default for Limits {
 }
 
 /// What the handlers of a module may reach.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Grants {
     /// Destinations of outgoing HTTP.
@@ -166,6 +187,15 @@ pub struct HttpGrant {
     host: HostPattern,
     port: Option<u16>,
 }
+
+schema!(
+    HttpGrant,
+    text(
+        "A destination of outgoing HTTP, `host:port`: host is a name, `*.` and a domain, an address, \
+         or an address range in CIDR notation, and port is a number or `*`."
+    )
+    .examples(["api.example.com:443", "*.example.com:443", "10.0.0.0/8:*"])
+);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum HostPattern {
@@ -376,109 +406,10 @@ impl Limits {
     }
 }
 
+const PREFIX: &str = "sha256:";
+const HEX_DIGITS: usize = 64;
+
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn grant(text: &str) -> HttpGrant {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn a_grant_allows_what_it_names_and_nothing_else() {
-        for (text, host, port, allowed) in [
-            ("api.example.com:443", "API.example.com.", 443, true),
-            ("api.example.com:443", "api.example.com", 80, false),
-            ("api.example.com:443", "xapi.example.com", 443, false),
-            ("*.example.com:*", "a.b.example.com", 1, true),
-            ("*.example.com:*", "example.com", 1, false),
-            ("*.example.com:*", "badexample.com", 1, false),
-            ("10.0.0.0/8:80", "10.255.0.1", 80, true),
-            ("10.0.0.0/8:80", "11.0.0.1", 80, false),
-            ("[::1]:80", "::1", 80, true),
-            ("127.0.0.1:80", "::ffff:127.0.0.1", 80, true),
-            ("0.0.0.0/0:80", "8.8.8.8", 80, true),
-            ("0.0.0.0/0:80", "example.com", 80, false),
-        ] {
-            assert_eq!(
-                grant(text).allows(host, port),
-                allowed,
-                "{text} {host}:{port}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_name_does_not_grant_a_private_address() {
-        let loopback = "127.0.0.1".parse().unwrap();
-        assert!(!grant("evil.example.com:80").names_address(loopback, 80));
-        assert!(grant("localhost:80").names_address(loopback, 80));
-        assert!(grant("127.0.0.0/8:80").names_address(loopback, 80));
-        assert!(!grant("localhost:80").names_address("10.0.0.1".parse().unwrap(), 80));
-    }
-
-    #[test]
-    fn grants_are_written_as_they_are_read() {
-        for text in [
-            "a.example:443",
-            "*.a.example:*",
-            "10.0.0.0/8:*",
-            "127.0.0.1:1",
-            "[::1]:80",
-            "[fd00::/8]:*",
-        ] {
-            assert_eq!(grant(text).to_string(), text);
-        }
-        for bad in [
-            "",
-            "a",
-            "a:",
-            "a:0",
-            "a:65536",
-            "::1:80",
-            "10.0.0.300:80",
-            "10.0.0.0/33:1",
-            "*:80",
-            "a b:1",
-            "http://a:80",
-        ] {
-            assert!(bad.parse::<HttpGrant>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn unknown_settings_are_refused_by_name() {
-        let error = serde_json::from_str::<Settings>(r#"{"limits":{"memory":1}}"#).unwrap_err();
-        assert!(error.to_string().contains("`memory`"), "{error}");
-    }
-
-    #[test]
-    fn limits_out_of_bounds_are_named() {
-        let with = |field: &str, value: u64| -> Limits {
-            serde_json::from_value(serde_json::json!({ field: value })).unwrap()
-        };
-        for (field, min, max) in Limits::BOUNDS {
-            assert_eq!(with(field, min).check(), Ok(()));
-            assert_eq!(with(field, max).check(), Ok(()));
-            for given in [min - 1, max + 1] {
-                let expected = OutOfBounds {
-                    field,
-                    given,
-                    min,
-                    max,
-                };
-                assert_eq!(with(field, given).check(), Err(expected));
-            }
-        }
-        assert!(Limits::default().check().is_ok());
-    }
-
-    #[test]
-    fn digests_are_read_as_they_are_written() {
-        let digest = Digest::of(b"x");
-        assert_eq!(digest.to_string().parse(), Ok(digest));
-        assert!("sha256:zz".parse::<Digest>().is_err());
-    }
-}
+mod tests;

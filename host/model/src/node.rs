@@ -7,14 +7,28 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::{ObjectBuilder, RefOr};
 
-use crate::{InvalidName, LabelKey, LabelValue};
+use crate::{
+    InvalidName, LabelKey, LabelValue,
+    schema::{number, schema},
+};
 
 /// A node's share of the load in relation to other nodes; 0 makes a witness, which votes and
 /// holds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Weight(u8);
+
+schema!(
+    Weight,
+    number(
+        "A node's share of the load in relation to other nodes; 0 makes a witness, which votes and \
+         holds nothing.",
+        Weight::WITNESS.get(),
+        Some(Weight::MAX.get())
+    )
+);
 
 impl Weight {
     /// The greatest, and what a node has unless told otherwise.
@@ -120,6 +134,18 @@ impl FromStr for Label {
 #[serde(try_from = "BTreeMap<LabelKey, LabelValue>")]
 #[serde(into = "BTreeMap<LabelKey, LabelValue>")]
 pub struct Labels(BTreeMap<LabelKey, LabelValue>);
+
+schema!(Labels, {
+    let key = match LabelKey::schema() {
+        RefOr::T(key) => Some(key),
+        RefOr::Ref(_) => None,
+    };
+    ObjectBuilder::new()
+        .description(Some("The labels of a node, by key."))
+        .property_names(key)
+        .additional_properties(Some(LabelValue::schema()))
+        .max_properties(Some(Labels::MAX))
+});
 
 /// Labels that a node cannot have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

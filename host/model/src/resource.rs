@@ -3,8 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::schema::Type;
 
-use crate::{ModuleName, ResourceId};
+use crate::{
+    ModuleName, ResourceId,
+    schema::{schema, text},
+};
 
 /// A resource's identity in the cluster, written `module/id`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,6 +49,16 @@ pub enum InvalidSpec {
 /// objects have equal texts.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Spec(Arc<str>);
+
+schema!(
+    Spec,
+    text(&format!(
+        "What a resource is to do: any JSON object, of at most {} bytes in compact form.",
+        Spec::BYTES_MAX
+    ))
+    .schema_type(Type::Object)
+    .examples([serde_json::json!({"greeting": "Hi"})])
+);
 
 impl Spec {
     /// Length of the longest spec, in bytes of its compact form.

@@ -11,6 +11,7 @@ mod batch;
 mod body;
 mod cluster;
 mod cursor;
+mod describe;
 mod error;
 mod events;
 mod extract;
@@ -21,17 +22,14 @@ mod logs;
 mod look_up;
 mod metrics;
 mod modules;
+mod openapi;
 mod plan;
 mod resources;
 mod settings;
 
 use std::sync::Arc;
 
-use axum::{
-    Router, middleware,
-    response::IntoResponse,
-    routing::{delete, get, post, put},
-};
+use axum::{Router, middleware, response::IntoResponse};
 use bytes::Bytes;
 use holdfast_model::{
     NodeId,
@@ -39,6 +37,7 @@ use holdfast_model::{
 };
 use http::{HeaderValue, Method, Request, Response};
 use tower::util::ServiceExt;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::answer::Body;
 use self::error::Error;
@@ -92,43 +91,8 @@ impl Api {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let admin: Admin = Arc::new(parts);
-        let resource = put(resources::allocate)
-            .get(resources::describe)
-            .delete(resources::deallocate);
-        let module = put(modules::deploy)
-            .get(modules::describe)
-            .delete(modules::remove);
-        let router = Router::new()
-            .route("/v1/modules", get(modules::list))
-            .route("/v1/modules/{module}", module)
-            .route("/v1/modules/{module}/resources", get(resources::list))
-            .route("/v1/modules/{module}/resources:batch", post(batch::batch))
-            // No segment matches an empty id, which is to be refused like any other that is none.
-            .route("/v1/modules/{module}/resources/", resource.clone())
-            .route("/v1/modules/{module}/resources/{id}", resource)
-            .route("/v1/cluster", get(cluster::describe))
-            .route("/v1/cluster/nodes", get(cluster::nodes))
-            .route(
-                "/v1/cluster/nodes/{node}",
-                delete(cluster::remove_node).patch(cluster::change_node),
-            )
-            .route("/v1/cluster/nodes/{node}/drain", post(cluster::drain))
-            .route("/v1/cluster/nodes/{node}/restart", post(cluster::restart))
-            .route(
-                "/v1/cluster/nodes/{node}/log",
-                get(logs::own).put(logs::change_own),
-            )
-            .route(
-                "/v1/cluster/settings",
-                get(settings::describe).patch(settings::change),
-            )
-            .route(plan::PATH, post(plan::plan))
-            .route("/v1/cluster/slots", get(cluster::slots))
-            .route("/v1/events", get(events::events))
-            .route("/v1/logs", get(logs::logs))
-            .route("/metrics", get(metrics::metrics))
-            .route("/healthz", get(health::healthz))
-            .route("/readyz", get(health::readyz))
+        let (router, _) = routes().split_for_parts();
+        let router = router
             .fallback(no_route)
             .method_not_allowed_fallback(no_method)
             .layer(middleware::from_fn_with_state(
@@ -146,7 +110,7 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let path = request.uri().path();
-        let open = matches!(path, "/healthz" | "/readyz");
+        let open = OPEN.contains(&path);
         if !open && let Err(error) = guard::admit(self.admin.token.as_ref(), request.headers()) {
             return error.response().map(Body::from);
         }
@@ -178,6 +142,47 @@ impl Api {
     }
 }
 
+/// What is served beside calls, and what is said of it.
+fn routes() -> OpenApiRouter<Admin> {
+    let resource = routes!(
+        resources::allocate,
+        resources::describe,
+        resources::deallocate
+    );
+    let (_, _, resource_without_id) = resource.clone();
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(modules::list))
+        .routes(routes!(modules::deploy, modules::describe, modules::remove))
+        .routes(routes!(resources::list))
+        .routes(routes!(batch::batch))
+        // No segment matches an empty id, which is to be refused like any other that is none.
+        .route("/v1/modules/{module}/resources/", resource_without_id)
+        .routes(resource)
+        .routes(routes!(cluster::describe))
+        .routes(routes!(cluster::nodes))
+        .routes(routes!(cluster::remove_node, cluster::change_node))
+        .routes(routes!(cluster::drain))
+        .routes(routes!(cluster::restart))
+        .routes(routes!(logs::own, logs::change_own))
+        .routes(routes!(settings::describe, settings::change))
+        .routes(routes!(plan::plan))
+        .routes(routes!(cluster::slots))
+        .routes(routes!(events::events))
+        .routes(routes!(logs::logs))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(openapi::openapi))
+}
+
+/// The API as an OpenAPI document, in JSON.
+#[must_use]
+pub fn openapi() -> String {
+    let document = openapi::complete(routes().into_openapi());
+    let json = document.to_pretty_json();
+    json.expect("a description is text and numbers, which can always be written") + "\n"
+}
+
 fn starting_anew() -> Error {
     let detail = "the node has lost its lease and starts anew; a change may have been made";
     Error::new(ProblemKind::Interrupted, detail)
@@ -194,3 +199,7 @@ async fn no_method(method: Method, uri: http::Uri) -> impl IntoResponse {
     let detail = format!("{} does not take {method}", uri.path());
     Error::invalid(detail).status(http::StatusCode::METHOD_NOT_ALLOWED)
 }
+
+/// What is answered to everybody, with a token or without: load balancers have none, and a description
+/// of the API says nothing of the cluster.
+const OPEN: [&str; 3] = ["/healthz", "/readyz", "/v1/openapi.json"];

@@ -88,6 +88,10 @@ fn dispatch(line: Line, run_node: RunNode) -> anyhow::Result<ExitCode> {
             config::run(start.expect("it is a command"))?;
             return Ok(ExitCode::SUCCESS);
         }
+        Command::Openapi => {
+            output::write(crate::admin::openapi().as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Man(args) => {
             man::run(&args, command_named(), &session.output())?;
             return Ok(ExitCode::SUCCESS);
@@ -161,6 +165,7 @@ async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Resu
         | Command::Start(_)
         | Command::Man(_)
         | Command::Config
+        | Command::Openapi
         | Command::Completions { .. } => Ok(()),
     };
     done.map(|()| Exit::Done)
@@ -213,6 +218,12 @@ enum Command {
     /// holdfast.toml: what each means, and what it does when it is too low or too high.
     #[command(after_help = CONFIG_HELP)]
     Config,
+    /// Print the description of the HTTP API, as OpenAPI 3.1
+    ///
+    /// Made from the code that answers; each node gives it at `/v1/openapi.json`. For generators of
+    /// clients, and for pages that show an API.
+    #[command(after_help = OPENAPI_HELP)]
+    Openapi,
     Man(man::ManArgs),
     /// Print a script that completes this command line in a shell
     #[command(after_help = COMPLETIONS_HELP)]
@@ -249,6 +260,11 @@ const CONFIG_HELP: &str = "\
 Examples:
   holdfast config | less
   holdfast config > CONFIGURATION.md";
+
+const OPENAPI_HELP: &str = "\
+Examples:
+  holdfast openapi > openapi.json
+  holdfast openapi | jq '.paths | keys'";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:

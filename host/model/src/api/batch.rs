@@ -1,12 +1,13 @@
 //! The batch route: many allocations and deallocations, one JSON text a line each way.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Problem;
 use crate::{ResourceId, Spec};
 
 /// One line of the body of `POST /v1/modules/{module}/resources:batch`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum BatchRequest {
     /// Allocates a resource, or changes its spec.
@@ -25,12 +26,13 @@ pub enum BatchRequest {
 }
 
 /// One line of the answer: what became of the line of the same number. Lines are answered in order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BatchAnswer {
     /// Number of the line in the body, from 1. Empty lines are counted and not answered.
     pub line: u64,
     /// The resource, as far as the line could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub id: Option<ResourceId>,
     /// What became of it.
     #[serde(flatten)]
@@ -38,7 +40,7 @@ pub struct BatchAnswer {
 }
 
 /// What became of a line: `"result": …` or `"problem": {…}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BatchOutcome {
     /// It is done, and will not be lost.
@@ -49,7 +51,9 @@ pub enum BatchOutcome {
 }
 
 /// What was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum BatchResult {
     /// The resource is new.

@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::ResourceStatus;
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// Who owns a slot: one run of one node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct Owner {
     /// The node.
     pub node: NodeId,
@@ -19,8 +20,8 @@ pub struct Owner {
     pub incarnation: Incarnation,
 }
 
-/// Answer of `GET /v1/cluster`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The cluster at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterInfo {
     /// Made at random when the cluster was founded.
     pub id: ClusterId,
@@ -29,6 +30,7 @@ pub struct ClusterInfo {
     /// Version of the view.
     pub epoch: Epoch,
     /// The leader; null while there is none.
+    #[schema(required)]
     pub leader: Option<NodeId>,
     /// Raft term.
     pub term: u64,
@@ -50,11 +52,12 @@ pub struct ClusterInfo {
     pub stale: bool,
     /// Present while the answering node hears no majority of the voters: nothing can be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub no_majority: Option<NoMajority>,
 }
 
 /// That a node hears no majority of the voters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NoMajority {
     /// Since when; at the earliest since the node was started.
     pub since_ms: u64,
@@ -63,7 +66,7 @@ pub struct NoMajority {
 }
 
 /// Nodes by status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeCounts {
     /// All of them.
     pub total: u64,
@@ -94,26 +97,35 @@ impl NodeCounts {
 }
 
 /// Resources by status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ResourceCounts {
     /// All of them.
+    #[schema(required)]
     pub total: u64,
-    /// See [`ResourceStatus::Held`].
+    /// Those that are `held`.
+    #[schema(required)]
     pub held: u64,
-    /// See [`ResourceStatus::Starting`].
+    /// Those that are `starting`.
+    #[schema(required)]
     pub starting: u64,
-    /// See [`ResourceStatus::Failed`].
+    /// Those that are `failed`.
+    #[schema(required)]
     pub failed: u64,
-    /// See [`ResourceStatus::Quarantined`].
+    /// Those that are `quarantined`.
+    #[schema(required)]
     pub quarantined: u64,
-    /// See [`ResourceStatus::Moving`].
+    /// Those that are `moving`.
+    #[schema(required)]
     pub moving: u64,
-    /// See [`ResourceStatus::Stopping`].
+    /// Those that are `stopping`.
+    #[schema(required)]
     pub stopping: u64,
-    /// See [`ResourceStatus::Unowned`].
+    /// Those that are `unowned`.
+    #[schema(required)]
     pub unowned: u64,
-    /// See [`ResourceStatus::Unreachable`].
+    /// Those that are `unreachable`.
+    #[schema(required)]
     pub unreachable: u64,
 }
 
@@ -134,18 +146,19 @@ impl ResourceCounts {
     }
 }
 
-/// Answer of `GET /v1/cluster/nodes`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The nodes of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeList {
     /// All nodes, dead ones included until they are removed.
     pub nodes: Vec<NodeInfo>,
-    /// See [`ClusterInfo::no_majority`].
+    /// Present while the answering node hears no majority of the voters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub no_majority: Option<NoMajority>,
 }
 
 /// A node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeInfo {
     /// Its identity.
     pub node: NodeId,
@@ -154,15 +167,19 @@ pub struct NodeInfo {
     /// How it is.
     pub status: NodeStatus,
     /// Where peers reach it.
+    #[schema(value_type = String, examples("127.0.0.1:7301"))]
     pub addr: SocketAddr,
     /// Where its HTTP API is.
+    #[schema(value_type = String, examples("127.0.0.1:7300"))]
     pub http: SocketAddr,
     /// Its share of the load, as it was started or as it was set since; 0 holds nothing.
     pub weight: Weight,
     /// Its failure domain.
+    #[schema(required)]
     pub zone: Option<Zone>,
     /// What it was started with as labels.
     #[serde(default)]
+    #[schema(required)]
     pub labels: Labels,
     /// Version of its software.
     pub version: String,
@@ -175,13 +192,16 @@ pub struct NodeInfo {
     /// How many resources it owns.
     pub resources: u64,
     /// How many it holds, as it says itself; null when it cannot be asked.
+    #[schema(required)]
     pub held: Option<u64>,
     /// When its incarnation joined.
     pub joined_at_ms: u64,
 }
 
 /// How a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeStatus {
     /// A member that may own resources.
@@ -210,7 +230,8 @@ impl fmt::Display for NodeStatus {
 }
 
 /// Query of `POST /v1/cluster/nodes/{node}/drain`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields, default)]
 pub struct DrainQuery {
     /// Ends the drain instead: the node may own resources again.
@@ -222,6 +243,7 @@ pub struct DrainQuery {
     pub deadline_ms: Option<u64>,
     /// What to wait for before answering.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub wait: Option<DrainWait>,
     /// How long to wait, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -229,7 +251,7 @@ pub struct DrainQuery {
 }
 
 /// What a drain can wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DrainWait {
     /// The node owns nothing more.
@@ -237,7 +259,8 @@ pub enum DrainWait {
 }
 
 /// Query of `DELETE /v1/cluster/nodes/{node}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoveNodeQuery {
     /// The caller has made sure that the node's process is dead and stays so. What it owns starts
@@ -245,18 +268,18 @@ pub struct RemoveNodeQuery {
     pub confirm_dead: bool,
 }
 
-/// A change of a node: body of `PATCH /v1/cluster/nodes/{node}`. What is absent stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A change of a node. What is absent stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ChangeNode {
-    /// See [`NodeInfo::weight`]. It stays until it is changed again, or the node is started with
+    /// Its share of the load. It stays until it is changed again, or the node is started with
     /// another weight than before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<Weight>,
 }
 
-/// The settings of the cluster: answer of `GET /v1/cluster/settings`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The settings of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterSettings {
     /// How many voters it wants once it has the nodes: 1, 3, 5 or 7. Default 3. More survive more
     /// losses, and each change waits for more disks.
@@ -281,41 +304,42 @@ pub struct ClusterSettings {
     pub stable_after_ms: u64,
 }
 
-/// A change of some of the settings: body of `PATCH /v1/cluster/settings`. What is absent stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A change of some of the settings of the cluster. What is absent stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ChangeClusterSettings {
-    /// See [`ClusterSettings::voters`].
+    /// How many voters it wants.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub voters: Option<u8>,
-    /// See [`ClusterSettings::lease_ttl_ms`]. Longer leases hold at once. Shorter ones are granted at
+    /// How long a lease lasts. Longer leases hold at once. Shorter ones are granted at
     /// once, but a silent node is replaced by the former ones until the last of those is over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_ttl_ms: Option<u64>,
-    /// See [`ClusterSettings::lease_guard_ms`].
+    /// How far a node and the leader stay away from the end of a lease.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_guard_ms: Option<u64>,
-    /// See [`ClusterSettings::replace_voters_after_ms`].
+    /// How long a voter must be silent before another node votes in its place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replace_voters_after_ms: Option<u64>,
-    /// See [`ClusterSettings::fast_failover`].
+    /// Whether a node whose address refuses connections is replaced at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fast_failover: Option<bool>,
-    /// See [`ClusterSettings::stable_after_ms`].
+    /// How long a node must have been there before it is given what others run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stable_after_ms: Option<u64>,
 }
 
 /// Query of `GET /v1/cluster/slots`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct SlotsQuery {
     /// The module.
     pub module: ModuleName,
 }
 
-/// Answer of `GET /v1/cluster/slots`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The slots of a module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SlotList {
     /// The module.
     pub module: ModuleName,
@@ -324,17 +348,20 @@ pub struct SlotList {
 }
 
 /// A slot of a module.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SlotInfo {
     /// Its number.
     pub slot: Slot,
     /// How many resources are in it.
     pub resources: u64,
     /// The node that the ring gives it to, before bounds on load.
+    #[schema(required)]
     pub preferred: Option<NodeId>,
     /// Who owns it; null when nobody does now.
+    #[schema(required)]
     pub owner: Option<Owner>,
     /// Who gets it once its owner has released it.
+    #[schema(required)]
     pub next: Option<NodeId>,
     /// Its fencing token.
     pub token: Token,

@@ -1,17 +1,20 @@
 //! What happens in the cluster.
 
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Owner;
 use crate::{Digest, Incarnation, ModuleName, NodeId, ResourceId, Slot, Token};
 
 /// Query of `GET /v1/events`. The answer is a stream of server-sent events: `event` is the type, `data`
 /// an [`Event`] as JSON, and `id` says where it stands, for `Last-Event-ID`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields, default)]
 pub struct EventsQuery {
     /// Only events of this type.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub kind: Option<EventType>,
     /// Only of this module and its resources.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,7 +28,7 @@ pub struct EventsQuery {
 }
 
 /// Something that has happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// When, by the clock of the node where it happened; of what the log tells, when the node that
     /// answers heard of it.
@@ -36,16 +39,16 @@ pub struct Event {
 }
 
 macro_rules! happenings {
-    ($($(#[$doc:meta])* $name:ident $text:literal { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)* })*) => {
-        /// What has happened. The catalogue is `docs/EVENTS.md`.
-        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    ($($(#[$doc:meta])* $name:ident $text:tt { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)* })*) => {
+        /// What has happened; `docs/EVENTS.md` is the catalogue.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
         #[serde(tag = "type")]
         pub enum Happening {
             $($(#[$doc])* #[serde(rename = $text)] $name { $($(#[$field_doc])* $field: $ty,)* },)*
         }
 
         /// Its type.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
         pub enum EventType {
             $($(#[$doc])* #[serde(rename = $text)] $name,)*
         }
@@ -186,8 +189,10 @@ happenings! {
         /// How many resources are in it.
         resources: u32,
         /// Who owned it.
+        #[schema(required)]
         from: Option<Owner>,
         /// Who owns it.
+        #[schema(required)]
         to: Option<Owner>,
         /// The new token.
         token: Token,
@@ -232,12 +237,13 @@ happenings! {
     /// Events were missed: they are no longer known, or never were where they are read.
     Missed "missed" {
         /// Events of instances on this node; null: of everything else.
+        #[schema(required)]
         node: Option<NodeId>,
     }
 }
 
 /// Why an instance was ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StopReason {
     /// Another node gets the resource.

@@ -3,12 +3,14 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use crate::{ModuleName, NodeId, ResourceId};
+use crate::{ModuleName, NodeId, ResourceId, schema::Within};
 
 /// Query of `GET /v1/logs`. The answer is newline-delimited JSON, a [`LogLine`] each. Lines may be
 /// empty: they show that the connection stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogsQuery {
     /// Only what handlers of this module say.
@@ -23,9 +25,9 @@ pub struct LogsQuery {
     /// Only what is at least so important.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<LogLevel>,
-    /// How many entries of the past at most, the newest ones; default 100, at most
-    /// [`LogsQuery::LIMIT_MAX`]. 0 gives none.
+    /// How many entries of the past at most, the newest ones.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<Within<0, { Self::LIMIT_MAX }, { Self::LIMIT_DEFAULT }>>, inline)]
     pub limit: Option<u32>,
     /// Go on with what is said from now on, until the client leaves.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -40,7 +42,7 @@ impl LogsQuery {
 }
 
 /// A line of the answer of `GET /v1/logs`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum LogLine {
     /// Something that a handler said.
@@ -50,7 +52,7 @@ pub enum LogLine {
 }
 
 /// Something that a handler said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogEntry {
     /// When, by the clock of the node.
     pub at_ms: u64,
@@ -71,7 +73,7 @@ pub struct LogEntry {
 }
 
 /// Entries of a node are not in the answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogsMissing {
     /// The node.
     pub node: NodeId,
@@ -79,9 +81,8 @@ pub struct LogsMissing {
     pub missing: String,
 }
 
-/// Body of `PUT /v1/cluster/nodes/{node}/log`, and the answer of it and of `GET`: what the node's own
-/// log has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the own log of a node has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NodeLog {
     /// A level, or `target=level` with commas between them. Until the process ends: the next one
@@ -91,7 +92,18 @@ pub struct NodeLog {
 
 /// How important something is, the least important first; the levels of `wasi:logging`.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
@@ -144,7 +156,7 @@ impl FromStr for LogLevel {
 }
 
 /// How a handler said something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogSource {
     /// A line on standard output.

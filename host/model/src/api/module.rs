@@ -1,15 +1,18 @@
 //! Modules: deploying, describing, removing.
 
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{Digest, Lane, ModuleName, NodeId, Settings};
 
 /// Query of `PUT /v1/modules/{module}`. The body is the component.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeployQuery {
     /// What to wait for before answering.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub wait: Option<DeployWait>,
     /// How long to wait, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -17,7 +20,7 @@ pub struct DeployQuery {
 }
 
 /// What a deployment can wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeployWait {
     /// The new version serves, or has failed.
@@ -25,13 +28,15 @@ pub enum DeployWait {
 }
 
 /// Query of `DELETE /v1/modules/{module}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoveModuleQuery {
     /// Deallocates the module's resources too. Without it, a module that has any is kept (409).
     pub force: bool,
     /// What to wait for before answering.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub wait: Option<RemoveModuleWait>,
     /// How long to wait, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,30 +44,32 @@ pub struct RemoveModuleQuery {
 }
 
 /// What a removal can wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RemoveModuleWait {
     /// The last instance has ended and the module is gone: its name is free.
     Gone,
 }
 
-/// Answer of `GET /v1/modules`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The modules of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ModuleList {
     /// All modules, by name.
     pub modules: Vec<ModuleInfo>,
 }
 
 /// A module.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ModuleInfo {
     /// Its name.
     pub module: ModuleName,
     /// The version that serves.
     pub version: VersionInfo,
     /// The version that is about to replace it.
+    #[schema(required)]
     pub rollout: Option<RolloutInfo>,
     /// The last version that was given up, until a later one serves.
+    #[schema(required)]
     pub failed: Option<FailedVersion>,
     /// It is being removed: it takes no allocations, and vanishes with its last resource.
     pub removing: bool,
@@ -75,11 +82,12 @@ pub struct ModuleInfo {
     /// Answers of a deployment only: whether it made a new version. False when this very component
     /// and these settings serve, or roll out, already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub new: Option<bool>,
 }
 
 /// A version of a module: a component and the settings it runs with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VersionInfo {
     /// Counts the module's deployments from 1.
     pub number: u64,
@@ -92,6 +100,7 @@ pub struct VersionInfo {
     /// Its settings.
     pub settings: Settings,
     /// How its calls run; null until the answering node has compiled the component.
+    #[schema(required)]
     pub lane: Option<Lane>,
     /// The interfaces it exports, by name; empty until compiled here.
     pub exports: Vec<String>,
@@ -100,7 +109,7 @@ pub struct VersionInfo {
 }
 
 /// A version on probation: each node tries it on a few resources first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RolloutInfo {
     /// The new version.
     pub version: VersionInfo,
@@ -109,7 +118,7 @@ pub struct RolloutInfo {
 }
 
 /// A node on which a version held no resource.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FailedOn {
     /// The node.
     pub node: NodeId,
@@ -118,7 +127,7 @@ pub struct FailedOn {
 }
 
 /// A version that was given up: it could hold no resource on any node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FailedVersion {
     /// The version.
     pub version: VersionInfo,
@@ -127,7 +136,7 @@ pub struct FailedVersion {
 }
 
 /// A node's share of a module.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ModuleNode {
     /// The node.
     pub node: NodeId,

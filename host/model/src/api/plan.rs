@@ -7,15 +7,19 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::{ModuleName, NodeId, Weight, Zone};
+use crate::{
+    ModuleName, NodeId, Weight, Zone,
+    schema::{schema, text},
+};
 
-/// Body of `POST /v1/cluster/plan`: what to imagine. What is absent stays as it is; where nothing is
+/// What to imagine. What is absent stays as it is; where nothing is
 /// imagined, the answer is what moves by itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlanRequest {
-    /// Nodes that join; at most [`PlanRequest::JOIN_MAX`].
+    /// Nodes that join.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub join: Vec<JoiningNode>,
     /// Nodes that leave: drained, stopped or dead.
@@ -33,7 +37,7 @@ impl PlanRequest {
 }
 
 /// A node that does not exist yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct JoiningNode {
     /// Its share of the load; 100 unless given.
@@ -43,9 +47,9 @@ pub struct JoiningNode {
     pub zone: Option<Zone>,
 }
 
-/// Answer of `POST /v1/cluster/plan`. *Now* counts what is on its way where it goes; *then* is when
+/// What would move. *Now* counts what is on its way where it goes; *then* is when
 /// nothing moves any more.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterPlan {
     /// What there is in all modules.
     pub total: PlanCount,
@@ -53,8 +57,10 @@ pub struct ClusterPlan {
     pub moves: PlanCount,
     /// How much of its fair share, by weight, the fullest node has now: 1 where all is even. Null
     /// where there is nothing, or nobody to hold it.
+    #[schema(required)]
     pub max_mean_now: Option<f64>,
     /// The same, then.
+    #[schema(required)]
     pub max_mean_then: Option<f64>,
     /// The nodes; those that join stand last.
     pub nodes: Vec<PlannedNode>,
@@ -63,7 +69,7 @@ pub struct ClusterPlan {
 }
 
 /// Resources, and the slots that they are in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlanCount {
     /// How many resources.
     pub resources: u64,
@@ -86,15 +92,17 @@ impl PlanCount {
 }
 
 /// A node in a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlannedNode {
     /// The node.
     pub node: PlanNode,
     /// What becomes of it.
     pub role: PlanRole,
     /// Its failure domain.
+    #[schema(required)]
     pub zone: Option<Zone>,
     /// Its weight now; null where it joins.
+    #[schema(required)]
     pub weight_now: Option<Weight>,
     /// Its weight then.
     pub weight_then: Weight,
@@ -105,7 +113,7 @@ pub struct PlannedNode {
 }
 
 /// What becomes of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PlanRole {
     /// It is there now and then.
@@ -127,7 +135,7 @@ impl fmt::Display for PlanRole {
 }
 
 /// A module in a plan.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PlannedModule {
     /// The module.
     pub module: ModuleName,
@@ -135,18 +143,21 @@ pub struct PlannedModule {
     pub total: PlanCount,
     /// What of it would move from one node to another.
     pub moves: PlanCount,
-    /// See [`ClusterPlan::max_mean_now`].
+    /// How much of its fair share of the module the fullest node has now.
+    #[schema(required)]
     pub max_mean_now: Option<f64>,
-    /// See [`ClusterPlan::max_mean_then`].
+    /// The same, then.
+    #[schema(required)]
     pub max_mean_then: Option<f64>,
     /// From where to where.
     pub from_to: Vec<PlannedMove>,
 }
 
 /// What of a module would go from one node to another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlannedMove {
     /// Who has it now; null where nobody has, which is no move.
+    #[schema(required)]
     pub from: Option<PlanNode>,
     /// Who has it then.
     pub to: PlanNode,
@@ -164,6 +175,12 @@ pub enum PlanNode {
     /// One that joins, by its number from 1.
     New(u32),
 }
+
+schema!(
+    PlanNode,
+    text("A node in a plan: its id, or `new-1` and so on for those that join.")
+        .examples(["076e5cf8-463d-4add-81a9-cdc537df0e55", "new-1"])
+);
 
 impl fmt::Display for PlanNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

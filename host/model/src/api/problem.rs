@@ -4,21 +4,28 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::{ToSchema, openapi::schema::SchemaFormat};
 
-/// An error, as the API tells it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+use crate::schema::{schema, text};
+
+/// An error, as the API tells it (RFC 9457).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// What kind of problem, for programs: `urn:holdfast:problem:` and the kind.
     #[serde(rename = "type", default)]
+    #[schema(required)]
     pub kind: ProblemKind,
     /// What kind of problem, for people; the same for every problem of a kind.
     #[serde(default)]
+    #[schema(required)]
     pub title: String,
     /// The HTTP status.
     #[serde(default)]
+    #[schema(required, minimum = 400, maximum = 599)]
     pub status: u16,
     /// What happened this time, and what to do about it.
     #[serde(default)]
+    #[schema(required)]
     pub detail: String,
     /// Further members, by kind.
     #[serde(flatten)]
@@ -66,12 +73,12 @@ impl fmt::Display for Problem {
 impl std::error::Error for Problem {}
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident = $name:literal, $status:literal, $title:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $kind:ident = $name:literal, $status:literal, $title:literal;)*) => {
         /// The kinds of problem. Programs tell problems apart by it, not by status or text.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(from = "String", into = "String")]
         pub enum ProblemKind {
-            $($(#[$doc])* $kind,)*
+            $($(#[doc = $doc])* $kind,)*
             /// A kind that this version does not know (`about:blank`): look at the status.
             #[default]
             Other,
@@ -92,10 +99,19 @@ macro_rules! kinds {
 
             /// The status that problems of this kind have unless they say otherwise.
             #[must_use]
-            pub fn status(self) -> u16 {
+            pub const fn status(self) -> u16 {
                 match self {
                     $(Self::$kind => $status,)*
                     Self::Other => 500,
+                }
+            }
+
+            /// When there is such a problem, in a sentence.
+            #[must_use]
+            pub fn about(self) -> &'static str {
+                match self {
+                    $(Self::$kind => concat!($($doc),*).trim_ascii(),)*
+                    Self::Other => "A kind that this version does not know.",
                 }
             }
 
@@ -136,7 +152,7 @@ kinds! {
     NotInvocable = "not-invocable", 501, "Not invocable";
     /// The handler answered with an error of its own; the status says which kind.
     HandlerRefused = "handler-refused", 500, "Refused by the handler";
-    /// The handler trapped; the instance is started anew.
+    /// The handler trapped; `function` names where. The instance is started anew.
     Trap = "trap", 500, "The handler trapped";
     /// It took longer than the caller wanted to wait.
     Timeout = "timeout", 504, "Timed out";
@@ -151,6 +167,17 @@ kinds! {
     /// The node failed; its log says more.
     Internal = "internal", 500, "Internal error";
 }
+
+schema!(ProblemKind, {
+    let kinds = ProblemKind::ALL.iter();
+    let kinds = kinds.map(|kind| format!("\n- `{}`: {}", kind.urn(), kind.about()));
+    let description = format!(
+        "What kind of problem, for programs: they tell problems apart by it, not by status or text. \
+         Later versions may have more kinds; what to do about one that is unknown, its status tells.\n{}",
+        kinds.collect::<String>()
+    );
+    text(&description).format(Some(SchemaFormat::Custom("uri".to_owned())))
+});
 
 impl ProblemKind {
     const PREFIX: &str = "urn:holdfast:problem:";

@@ -3,17 +3,23 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Owner;
-use crate::{ModuleName, NodeId, ResourceId, Slot, Spec, Token};
+use crate::{
+    ModuleName, NodeId, ResourceId, Slot, Spec, Token,
+    schema::{Within, one_of, schema},
+};
 
 /// Query of `PUT /v1/modules/{module}/resources/{id}`. The body is the spec, a JSON object; an
 /// empty body is `{}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields, default)]
 pub struct AllocateQuery {
     /// What to wait for before answering.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub wait: Option<AllocateWait>,
     /// How long to wait, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -21,7 +27,7 @@ pub struct AllocateQuery {
 }
 
 /// What an allocation can wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AllocateWait {
     /// The resource is held with the spec that was given.
@@ -29,11 +35,13 @@ pub enum AllocateWait {
 }
 
 /// Query of `DELETE /v1/modules/{module}/resources/{id}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeallocateQuery {
     /// What to wait for before answering.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub wait: Option<DeallocateWait>,
     /// How long to wait, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,7 +49,7 @@ pub struct DeallocateQuery {
 }
 
 /// What a deallocation can wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeallocateWait {
     /// `terminate` has returned and the instance is gone.
@@ -49,11 +57,13 @@ pub enum DeallocateWait {
 }
 
 /// Query of `GET /v1/modules/{module}/resources`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourcesQuery {
-    /// How many at most; default 100, at most [`ResourcesQuery::LIMIT_MAX`].
+    /// How many at most.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<Within<1, { Self::LIMIT_MAX }, { Self::LIMIT_DEFAULT }>>, inline)]
     pub limit: Option<u32>,
     /// Where to go on: `next_cursor` of the page before.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,16 +84,17 @@ impl ResourcesQuery {
 }
 
 /// A page of resources, in the order of their ids.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ResourceList {
     /// The resources. A page may have fewer than asked for, even none, before the last.
     pub resources: Vec<ResourceInfo>,
     /// Where the next page begins; null on the last.
+    #[schema(required)]
     pub next_cursor: Option<String>,
 }
 
 /// A resource.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ResourceInfo {
     /// Its module.
     pub module: ModuleName,
@@ -96,6 +107,7 @@ pub struct ResourceInfo {
     /// When it was allocated first.
     pub allocated_at_ms: u64,
     /// Who owns its slot; null when nobody does now.
+    #[schema(required)]
     pub owner: Option<Owner>,
     /// Fencing token of its slot.
     pub token: Token,
@@ -106,10 +118,13 @@ pub struct ResourceInfo {
     /// How often its instance was made anew here after a failure.
     pub restarts: u32,
     /// Since when it is held; null when it is not.
+    #[schema(required)]
     pub held_since_ms: Option<u64>,
     /// The last failure of its present instance or of an attempt to start it.
+    #[schema(required)]
     pub last_error: Option<LastError>,
     /// Number of the module's version that its instance runs; null without an instance.
+    #[schema(required)]
     pub version: Option<u64>,
     /// Calls that run now: 0 or 1.
     pub in_flight: u32,
@@ -118,12 +133,12 @@ pub struct ResourceInfo {
 }
 
 macro_rules! statuses {
-    ($($(#[$doc:meta])* $status:ident = $name:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $status:ident = $name:literal;)*) => {
         /// How a resource is.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub enum ResourceStatus {
-            $($(#[$doc])* $status,)*
+            $($(#[doc = $doc])* $status,)*
         }
 
         impl ResourceStatus {
@@ -138,6 +153,11 @@ macro_rules! statuses {
                 }
             }
         }
+
+        schema!(ResourceStatus, {
+            let about = concat!("How a resource is:\n" $(, "\n- `", $name, "`:" $(, $doc)*)*);
+            one_of(about, ResourceStatus::ALL.iter().map(|status| status.as_str()))
+        });
     };
 }
 
@@ -198,7 +218,7 @@ impl fmt::Display for ResourceStatus {
 }
 
 /// A failure of a resource's handler.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LastError {
     /// What it said.
     pub message: String,
@@ -209,7 +229,7 @@ pub struct LastError {
 }
 
 /// How a handler can fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureKind {
     /// It answered `retry`.

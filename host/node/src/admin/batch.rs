@@ -12,7 +12,10 @@ use futures_util::{Stream, stream};
 use holdfast_cluster::state::{Allocation, Command, Outcome};
 use holdfast_model::{
     ModuleName, ResourceId, Spec,
-    api::{BatchAnswer, BatchOutcome, BatchRequest, BatchResult, NDJSON, Problem, ProblemKind},
+    api::{
+        BatchAnswer, BatchOutcome, BatchRequest, BatchResult, NDJSON, Problem,
+        ProblemKind::{self, NoLeader, Unavailable, UnknownModule},
+    },
     resource::InvalidSpec,
 };
 use http::header;
@@ -22,13 +25,29 @@ use serde_json::value::RawValue;
 
 use super::{
     Admin,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, Module, NoQuery},
     modules::deadline,
     resources::module_of,
 };
 
-/// `POST /v1/modules/{module}/resources:batch`
+/// Allocate and deallocate many resources
+///
+/// A line in, a line out. It streams both ways: read while you write. A line that cannot be done does not stop the
+/// others, and the status is 200 whatever becomes of them.
+#[utoipa::path(
+    post,
+    path = "/v1/modules/{module}/resources:batch",
+    operation_id = "change_resources",
+    tag = "resources",
+    params(Module),
+    request_body(content = BatchRequest, content_type = NDJSON, description = "Newline-delimited JSON: one change a line"),
+    responses(
+        (status = OK, description = "Newline-delimited JSON: what became of each line, in order", body = BatchAnswer, content_type = NDJSON),
+        Problems<{ usual(&[UnknownModule, Unavailable, NoLeader]) }>,
+    )
+)]
 pub(super) async fn batch(
     State(admin): State<Admin>,
     Module(module): Module,

@@ -16,14 +16,18 @@ use holdfast_model::{
     ClusterId, NodeId,
     api::{
         ChangeNode, ClusterInfo, DrainQuery, NoMajority, NodeCounts, NodeInfo, NodeList,
-        NodeStatus, Owner, ProblemKind, RemoveNodeQuery, ResourceCounts, ResourceStatus, SlotInfo,
-        SlotList, SlotsQuery,
+        NodeStatus, Owner,
+        ProblemKind::{
+            self, Conflict, NoLeader, Timeout, TooLarge, Unavailable, UnknownModule, UnknownNode,
+        },
+        RemoveNodeQuery, ResourceCounts, ResourceStatus, SlotInfo, SlotList, SlotsQuery,
     },
 };
 use tokio::time::Instant;
 
 use super::{
     Admin, body,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, NoQuery, Node},
     look_up::not_joined,
@@ -36,7 +40,19 @@ use crate::{
     rpc,
 };
 
-/// `GET /v1/cluster`
+/// Describe the cluster
+///
+/// Counts of resources come from their owners.
+#[utoipa::path(
+    get,
+    path = "/v1/cluster",
+    operation_id = "describe_cluster",
+    tag = "cluster",
+    responses(
+        (status = OK, description = "The cluster at a glance", body = ClusterInfo),
+        Problems<{ usual(&[Unavailable]) }>,
+    )
+)]
 pub(super) async fn describe(
     State(admin): State<Admin>,
     Asked(NoQuery {}): Asked<NoQuery>,
@@ -133,7 +149,17 @@ fn owned(admin: &Admin) -> (BTreeMap<NodeId, u64>, u64) {
     })
 }
 
-/// `GET /v1/cluster/nodes`
+/// List nodes
+#[utoipa::path(
+    get,
+    path = "/v1/cluster/nodes",
+    operation_id = "list_nodes",
+    tag = "nodes",
+    responses(
+        (status = OK, description = "All nodes, dead ones included until they are removed", body = NodeList),
+        Problems<{ usual(&[Unavailable]) }>,
+    )
+)]
 pub(super) async fn nodes(
     State(admin): State<Admin>,
     Asked(NoQuery {}): Asked<NoQuery>,
@@ -197,7 +223,21 @@ fn status(standing: Standing, live: bool) -> NodeStatus {
     }
 }
 
-/// `PATCH /v1/cluster/nodes/{node}`
+/// Change a node while it runs
+///
+/// Resources move by a new weight at once.
+#[utoipa::path(
+    patch,
+    path = "/v1/cluster/nodes/{node}",
+    operation_id = "change_node",
+    tag = "nodes",
+    params(Node),
+    request_body(content = ChangeNode, description = "What is to change"),
+    responses(
+        (status = OK, description = "The node", body = NodeInfo),
+        Problems<{ usual(&[TooLarge, UnknownNode, Conflict, Unavailable, NoLeader]) }>,
+    )
+)]
 pub(super) async fn change_node(
     State(admin): State<Admin>,
     Node(node): Node,
@@ -221,7 +261,20 @@ pub(super) async fn change_node(
     info(&admin, node).await.map(Json)
 }
 
-/// `POST /v1/cluster/nodes/{node}/drain`
+/// Drain a node
+///
+/// Moves everything away from it and gives it nothing new. What was said last counts.
+#[utoipa::path(
+    post,
+    path = "/v1/cluster/nodes/{node}/drain",
+    operation_id = "drain_node",
+    tag = "nodes",
+    params(Node, DrainQuery),
+    responses(
+        (status = OK, description = "The node", body = NodeInfo),
+        Problems<{ usual(&[UnknownNode, Conflict, Unavailable, NoLeader, Timeout]) }>,
+    )
+)]
 pub(super) async fn drain(
     State(admin): State<Admin>,
     Node(node): Node,
@@ -251,7 +304,20 @@ pub(super) async fn drain(
     info(&admin, node).await.map(Json)
 }
 
-/// `POST /v1/cluster/nodes/{node}/restart`
+/// Restart a node
+///
+/// It ends what it holds, puts a new run of its program in the place of its process, and takes back what it had.
+#[utoipa::path(
+    post,
+    path = "/v1/cluster/nodes/{node}/restart",
+    operation_id = "restart_node",
+    tag = "nodes",
+    params(Node),
+    responses(
+        (status = ACCEPTED, description = "The node as it was: it is back when its `incarnation` is larger", body = NodeInfo),
+        Problems<{ usual(&[UnknownNode, Conflict, Unavailable, NoLeader]) }>,
+    )
+)]
 pub(super) async fn restart(
     State(admin): State<Admin>,
     Node(node): Node,
@@ -288,7 +354,21 @@ async fn await_empty(admin: &Admin, node: NodeId, deadline: Instant) -> Result<(
     }
 }
 
-/// `DELETE /v1/cluster/nodes/{node}`
+/// Remove a node for good
+///
+/// Without `confirm_dead` only a node that is draining or down and owns nothing is removed. The node itself ends
+/// when it hears of it.
+#[utoipa::path(
+    delete,
+    path = "/v1/cluster/nodes/{node}",
+    operation_id = "remove_node",
+    tag = "nodes",
+    params(Node, RemoveNodeQuery),
+    responses(
+        (status = NO_CONTENT, description = "It is removed for good"),
+        Problems<{ usual(&[UnknownNode, Conflict, Unavailable, NoLeader]) }>,
+    )
+)]
 pub(super) async fn remove_node(
     State(admin): State<Admin>,
     Node(node): Node,
@@ -327,7 +407,18 @@ pub(super) async fn remove_node(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `GET /v1/cluster/slots`
+/// List the slots of a module
+#[utoipa::path(
+    get,
+    path = "/v1/cluster/slots",
+    operation_id = "list_slots",
+    tag = "cluster",
+    params(SlotsQuery),
+    responses(
+        (status = OK, description = "The slots that exist, by number", body = SlotList),
+        Problems<{ usual(&[UnknownModule, Unavailable, NoLeader]) }>,
+    )
+)]
 pub(super) async fn slots(
     State(admin): State<Admin>,
     Asked(query): Asked<SlotsQuery>,

@@ -35,10 +35,9 @@ pub(super) type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     pub(super) fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         // Whoever is told to come back is told when.
-        let later = matches!(kind.status(), 429 | 503);
         Self {
             problem: Box::new(Problem::new(kind, detail)),
-            retry_after: later.then_some(Duration::from_secs(1)),
+            retry_after: comes_back(kind.status()).then_some(Duration::from_secs(1)),
             header: None,
         }
     }
@@ -70,7 +69,7 @@ impl Error {
 
     fn with_status(mut self, status: u16) -> Self {
         self.problem.status = status;
-        if matches!(status, 429 | 503) {
+        if comes_back(status) {
             self.retry_after = self.retry_after.or(Some(Duration::from_secs(1)));
         }
         self
@@ -128,14 +127,7 @@ impl From<call::Error> for Error {
             call::Error::UnknownResource(_) => Self::new(ProblemKind::UnknownResource, detail),
             call::Error::NotInvocable(_) => Self::new(ProblemKind::NotInvocable, detail),
             call::Error::Refused { kind, .. } => {
-                let status = match kind {
-                    Refusal::Invalid => 400,
-                    Refusal::NotFound => 404,
-                    Refusal::Conflict => 409,
-                    Refusal::Unavailable => 503,
-                    Refusal::Failed => 500,
-                };
-                Self::new(ProblemKind::HandlerRefused, detail).with_status(status)
+                Self::new(ProblemKind::HandlerRefused, detail).with_status(refused(kind))
             }
             call::Error::Trapped { function, .. } => {
                 Self::new(ProblemKind::Trap, detail).with("function", &*function)
@@ -149,6 +141,22 @@ impl From<call::Error> for Error {
             call::Error::Interrupted => Self::new(ProblemKind::Interrupted, detail),
         }
     }
+}
+
+/// The status by which a handler's refusal is told.
+pub(super) fn refused(kind: Refusal) -> u16 {
+    match kind {
+        Refusal::Invalid => 400,
+        Refusal::NotFound => 404,
+        Refusal::Conflict => 409,
+        Refusal::Unavailable => 503,
+        Refusal::Failed => 500,
+    }
+}
+
+/// Whether whoever gets this status is told when to come back.
+pub(super) fn comes_back(status: u16) -> bool {
+    matches!(status, 429 | 503)
 }
 
 impl From<Refused> for Error {

@@ -5,17 +5,38 @@ use std::{convert::Infallible, fmt::Write as _, time::Duration};
 use axum::{body::Body, extract::State, response::IntoResponse};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use holdfast_model::api::{EVENT_STREAM, EventsQuery, ProblemKind};
+use holdfast_model::api::{
+    EVENT_STREAM, Event, EventsQuery,
+    ProblemKind::{self, Unavailable},
+};
 use http::{HeaderMap, header};
+use utoipa::{
+    IntoParams, PartialSchema as _,
+    openapi::path::{Parameter, ParameterIn},
+};
 
 use super::{
     Admin,
+    describe::{Problems, request_header, usual},
     error::{Error, Result},
     extract::Asked,
 };
 use crate::events::{Cursor, Filter, From, Item, Watched};
 
-/// `GET /v1/events`
+/// Watch what happens
+///
+/// The stream goes on until one side ends. While nothing happens, a comment is sent every 10 s.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    operation_id = "watch_events",
+    tag = "watching",
+    params(EventsQuery, GoOn),
+    responses(
+        (status = OK, description = "Server-sent events: `event` is the type, `data` is described here, and `id` is for `Last-Event-ID`", body = Event, content_type = EVENT_STREAM),
+        Problems<{ usual(&[Unavailable]) }>,
+    )
+)]
 pub(super) async fn events(
     State(admin): State<Admin>,
     Asked(query): Asked<EventsQuery>,
@@ -51,6 +72,17 @@ pub(super) async fn events(
         (header::CACHE_CONTROL, "no-store"),
     ];
     Ok((headers, Body::from_stream(events)))
+}
+
+/// The header with which a watcher goes on.
+struct GoOn;
+
+impl IntoParams for GoOn {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let about =
+            "Goes on after this event, through any node: the `id` of the last one that was heard.";
+        vec![request_header("Last-Event-ID", about, String::schema())]
+    }
 }
 
 fn cursor(id: &http::HeaderValue) -> Result<Cursor> {

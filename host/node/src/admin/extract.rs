@@ -6,8 +6,12 @@ use axum::{
 };
 use holdfast_model::{ModuleName, NodeId, ResourceId};
 use serde::{Deserialize, de::DeserializeOwned};
+use utoipa::{
+    IntoParams,
+    openapi::path::{Parameter, ParameterIn},
+};
 
-use super::error::Error;
+use super::{describe::path_segment, error::Error};
 
 /// The module named in the path.
 pub(super) struct Module(pub(super) ModuleName);
@@ -58,6 +62,27 @@ impl<S: Send + Sync> FromRequestParts<S> for Node {
         let node = param(parts, state, "node").await?;
         let invalid = |_| Error::invalid(format!("{node:?} is no node id: it must be a UUID"));
         Ok(Self(node.parse().map_err(invalid)?))
+    }
+}
+
+impl IntoParams for Module {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![path_segment::<ModuleName>("module", "The module.")]
+    }
+}
+
+impl IntoParams for Resource {
+    fn into_params(within: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let mut both = Module::into_params(within);
+        let about = "The resource: its id, as one percent-encoded segment.";
+        both.push(path_segment::<ResourceId>("id", about));
+        both
+    }
+}
+
+impl IntoParams for Node {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![path_segment::<NodeId>("node", "The node.")]
     }
 }
 

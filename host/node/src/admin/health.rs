@@ -4,18 +4,46 @@ use std::time::Duration;
 
 use axum::{extract::State, http::StatusCode, response::IntoResponse};
 use holdfast_cluster::state::Standing;
-use holdfast_model::api::ProblemKind;
+use holdfast_model::api::ProblemKind::{self, Interrupted, Unavailable};
 
 use tokio::time::Instant;
 
-use super::{Admin, error::Error, look_up::not_joined};
+use super::{
+    Admin,
+    describe::{Problems, only},
+    error::Error,
+    look_up::not_joined,
+};
 
-/// The process serves.
+/// Say whether the process serves
+///
+/// It needs no token.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    operation_id = "is_alive",
+    tag = "health",
+    responses(
+        (status = OK, description = "`ok`", body = String),
+    )
+)]
 pub(super) async fn healthz() -> impl IntoResponse {
     (StatusCode::OK, "ok\n")
 }
 
-/// The node is part of the cluster, and has all that its leader has.
+/// Say whether the node is ready
+///
+/// It is an active member of the cluster, and has all that its leader has. It needs no token.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "is_ready",
+    tag = "health",
+    responses(
+        (status = OK, description = "`ready`", body = String),
+        Problems<{ only(&[Unavailable, Interrupted]) }>,
+    )
+)]
 pub(super) async fn readyz(State(admin): State<Admin>) -> Result<impl IntoResponse, Error> {
     let not_ready = |why: &str| Error::new(ProblemKind::Unavailable, why);
     let standing = admin.control.read(|state| {

@@ -1,24 +1,41 @@
 //! Calls of resources over HTTP: the one route that does not go through the router, because it is
 //! the one that is hot.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use holdfast_model::{
-    ModuleName, ResourceId,
-    api::{IDEMPOTENCY_KEY_HEADER, NODE_HEADER, ProblemKind, REQUEST_ID_HEADER, TIMEOUT_HEADER},
-    call::{self, Request},
+    ModuleName, NodeId, ResourceId,
+    api::{
+        IDEMPOTENCY_KEY_HEADER, NODE_HEADER,
+        ProblemKind::{
+            self, Forbidden, HandlerRefused, Interrupted, InvalidRequest, NotInvocable, QueueFull,
+            Timeout, TooLarge, Trap, Unauthorized, Unavailable, UnknownModule, UnknownResource,
+        },
+        REQUEST_ID_HEADER, TIMEOUT_HEADER,
+    },
+    call::{self, Refusal, Request},
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts,
 };
 use http_body_util::Full;
 use hyper::body::Body;
+use serde_json::Value;
+use utoipa::{
+    IntoParams, IntoResponses, PartialSchema, ToSchema as _,
+    openapi::{
+        Content, ObjectBuilder, Ref, RefOr, ResponseBuilder,
+        path::{Parameter, ParameterIn},
+        schema::{Object, Type},
+    },
+};
 
 use super::{
     Admin, body,
-    error::{Error, Result},
-    extract::{Asked, NoQuery},
+    describe::{problems, request_header, response_header},
+    error::{self, Error, Result},
+    extract::{Asked, NoQuery, Resource},
 };
 use crate::{clock::now_ms, dispatch::Answer};
 
@@ -30,7 +47,21 @@ pub(super) fn path(path: &str) -> Option<(&str, &str)> {
     (!id.contains('/')).then_some((module, id))
 }
 
-/// Answers an invoke.
+/// Call a resource
+///
+/// Wherever it is. Calls of one resource run one after the other. A call whose caller's time is up goes on in the
+/// handler.
+#[utoipa::path(
+    post,
+    path = "/v1/modules/{module}/resources/{id}/invoke",
+    operation_id = "invoke_resource",
+    tag = "resources",
+    params(Resource, CallHeaders),
+    request_body(content(("*/*")), description = "Goes to the handler as it is, with its `Content-Type`"),
+    responses(
+        Called,
+    )
+)]
 pub(super) async fn invoke<B>(admin: &Admin, parts: Parts, body: B) -> Response<Full<Bytes>>
 where
     B: Body<Data = Bytes>,
@@ -127,6 +158,89 @@ where
         body: body::read(body, limits.body_bytes_max, too_large).await?,
     };
     Ok(admin.dispatch.invoke(&module, &id, request).await?)
+}
+
+/// The headers of a call.
+struct CallHeaders;
+
+impl IntoParams for CallHeaders {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let ms = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1));
+        vec![
+            request_header(
+                TIMEOUT_HEADER,
+                "How long to wait, in milliseconds; at most, and by default, the module's \
+                 `call_timeout_ms`.",
+                ms,
+            ),
+            request_header(
+                IDEMPOTENCY_KEY_HEADER,
+                "Makes it safe to repeat: if the owner is lost during the call, the next one is \
+                 called. Given to the handler.",
+                header_text(),
+            ),
+            request_header(
+                REQUEST_ID_HEADER,
+                "Given to the handler; made when absent.",
+                header_text(),
+            ),
+        ]
+    }
+}
+
+/// What comes of a call.
+struct Called;
+
+impl IntoResponses for Called {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let told = [
+            InvalidRequest,
+            UnknownModule,
+            UnknownResource,
+            TooLarge,
+            QueueFull,
+            Trap,
+            NotInvocable,
+            Unavailable,
+            Interrupted,
+            Timeout,
+        ];
+        let by_kind = |kind: ProblemKind| (kind.status(), kind);
+        let refused = Refusal::ALL.map(|kind| (error::refused(kind), HandlerRefused));
+        let mut all = problems(told.map(by_kind).into_iter().chain(refused));
+        let ran = ResponseBuilder::new()
+            .description(
+                "What the handler answered, as it is, with its `Content-Type`; \
+                 `application/octet-stream` when it gives none",
+            )
+            .content("*/*", Content::new(Some(Value::schema())))
+            .header(
+                NODE_HEADER,
+                response_header("Where it ran.", Ref::from_schema_name(NodeId::name())),
+            );
+        all.insert(StatusCode::OK.as_u16().to_string(), ran.into());
+        for response in all.values_mut() {
+            if let RefOr::T(response) = response {
+                let id = response_header("As given, or made.", header_text());
+                response
+                    .headers
+                    .insert(REQUEST_ID_HEADER.to_owned(), id.into());
+            }
+        }
+        // Who may not ask is told so before anything is read.
+        all.extend(problems([Unauthorized, Forbidden].map(by_kind)));
+        all
+    }
+}
+
+fn header_text() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(HEADER_BYTES_MAX))
+        .build()
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Result<Option<String>> {

@@ -7,19 +7,38 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use holdfast_model::{
     NodeId,
-    api::{LogLine, LogsQuery, NDJSON, NodeLog, ProblemKind},
+    api::{
+        LogLine, LogsQuery, NDJSON, NodeLog,
+        ProblemKind::{
+            self, Conflict, NoLeader, TooLarge, Unavailable, UnknownModule, UnknownNode,
+        },
+    },
 };
 use http::header;
 
 use super::{
     Admin, body,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, NoQuery, Node},
     resources::module_of,
 };
 use crate::logs::{ChangeLog, Filter, Followed};
 
-/// `GET /v1/logs`
+/// Read what handlers say
+///
+/// What they write to stdout and stderr and log through `wasi:logging`, on all nodes.
+#[utoipa::path(
+    get,
+    path = "/v1/logs",
+    operation_id = "read_logs",
+    tag = "watching",
+    params(LogsQuery),
+    responses(
+        (status = OK, description = "Newline-delimited JSON, in order of time. Lines may be empty: they show that the connection stands", body = LogLine, content_type = NDJSON),
+        Problems<{ usual(&[UnknownModule, Unavailable, NoLeader]) }>,
+    )
+)]
 pub(super) async fn logs(
     State(admin): State<Admin>,
     Asked(query): Asked<LogsQuery>,
@@ -67,7 +86,18 @@ pub(super) async fn logs(
     Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(lines)))
 }
 
-/// `GET /v1/cluster/nodes/{node}/log`
+/// Describe what a node logs
+#[utoipa::path(
+    get,
+    path = "/v1/cluster/nodes/{node}/log",
+    operation_id = "describe_node_log",
+    tag = "nodes",
+    params(Node),
+    responses(
+        (status = OK, description = "What the log has", body = NodeLog),
+        Problems<{ usual(&[UnknownNode, Conflict, Unavailable, NoLeader]) }>,
+    )
+)]
 pub(super) async fn own(
     State(admin): State<Admin>,
     Node(node): Node,
@@ -76,7 +106,21 @@ pub(super) async fn own(
     changed(&admin, node, None).await
 }
 
-/// `PUT /v1/cluster/nodes/{node}/log`
+/// Change what a node logs
+///
+/// It holds until the node's process ends.
+#[utoipa::path(
+    put,
+    path = "/v1/cluster/nodes/{node}/log",
+    operation_id = "change_node_log",
+    tag = "nodes",
+    params(Node),
+    request_body(content = NodeLog, description = "What the log is to have"),
+    responses(
+        (status = OK, description = "What the log has now", body = NodeLog),
+        Problems<{ usual(&[TooLarge, UnknownNode, Conflict, Unavailable, NoLeader]) }>,
+    )
+)]
 pub(super) async fn change_own(
     State(admin): State<Admin>,
     Node(node): Node,

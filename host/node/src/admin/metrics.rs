@@ -13,6 +13,7 @@ use prometheus_client::registry::Unit;
 
 use super::{
     Admin,
+    describe::{Problems, usual},
     extract::{Asked, NoQuery},
 };
 use crate::{
@@ -20,7 +21,17 @@ use crate::{
     metrics::{Described, Reading},
 };
 
-/// `GET /metrics`
+/// Read what this node counts
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "read_metrics",
+    tag = "watching",
+    responses(
+        (status = OK, description = "Metrics, for Prometheus; docs/METRICS.md lists them", body = String, content_type = OPENMETRICS),
+        Problems<{ usual(&[]) }>,
+    )
+)]
 pub(super) async fn metrics(
     State(admin): State<Admin>,
     Asked(NoQuery {}): Asked<NoQuery>,

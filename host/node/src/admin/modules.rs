@@ -12,20 +12,48 @@ use holdfast_cluster::state::{self, Command, Module as Deployed, ModuleAbout, Ve
 use holdfast_model::{
     ModuleName, NodeId, Settings,
     api::{
-        DeployQuery, FailedOn, FailedVersion, ModuleInfo, ModuleList, ModuleNode, ProblemKind,
-        RemoveModuleQuery, RolloutInfo, SETTINGS_BYTES_MAX, SETTINGS_HEADER, VersionInfo,
+        DeployQuery, FailedOn, FailedVersion, ModuleInfo, ModuleList, ModuleNode,
+        ProblemKind::{
+            self, Conflict, Internal, NoLeader, RejectedComponent, Timeout, TooLarge, Unavailable,
+            UnknownModule,
+        },
+        RemoveModuleQuery, RolloutInfo, SETTINGS_BYTES_MAX, SETTINGS_HEADER, VersionInfo, WASM,
     },
 };
 use tokio::time::Instant;
+use utoipa::{
+    IntoParams, ToSchema as _,
+    openapi::{
+        Content, Ref, Required,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+    },
+};
 
 use super::{
     Admin, body,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, Module, NoQuery},
     resources::module_of,
 };
 
-/// `PUT /v1/modules/{module}`
+/// Deploy a module
+///
+/// Makes a version of it. Every node tries a new version on a few resources first, and the cluster gives it
+/// up where it can hold none: `wait=serving` answers when that is decided. Look at `version` and `failed` then.
+#[utoipa::path(
+    put,
+    path = "/v1/modules/{module}",
+    operation_id = "deploy_module",
+    tag = "modules",
+    params(Module, DeployQuery, GivenSettings),
+    request_body(content = serde_json::Value, content_type = WASM, description = "A component"),
+    responses(
+        (status = CREATED, description = "It made a version", body = ModuleInfo),
+        (status = OK, description = "This very component and these settings serve or roll out already", body = ModuleInfo),
+        Problems<{ usual(&[TooLarge, RejectedComponent, UnknownModule, Conflict, Unavailable, NoLeader, Timeout, Internal]) }>,
+    )
+)]
 pub(super) async fn deploy(
     State(admin): State<Admin>,
     Module(name): Module,
@@ -56,6 +84,26 @@ pub(super) async fn deploy(
         StatusCode::OK
     };
     Ok((status, Json(info)))
+}
+
+/// The header with the settings of a deployment.
+struct GivenSettings;
+
+impl IntoParams for GivenSettings {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let content = Content::new(Some(Ref::from_schema_name(Settings::name())));
+        let header = ParameterBuilder::new()
+            .name(SETTINGS_HEADER)
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some(format!(
+                "The settings, in ASCII (other characters as `\\u` escapes) and at most \
+                 {SETTINGS_BYTES_MAX} bytes. What they leave out has its default. Without the header \
+                 the module keeps those that it has."
+            )))
+            .content("application/json", content);
+        vec![header.build()]
+    }
 }
 
 fn settings(headers: &HeaderMap) -> Result<Option<Settings>> {
@@ -92,7 +140,18 @@ async fn await_rollout(
     }
 }
 
-/// `GET /v1/modules/{module}`
+/// Describe a module
+#[utoipa::path(
+    get,
+    path = "/v1/modules/{module}",
+    operation_id = "describe_module",
+    tag = "modules",
+    params(Module),
+    responses(
+        (status = OK, description = "The module", body = ModuleInfo),
+        Problems<{ usual(&[UnknownModule, Unavailable, NoLeader]) }>,
+    )
+)]
 pub(super) async fn describe(
     State(admin): State<Admin>,
     Module(name): Module,
@@ -101,7 +160,17 @@ pub(super) async fn describe(
     Ok(Json(info(&admin, &name).await?))
 }
 
-/// `GET /v1/modules`
+/// List modules
+#[utoipa::path(
+    get,
+    path = "/v1/modules",
+    operation_id = "list_modules",
+    tag = "modules",
+    responses(
+        (status = OK, description = "All modules, by name", body = ModuleList),
+        Problems<{ usual(&[Unavailable]) }>,
+    )
+)]
 pub(super) async fn list(
     State(admin): State<Admin>,
     Asked(NoQuery {}): Asked<NoQuery>,
@@ -120,7 +189,21 @@ pub(super) async fn list(
     Ok(Json(ModuleList { modules }))
 }
 
-/// `DELETE /v1/modules/{module}`
+/// Remove a module
+///
+/// It is shown as `removing` until its last instance has ended, and takes neither allocations nor deployments
+/// meanwhile.
+#[utoipa::path(
+    delete,
+    path = "/v1/modules/{module}",
+    operation_id = "remove_module",
+    tag = "modules",
+    params(Module, RemoveModuleQuery),
+    responses(
+        (status = NO_CONTENT, description = "It is decided, and with `wait` the module is gone"),
+        Problems<{ usual(&[UnknownModule, Conflict, Unavailable, NoLeader, Timeout]) }>,
+    )
+)]
 pub(super) async fn remove(
     State(admin): State<Admin>,
     Module(module): Module,

@@ -2,10 +2,14 @@
 
 use axum::{Json, body::Body, extract::State};
 use holdfast_cluster::placement::forecast::Present;
-use holdfast_model::api::{ClusterPlan, PlanRequest, ProblemKind};
+use holdfast_model::api::{
+    ClusterPlan, PlanRequest,
+    ProblemKind::{self, Internal, NoLeader, TooLarge, Unavailable, UnknownNode},
+};
 
 use super::{
     Admin, body,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, NoQuery},
 };
@@ -13,7 +17,21 @@ use super::{
 /// A question for all that it is a POST: it changes nothing.
 pub(super) const PATH: &str = "/v1/cluster/plan";
 
-/// `POST /v1/cluster/plan`
+/// Plan a change of nodes
+///
+/// Says what would move if nodes joined, left or had other weights. Nothing is changed: it is a question like a GET,
+/// answered from the node's own copy of the state by the planner that the leader uses.
+#[utoipa::path(
+    post,
+    path = PATH,
+    operation_id = "plan",
+    tag = "cluster",
+    request_body(content = PlanRequest, description = "What to imagine"),
+    responses(
+        (status = OK, description = "What would move", body = ClusterPlan),
+        Problems<{ usual(&[TooLarge, UnknownNode, Unavailable, NoLeader, Internal]) }>,
+    )
+)]
 pub(super) async fn plan(
     State(admin): State<Admin>,
     Asked(NoQuery {}): Asked<NoQuery>,

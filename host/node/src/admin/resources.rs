@@ -13,8 +13,12 @@ use holdfast_cluster::state::{self, Allocation, Command, Resource as Stored, Slo
 use holdfast_model::{
     ModuleName, NodeId, ResourceId, Spec, Token,
     api::{
-        AllocateQuery, DeallocateQuery, Owner, ProblemKind, ResourceInfo, ResourceList,
-        ResourceStatus, ResourcesQuery,
+        AllocateQuery, DeallocateQuery, Owner,
+        ProblemKind::{
+            self, Conflict, HandlerRefused, Internal, NoLeader, Timeout, TooLarge, Unavailable,
+            UnknownModule, UnknownResource,
+        },
+        ResourceInfo, ResourceList, ResourceStatus, ResourcesQuery,
     },
     call,
 };
@@ -22,6 +26,7 @@ use tokio::time::Instant;
 
 use super::{
     Admin, body, cursor,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, Module, NoQuery, Resource},
     modules::deadline,
@@ -31,7 +36,23 @@ use crate::{
     rpc,
 };
 
-/// `PUT /v1/modules/{module}/resources/{id}`
+/// Allocate a resource, or change its spec
+///
+/// It is durable when it is answered. With `wait=held` a resource that is set aside answers `handler-refused`; it
+/// is allocated all the same then.
+#[utoipa::path(
+    put,
+    path = "/v1/modules/{module}/resources/{id}",
+    operation_id = "allocate_resource",
+    tag = "resources",
+    params(Resource, AllocateQuery),
+    request_body(content = Spec, description = "What it is to do; an empty body is `{}`"),
+    responses(
+        (status = CREATED, description = "It is new", body = ResourceInfo),
+        (status = OK, description = "It was there; another spec restarts its instance once", body = ResourceInfo),
+        Problems<{ usual(&[TooLarge, UnknownModule, UnknownResource, Conflict, HandlerRefused, Unavailable, NoLeader, Timeout, Internal]) }>,
+    )
+)]
 pub(super) async fn allocate(
     State(admin): State<Admin>,
     Resource(module, id): Resource,
@@ -134,7 +155,18 @@ fn owner_of(state: &state::State, module: &ModuleName, id: &ResourceId) -> Optio
     Some(state.slot(module, id.slot())?.owner?.node)
 }
 
-/// `GET /v1/modules/{module}/resources/{id}`
+/// Describe a resource
+#[utoipa::path(
+    get,
+    path = "/v1/modules/{module}/resources/{id}",
+    operation_id = "describe_resource",
+    tag = "resources",
+    params(Resource),
+    responses(
+        (status = OK, description = "The resource", body = ResourceInfo),
+        Problems<{ usual(&[UnknownModule, UnknownResource, Unavailable, NoLeader, Internal]) }>,
+    )
+)]
 pub(super) async fn describe(
     State(admin): State<Admin>,
     Resource(module, id): Resource,
@@ -256,7 +288,21 @@ async fn infos(
     stored.into_iter().map(describe).collect()
 }
 
-/// `GET /v1/modules/{module}/resources`
+/// List resources
+///
+/// A page may have fewer than `limit` before the last, even none: where few resources pass a filter, it ends after
+/// a bounded search.
+#[utoipa::path(
+    get,
+    path = "/v1/modules/{module}/resources",
+    operation_id = "list_resources",
+    tag = "resources",
+    params(Module, ResourcesQuery),
+    responses(
+        (status = OK, description = "A page of resources, in the order of their ids", body = ResourceList),
+        Problems<{ usual(&[UnknownModule, Unavailable, NoLeader]) }>,
+    )
+)]
 pub(super) async fn list(
     State(admin): State<Admin>,
     Module(module): Module,
@@ -331,7 +377,18 @@ fn page(
     Ok((stored, last.filter(|_| more)))
 }
 
-/// `DELETE /v1/modules/{module}/resources/{id}`
+/// Deallocate a resource
+#[utoipa::path(
+    delete,
+    path = "/v1/modules/{module}/resources/{id}",
+    operation_id = "deallocate_resource",
+    tag = "resources",
+    params(Resource, DeallocateQuery),
+    responses(
+        (status = NO_CONTENT, description = "It is no more, and with `wait` neither is its instance; also when there was none"),
+        Problems<{ usual(&[UnknownModule, Unavailable, NoLeader, Timeout]) }>,
+    )
+)]
 pub(super) async fn deallocate(
     State(admin): State<Admin>,
     Resource(module, id): Resource,

@@ -4,17 +4,31 @@ use std::time::Duration;
 
 use axum::{Json, body::Body, extract::State};
 use holdfast_cluster::state::{self, Command, SettingsChange};
-use holdfast_model::api::{ChangeClusterSettings, ClusterSettings, ProblemKind};
+use holdfast_model::api::{
+    ChangeClusterSettings, ClusterSettings,
+    ProblemKind::{self, NoLeader, TooLarge, Unavailable},
+};
 
 use super::{
     Admin, body,
+    describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, NoQuery},
     look_up::not_joined,
     modules::deadline,
 };
 
-/// `GET /v1/cluster/settings`
+/// Describe the settings of the cluster
+#[utoipa::path(
+    get,
+    path = "/v1/cluster/settings",
+    operation_id = "describe_settings",
+    tag = "cluster",
+    responses(
+        (status = OK, description = "The settings", body = ClusterSettings),
+        Problems<{ usual(&[Unavailable]) }>,
+    )
+)]
 pub(super) async fn describe(
     State(admin): State<Admin>,
     Asked(NoQuery {}): Asked<NoQuery>,
@@ -22,7 +36,20 @@ pub(super) async fn describe(
     present(&admin).map(Json)
 }
 
-/// `PATCH /v1/cluster/settings`
+/// Change settings of the cluster
+///
+/// Settings that would not be safe are refused.
+#[utoipa::path(
+    patch,
+    path = "/v1/cluster/settings",
+    operation_id = "change_settings",
+    tag = "cluster",
+    request_body(content = ChangeClusterSettings, description = "Those that are to change"),
+    responses(
+        (status = OK, description = "All settings, after the change", body = ClusterSettings),
+        Problems<{ usual(&[TooLarge, Unavailable, NoLeader]) }>,
+    )
+)]
 pub(super) async fn change(
     State(admin): State<Admin>,
     Asked(NoQuery {}): Asked<NoQuery>,
