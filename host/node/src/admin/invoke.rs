@@ -20,7 +20,7 @@ use super::{
     error::{Error, Result},
     extract::{Asked, NoQuery},
 };
-use crate::{clock::now_ms, dispatch::Answer};
+use crate::{clock::now_ms, dispatch::Answer, traces::Scope};
 
 /// The module and the id in the path of an invoke, still encoded; none for any other path.
 pub(super) fn path(path: &str) -> Option<(&str, &str)> {
@@ -31,7 +31,12 @@ pub(super) fn path(path: &str) -> Option<(&str, &str)> {
 }
 
 /// Answers an invoke.
-pub(super) async fn invoke<B>(admin: &Admin, parts: Parts, body: B) -> Response<Full<Bytes>>
+pub(super) async fn invoke<B>(
+    admin: &Admin,
+    parts: Parts,
+    body: B,
+    scope: &Scope,
+) -> Response<Full<Bytes>>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -41,7 +46,7 @@ where
         Ok(None) => fresh_id(),
         Err(error) => return error.response(),
     };
-    let called = call(admin, &parts, body, request_id.clone()).await;
+    let called = call(admin, &parts, body, request_id.clone(), scope).await;
     let mut response = match called {
         Ok(Answer { response, node }) => {
             let mut answer = Response::new(Full::from(response.body));
@@ -76,7 +81,13 @@ fn fresh_id() -> String {
     id.into_uuid().to_string()
 }
 
-async fn call<B>(admin: &Admin, parts: &Parts, body: B, request_id: String) -> Result<Answer>
+async fn call<B>(
+    admin: &Admin,
+    parts: &Parts,
+    body: B,
+    request_id: String,
+    scope: &Scope,
+) -> Result<Answer>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -126,7 +137,7 @@ where
         content_type,
         body: body::read(body, limits.body_bytes_max, too_large).await?,
     };
-    Ok(admin.dispatch.invoke(&module, &id, request).await?)
+    Ok(admin.dispatch.invoke(&module, &id, request, scope).await?)
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Result<Option<String>> {
@@ -143,6 +154,9 @@ fn text(headers: &HeaderMap, name: &str) -> Result<Option<String>> {
 }
 
 const HEADER_BYTES_MAX: usize = 512;
+
+/// What the paths of invokes have in common, in traces.
+pub(super) const ROUTE: &str = "/v1/modules/{module}/resources/{id}/invoke";
 
 #[cfg(test)]
 mod tests {

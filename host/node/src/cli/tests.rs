@@ -127,6 +127,7 @@ fn a_node_is_started_with_the_documented_defaults() {
     assert_eq!(args.stable_after, ClusterSettings::DEFAULT.stable_after);
     assert_eq!((args.weight.get(), args.starts_max), (100, 256));
     assert!(!args.bootstrap && args.seeds.is_empty() && !args.exit_with_stdin);
+    assert!(args.otlp_endpoint.is_none(), "traces are off");
 }
 
 #[test]
