@@ -28,20 +28,16 @@ fn assert_gone((pids, folder): &(Vec<u32>, PathBuf)) {
         assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} lives");
     }
     assert!(!folder.exists(), "{} is left", folder.display());
+    assert_eq!(users_of(folder), [] as [String; 0]);
 }
 
-/// Every child of this process that runs the binary under test, zombies included.
-fn children() -> Vec<String> {
-    let this = std::process::id().to_string();
-    let stats = fs::read_dir("/proc").expect("this is Linux").flatten();
-    let stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
-    stats
-        .filter(|stat| {
-            // `pid (name) state ppid …`; a name may contain anything.
-            let after = stat.rsplit(')').next().unwrap_or_default();
-            after.split_whitespace().nth(1) == Some(&this)
-        })
-        .collect()
+/// Every process that has this folder in its command line. Other tests of this process have nodes too.
+fn users_of(folder: &Path) -> Vec<String> {
+    let processes = fs::read_dir("/proc").expect("this is Linux").flatten();
+    let lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    let name = folder.to_string_lossy();
+    lines.filter(|line| line.contains(&*name)).collect()
 }
 
 #[test]
@@ -49,6 +45,11 @@ fn a_cluster_leaves_nothing_behind_however_its_test_ends() {
     let mut cluster = Cluster::builder(BIN).nodes(2).start();
     cluster.pause(1);
     let passed = traces(&cluster);
+    assert_eq!(
+        users_of(&passed.1).len(),
+        2,
+        "nodes are found by their folder"
+    );
     drop(cluster);
     assert_gone(&passed);
 
@@ -64,7 +65,6 @@ fn a_cluster_leaves_nothing_behind_however_its_test_ends() {
     assert_gone(&failed.expect("the cluster had started"));
 
     kill_a_test();
-    assert_eq!(children(), [] as [String; 0]);
 }
 
 /// Runs the test below in a process of its own, and kills that while its node is stopped.
@@ -96,6 +96,7 @@ fn kill_a_test() {
     });
     // A killed test cannot remove its folder. The next one does.
     assert!(folder.exists());
+    assert_eq!(users_of(&folder), [] as [String; 0]);
     drop(Cluster::builder(BIN).start());
     assert!(!folder.exists(), "{} is left", folder.display());
 }

@@ -13,7 +13,7 @@ use holdfast_model::{
 };
 use holdfast_tests::{
     Api, Cluster, LONG, Probe, SOON,
-    checker::{Fact, Findings, Key},
+    checker::{Event, Fact, Findings, Key},
     probe::ids,
     wait_until,
 };
@@ -299,32 +299,42 @@ fn a_drain_with_a_deadline_drops_what_does_not_end_and_nothing_else() {
     let mut settings = Probe::settings(cluster.collector());
     settings["limits"]["terminate_timeout_ms"] = json!(3_600_000);
     Probe::deploy_with(&api, "probe", &settings);
-    let (fine, clinging) = (ids("fine-", 60), ids("clinging-", 9));
-    api.allocate_all_as("probe", &fine, &Probe::slow_to_terminate());
-    let clings: Value = json!({ "spin_in_terminate": true });
-    api.allocate_all_as("probe", &clinging, &clings);
-    let ids = [fine.clone(), clinging.clone()].concat();
+    let ids = ids("r-", 60);
+    api.allocate_all_as("probe", &ids, &Probe::slow_to_terminate());
+    // Nothing clings before the nodes have their shares, for it would never get to its own.
+    wait_until("they are even", LONG, || {
+        let spread = cluster.collector().findings().spread("probe");
+        let even = spread.len() == 3 && spread.values().all(|share| *share == 20);
+        even.then_some(()).ok_or(format!("{spread:?}"))
+    });
     let before = cluster.collector().wait_held("probe", &ids, LONG);
     let leaver = (cluster.leader() + 1) % 3;
     let (node, pid) = (cluster.listening(leaver).node, cluster.pid(leaver));
-    let clings = |id: &&String| before.holder("probe", id).is_some_and(|h| h.pid == pid);
-    let left = clinging.iter().filter(clings).count();
-    assert!(left > 0, "an even spread");
+    let of_leaver = |id: &&String| before.holder("probe", id).is_some_and(|h| h.pid == pid);
+    let clinging: Vec<String> = ids.iter().filter(of_leaver).take(3).cloned().collect();
+    let seen = cluster.collector().events().len();
+    let clings: Value = json!({ "spin_in_terminate": true });
+    api.allocate_all_as("probe", &clinging, &clings);
+    wait_until("what clings is there", LONG, || {
+        let since = cluster.collector().events_after(seen);
+        let is_handled = |event: &&Event| matches!(event.fact, Fact::Handled { .. });
+        let handled = since.iter().filter(is_handled).count();
+        (handled == clinging.len()).then_some(()).ok_or(handled)
+    });
 
     // Without one, it waits; and whoever waits for it is told what for.
     let _ = drain(&api, node, "").answer().expect(200);
     wait_until("all that can go is gone", LONG, || {
         let info = api.node(node)?;
-        let waits = info.status == NodeStatus::Draining && info.resources == left as u64;
+        let waits = info.status == NodeStatus::Draining && info.resources == 3;
         waits.then_some(()).ok_or(format!("{info:?}"))
     });
-    let still = format!("{left} resources");
     let wait = drain(&api, node, "?wait=empty&timeout_ms=100").answer();
-    wait.problem(504, "timeout").names(&[&still]);
+    wait.problem(504, "timeout").names(&["3 resources"]);
     let server = format!("http://{}", cluster.listening(cluster.leader()).http);
     let (code, _, told) = command(&server, node, &["--wait", "--timeout", "100ms"]);
     assert_eq!(code, Some(6), "{told}");
-    assert!(told.contains(&still), "{told}");
+    assert!(told.contains("3 resources"), "{told}");
 
     let (code, said, told) = command(
         &server,

@@ -221,5 +221,5 @@ const LOOK: Duration = Duration::from_millis(500);
 const AFTER_HELP: &str = "\
 Examples:
   holdfast bench churn counter
-  holdfast bench churn counter --rate 200 --duration 30s --spec '{\"start\":1}'
+  holdfast bench churn counter --duration 30s --spec '{\"start\":1}'
   holdfast bench churn counter --format json | jq .held.latency_ms.p99";

@@ -41,7 +41,8 @@ impl Field {
         let settings = serde_json::to_value(Settings::default()).expect("settings are JSON");
         let pointer = format!("/{}", self.path.replace('.', "/"));
         match settings.pointer(&pointer) {
-            None => "must be given".to_owned(),
+            None if self.path == "name" => "must be given".to_owned(),
+            None => "nothing".to_owned(),
             Some(Value::Null) => "chosen at deploy".to_owned(),
             Some(Value::Array(_) | Value::Object(_)) => "nothing".to_owned(),
             Some(Value::Number(number)) if self.path.ends_with("_bytes_max") => {
@@ -146,6 +147,16 @@ pub(in crate::cli) const FIELDS: &[Field] = &[
         too_low: "",
         too_high: "",
     },
+    Field {
+        path: "resources",
+        takes: Takes::Like(
+            "a list of tables with `id` and, if it has one, `spec`",
+            "[{ id = \"a\", spec = { room = \"hall\" } }]",
+        ),
+        meaning: "what `holdfast dev` allocates",
+        too_low: "",
+        too_high: "",
+    },
 ];
 
 #[cfg(test)]
@@ -179,7 +190,7 @@ mod tests {
     #[test]
     fn every_setting_has_its_line_and_every_line_its_setting() {
         let settings = serde_json::to_value(Settings::default()).unwrap();
-        let mut expected = BTreeSet::from(["name".to_owned()]);
+        let mut expected = BTreeSet::from(["name", "resources"].map(str::to_owned));
         leaves(&settings, "", &mut expected);
         let listed: BTreeSet<String> = FIELDS.iter().map(|field| field.path.to_owned()).collect();
         assert_eq!(listed, expected);
@@ -194,7 +205,7 @@ mod tests {
                 Takes::Like(_, example) => example.to_owned(),
             };
             let given = parse(&format!("name = \"a\"\n{} = {value}", field.path)).unwrap();
-            assert_ne!(given.settings, Settings::default(), "{}", field.path);
+            assert_ne!(given, parse("name = \"a\"").unwrap(), "{}", field.path);
         }
         // Of what it does not know, the parser says what it does.
         for table in ["", "limits.", "grants."] {
