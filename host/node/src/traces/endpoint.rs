@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use http::Uri;
+use http::{Uri, uri::Authority};
 
 /// Where spans are sent: the URL of the traces of a collector that speaks OTLP over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,13 +94,12 @@ fn parse(text: &str, below: &str) -> Result<Endpoint, InvalidEndpoint> {
     let invalid = || InvalidEndpoint(text.to_owned());
     let base: Uri = text.parse().map_err(|_| invalid())?;
     let is_http = matches!(base.scheme_str(), Some("http" | "https"));
+    let is_at = |at: &Authority| at.as_str() == at.host() || at.port_u16().is_some();
     // A password in it would be in the log; headers are for that.
-    let is_bare = base.query().is_none()
-        && !text.contains('#')
-        && base
-            .authority()
-            .is_some_and(|it| !it.as_str().contains('@'));
-    if !is_http || !is_bare {
+    let is_open = |at: &Authority| !at.as_str().contains('@');
+    let is_host = base.authority().is_some_and(|at| is_at(at) && is_open(at));
+    let is_bare = base.query().is_none() && !text.contains('#');
+    if !is_http || !is_host || !is_bare {
         return Err(invalid());
     }
     let full = match below {
