@@ -51,9 +51,11 @@ pub struct Span {
     /// Whether it failed.
     pub failed: bool,
     /// What is said about it, as text.
-    pub attributes: BTreeMap<String, String>,
+    pub attributes: Texts,
     /// What is said about who sent it, as text.
-    pub resource: BTreeMap<String, String>,
+    pub resource: Texts,
+    /// The headers that it was sent with.
+    pub headers: Texts,
 }
 
 impl Traces {
@@ -142,7 +144,7 @@ impl Span {
         &self.resource["service.instance.id"]
     }
 
-    fn of(span: Sent, resource: &BTreeMap<String, String>) -> Self {
+    fn of(span: Sent, resource: &Texts, headers: &Texts) -> Self {
         let status = span.status.clone().unwrap_or_default();
         Self {
             trace: hex(&span.trace_id),
@@ -159,9 +161,12 @@ impl Span {
             failed: status.code() == StatusCode::Error,
             attributes: texts(span.attributes),
             resource: resource.clone(),
+            headers: headers.clone(),
         }
     }
 }
+
+type Texts = BTreeMap<String, String>;
 
 /// Spans, for people.
 struct Listed(Vec<Span>);
@@ -196,30 +201,37 @@ async fn take(request: Request<Incoming>, spans: &Mutex<Vec<Span>>) -> Response<
     let is_fine = request.method() == "POST"
         && request.uri().path() == "/v1/traces"
         && kind.is_some_and(|kind| kind == "application/x-protobuf");
+    let headers = request.headers().iter().map(|(name, value)| {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        (name.to_string(), value.into_owned())
+    });
+    let headers = headers.collect();
     let mut answer = Response::new(Full::default());
     let body = request.into_body().collect().await.map(|it| it.to_bytes());
     match body
         .ok()
         .and_then(|it| ExportTraceServiceRequest::decode(it).ok())
     {
-        Some(sent) if is_fine => spans.lock().extend(read(sent)),
+        Some(sent) if is_fine => spans.lock().extend(read(sent, &headers)),
         _ => *answer.status_mut() = hyper::StatusCode::BAD_REQUEST,
     }
     answer
 }
 
-fn read(sent: ExportTraceServiceRequest) -> impl Iterator<Item = Span> {
-    sent.resource_spans.into_iter().flat_map(|of_resource| {
-        let resource = texts(of_resource.resource.unwrap_or_default().attributes);
-        let spans = of_resource.scope_spans.into_iter();
-        let spans = spans.flat_map(|of_scope| of_scope.spans);
-        spans
-            .map(|span| Span::of(span, &resource))
-            .collect::<Vec<_>>()
-    })
+fn read(sent: ExportTraceServiceRequest, headers: &Texts) -> impl Iterator<Item = Span> {
+    sent.resource_spans
+        .into_iter()
+        .flat_map(move |of_resource| {
+            let resource = texts(of_resource.resource.unwrap_or_default().attributes);
+            let spans = of_resource.scope_spans.into_iter();
+            let spans = spans.flat_map(|of_scope| of_scope.spans);
+            spans
+                .map(|span| Span::of(span, &resource, headers))
+                .collect::<Vec<_>>()
+        })
 }
 
-fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
+fn texts(attributes: Vec<KeyValue>) -> Texts {
     let text = |value: Option<AnyValue>| match value.and_then(|value| value.value) {
         Some(Value::StringValue(text)) => text,
         Some(Value::IntValue(number)) => number.to_string(),

@@ -14,6 +14,7 @@ use std::{
 
 use holdfast_tests::{
     Api, Cluster, Probe, SOON,
+    cluster::Join,
     probe::ids,
     traces::{Span, Traces},
     wait_until,
@@ -284,6 +285,44 @@ fn starts_and_ends_of_instances_and_requests_of_the_api_are_traces_too() {
         .filter(|span| span.name == "terminate" && span.node() == stopped);
     let of_moves = ends.filter(|span| span.says("holdfast.reason") == "moved");
     assert!(of_moves.count() > 0);
+}
+
+#[test]
+fn the_variables_of_the_standard_say_where_traces_go_and_who_sends_them() {
+    let traces = Traces::start();
+    let mut cluster = Cluster::builder(BIN).start();
+    let env = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*traces.url()),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20key"),
+        ("OTEL_SERVICE_NAME", "mine"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test"),
+        ("OTEL_TRACES_SAMPLER", "parentbased_always_off"),
+    ];
+    let node = cluster.add(Join {
+        env: env
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
+        ..Join::default()
+    });
+    let ask = || cluster.api(node).get("/v1/modules");
+    drop(ask().answer().expect(200));
+    drop(
+        ask()
+            .header("traceparent", parent("01"))
+            .answer()
+            .expect(200),
+    );
+    traces.wait(TRACE, 1);
+    let spans = traces.spans();
+    assert_eq!(spans.len(), 1, "the caller's only: {spans:?}");
+    assert_eq!(spans[0].headers["authorization"], "Bearer key");
+    for (key, value) in [
+        ("service.name", "mine"),
+        ("deployment.environment", "test"),
+        ("holdfast.cluster", cluster.name()),
+    ] {
+        assert_eq!(spans[0].resource[key], value);
+    }
 }
 
 #[test]

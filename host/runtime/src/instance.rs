@@ -147,7 +147,7 @@ impl Instance {
 
     /// Its calls are followed by this from now on, or by nobody.
     pub fn follow(&mut self, by: Option<Arc<dyn Follow>>) {
-        self.store.data_mut().follow = by;
+        self.store.data_mut().follow(by);
     }
 
     /// How its calls run.

@@ -25,7 +25,7 @@ pub(crate) struct State {
     pub(crate) memory: Memory,
     pub(crate) budget: Budget,
     pub(crate) table: ResourceTable,
-    /// Who follows the call of the moment.
+    /// Who follows the call of the moment; `http` has it too.
     pub(crate) follow: Option<Arc<dyn Follow>>,
     journal: Option<Arc<Journal>>,
     wasi: Option<Box<WasiCtx>>,
@@ -54,6 +54,14 @@ impl State {
             http: None,
             _fiber: fiber,
         }
+    }
+
+    /// Calls from now on are followed by this, or by nobody.
+    pub(crate) fn follow(&mut self, by: Option<Arc<dyn Follow>>) {
+        if let Some(outbound) = &mut self.http {
+            outbound.follow(by.clone());
+        }
+        self.follow = by;
     }
 
     /// The journal, made at first use.

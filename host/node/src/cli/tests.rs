@@ -169,6 +169,14 @@ fn mistakes_are_named() {
             "holdfast start --data-dir d --cluster-name a --label disk",
             "disk=ssd",
         ),
+        (
+            "holdfast start --data-dir d --cluster-name a --otlp-endpoint localhost:4317",
+            "like http://127.0.0.1:4318",
+        ),
+        (
+            "holdfast start --data-dir d --cluster-name a --trace-ratio 10%",
+            "from 0 to 1",
+        ),
         ("holdfast start --cluster-name a", "--data-dir"),
         ("holdfast modules get No", "module name \"No\""),
         ("holdfast resources list a --status happy", "quarantined"),

@@ -52,6 +52,13 @@ struct Hooks {
     follow: Option<Arc<dyn Follow>>,
 }
 
+impl Outbound {
+    /// The requests from now on are followed by this, or by nobody.
+    pub(crate) fn follow(&mut self, by: Option<Arc<dyn Follow>>) {
+        self.hooks.follow = by;
+    }
+}
+
 pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let options = types::LinkOptions::default();
     types::add_to_linker::<_, WasiHttp>(linker, &options, State::http)?;
@@ -74,7 +81,7 @@ impl WasiHttpView for State {
                     permits: Arc::new(Semaphore::new(REQUESTS_PER_INSTANCE_MAX)),
                     share: grounds.http_share.clone(),
                     fence: grounds.fence.clone(),
-                    follow: None,
+                    follow: self.follow.clone(),
                 },
             })
         });
@@ -149,11 +156,6 @@ fn handle(
     if !open {
         state.table.delete(request)?;
         return Ok((Err(ErrorCode::HttpRequestDenied),));
-    }
-    let follow = state.follow.clone();
-    let _made = state.http();
-    if let Some(outbound) = &mut state.http {
-        outbound.hooks.follow = follow;
     }
     match outgoing_handler::Host::handle(&mut state.http(), request, options) {
         Ok(response) => Ok((Ok(response),)),
