@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -29,8 +32,14 @@ use crate::{
 #[derive(Debug)]
 pub struct Traces {
     addr: SocketAddr,
-    spans: Arc<Mutex<Vec<Span>>>,
+    taken: Arc<Taken>,
     listening: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    spans: Mutex<Vec<Span>>,
+    refuses: AtomicBool,
 }
 
 /// A span that has arrived.
@@ -69,11 +78,11 @@ impl Traces {
             .block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
             .expect("loopback has a free port");
         let addr = listener.local_addr().expect("it is bound");
-        let spans = Arc::default();
-        let listening = executor().spawn(listen(listener, Arc::clone(&spans)));
+        let taken = Arc::default();
+        let listening = executor().spawn(listen(listener, Arc::clone(&taken)));
         Self {
             addr,
-            spans,
+            taken,
             listening,
         }
     }
@@ -84,10 +93,15 @@ impl Traces {
         format!("http://{}", self.addr)
     }
 
+    /// Refuses what comes from now on, with 503, or takes it again.
+    pub fn refuse(&self, refuses: bool) {
+        self.taken.refuses.store(refuses, Ordering::Relaxed);
+    }
+
     /// Everything that has arrived so far.
     #[must_use]
     pub fn spans(&self) -> Vec<Span> {
-        self.spans.lock().clone()
+        self.taken.spans.lock().clone()
     }
 
     /// Everything of a trace that has arrived so far.
@@ -180,14 +194,14 @@ impl fmt::Display for Listed {
     }
 }
 
-async fn listen(listener: TcpListener, spans: Arc<Mutex<Vec<Span>>>) {
+async fn listen(listener: TcpListener, taken: Arc<Taken>) {
     // An error of `accept` concerns one connection that is gone already.
     loop {
         if let Ok((stream, _)) = listener.accept().await {
-            let spans = Arc::clone(&spans);
+            let taken = Arc::clone(&taken);
             let service = service_fn(move |request| {
-                let spans = Arc::clone(&spans);
-                async move { Ok::<_, hyper::Error>(take(request, &spans).await) }
+                let taken = Arc::clone(&taken);
+                async move { Ok::<_, hyper::Error>(take(request, &taken).await) }
             });
             let serve = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             // It breaks when the node ends.
@@ -196,7 +210,7 @@ async fn listen(listener: TcpListener, spans: Arc<Mutex<Vec<Span>>>) {
     }
 }
 
-async fn take(request: Request<Incoming>, spans: &Mutex<Vec<Span>>) -> Response<Full<Bytes>> {
+async fn take(request: Request<Incoming>, taken: &Taken) -> Response<Full<Bytes>> {
     let kind = request.headers().get("content-type");
     let is_fine = request.method() == "POST"
         && request.uri().path() == "/v1/traces"
@@ -212,7 +226,10 @@ async fn take(request: Request<Incoming>, spans: &Mutex<Vec<Span>>) -> Response<
         .ok()
         .and_then(|it| ExportTraceServiceRequest::decode(it).ok())
     {
-        Some(sent) if is_fine => spans.lock().extend(read(sent, &headers)),
+        _ if taken.refuses.load(Ordering::Relaxed) => {
+            *answer.status_mut() = hyper::StatusCode::SERVICE_UNAVAILABLE;
+        }
+        Some(sent) if is_fine => taken.spans.lock().extend(read(sent, &headers)),
         _ => *answer.status_mut() = hyper::StatusCode::BAD_REQUEST,
     }
     answer

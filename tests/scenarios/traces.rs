@@ -12,8 +12,9 @@ use std::{
     thread,
 };
 
+use holdfast_model::api::ResourceStatus;
 use holdfast_tests::{
-    Api, Cluster, Probe, SOON,
+    Api, Cluster, LONG, Probe, SOON,
     cluster::Join,
     probe::ids,
     traces::{Span, Traces},
@@ -48,11 +49,15 @@ impl Scene {
         api.allocate_all("probe", &ids);
         cluster.collector().wait_held("probe", &ids, SOON);
         // What moves while the second node gets its share is none to call.
-        let owned = |id: &String| Some(api.resource("probe", id).owner?.node);
-        let (id, _) = wait_until("node 1 owns a resource", SOON, || {
-            let second = Some(cluster.listening(1).node);
+        let second = cluster.listening(1).node;
+        let is_there = |id: &&String| {
+            let info = api.resource("probe", id);
+            let owner = info.owner.map(|owner| owner.node);
+            owner == Some(second) && info.status == ResourceStatus::Held
+        };
+        let (id, _) = wait_until("node 1 holds a resource", LONG, || {
             let mut all = ids.iter();
-            all.find(|id| owned(id) == second).cloned().ok_or("not yet")
+            all.find(is_there).cloned().ok_or("not yet")
         });
         Self {
             traces,
@@ -304,7 +309,9 @@ fn the_variables_of_the_standard_say_where_traces_go_and_who_sends_them() {
             .to_vec(),
         ..Join::default()
     });
-    let ask = || cluster.api(node).get("/v1/modules");
+    let api = cluster.api(node);
+    wait_until("it has joined", LONG, || api.ready());
+    let ask = || api.get("/v1/modules");
     drop(ask().answer().expect(200));
     drop(
         ask()
@@ -378,6 +385,41 @@ fn without_its_collector_a_node_works_and_ends_as_ever_and_says_what_is_lost() {
             "{log}"
         );
     }
+}
+
+#[test]
+fn a_collector_that_refuses_spans_gets_those_that_end_once_it_takes_them_again() {
+    let traces = Traces::start();
+    traces.refuse(true);
+    // What the harness asks is not kept.
+    let args = ["--otlp-endpoint", &*traces.url(), "--trace-ratio", "0"];
+    let cluster = Cluster::builder(BIN).args(&args).start();
+    let api = cluster.api(0);
+    let ask = || {
+        let ask = api.get("/v1/modules").header("traceparent", parent("01"));
+        drop(ask.answer().expect(200));
+    };
+    let logged = |what: &str, parts: &[&str]| {
+        wait_until(what, SOON, || {
+            let log = cluster.log(0);
+            let mut lines = log.lines();
+            let has = |line: &&str| parts.iter().all(|part| line.contains(part));
+            lines.find(has).map(drop).ok_or(log.clone())
+        })
+    };
+    ask();
+    logged("it is told", &["WARN", "takes no spans", "503", "lost=1"]);
+    traces.refuse(false);
+    ask();
+    traces.wait(TRACE, 1);
+    logged("it is told", &["INFO", "takes spans again", "lost=0"]);
+    let counted = ["exported", "failed", "dropped"].map(|result| {
+        value(
+            &api,
+            &format!("holdfast_spans_total{{result=\"{result}\"}}"),
+        )
+    });
+    assert_eq!(counted, [1.0, 1.0, 0.0]);
 }
 
 #[test]

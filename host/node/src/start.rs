@@ -126,7 +126,8 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
     let port_patience = listen.map_or(Duration::ZERO, |_| FORMER_PORT_PATIENCE);
     let token = args.api_token.as_deref().map(Token::new).transpose()?;
     let variable = |name: &str| std::env::var(name).ok();
-    let endpoint = Endpoint::given_or_standard(args.otlp_endpoint, variable)?;
+    let endpoint = Endpoint::given_or_standard(args.otlp_endpoint, variable)
+        .context("read where traces go from the variables OTEL_EXPORTER_OTLP_…")?;
     let traces = endpoint.map(|endpoint| traces::Options {
         endpoint,
         ratio: args.trace_ratio,
