@@ -145,6 +145,10 @@ const HOMES: &[(&str, &[&str])] = &[
         ],
     ),
     ("redb", &["host/node/src/control"]),
+    (
+        "opentelemetry",
+        &["host/node/src/traces", "tests/harness/traces"],
+    ),
 ];
 
 /// Where leases, and contacts with a quorum, are measured.
@@ -162,6 +166,7 @@ const NODE_ORDER: &[&str] = &[
     "token",
     "telemetry",
     "metrics",
+    "traces",
     "config",
     "recent",
     "control",

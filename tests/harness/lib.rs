@@ -5,6 +5,7 @@
 //!   of its own, and removes all of it when it is dropped.
 //! - [`Collector`] is the observer: the probe handler reports to it over HTTP. What is true of a
 //!   cluster is what the collector saw, never what a node says about itself.
+//! - [`traces`] has a collector of OpenTelemetry's traces, which shows what a user of those would see.
 //! - [`Logs`] is another one, which costs the nodes less: it reads what the probe says in their logs.
 //! - [`checker`] is pure: events in, overlaps, losses and gaps out. So is [`ledger`], for clusters
 //!   in which owners fall silent, and are told from the new ones by what they do after that.
@@ -35,6 +36,7 @@ pub mod process;
 mod report;
 pub mod roster;
 pub mod source;
+pub mod traces;
 pub mod wait;
 
 pub use api::Api;

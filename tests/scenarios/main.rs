@@ -30,6 +30,7 @@ mod recover;
 mod resources;
 mod restart;
 mod spread;
+mod traces;
 
 /// The binary under test.
 const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");

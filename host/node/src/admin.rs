@@ -44,7 +44,7 @@ use self::error::Error;
 use crate::{
     control::Control, deploy::Deploy, dispatch::Dispatch, events::Events, logs::Logs,
     metrics::Metrics, modules::Modules, peer::Peers, placement::Placement, restart::Restarts,
-    token::Token,
+    token::Token, traces::Traces,
 };
 
 /// What the API needs of its node.
@@ -71,6 +71,8 @@ pub struct Parts {
     pub events: Events,
     /// What is counted.
     pub metrics: Metrics,
+    /// What follows requests.
+    pub traces: Traces,
     /// What callers must show, if anything.
     pub token: Option<Token>,
     /// Largest component, in bytes.
@@ -116,7 +118,11 @@ impl Api {
         }
         if invoke::path(path).is_some() {
             let (parts, body) = request.into_parts();
-            let response = invoke::invoke(&self.admin, parts, body).await;
+            let (method, uri, headers) = (&parts.method, &parts.uri, &parts.headers);
+            let traces = &self.admin.traces;
+            let mut span = traces.request(method, uri, headers, invoke::ROUTE);
+            let response = invoke::invoke(&self.admin, parts, body, span.scope()).await;
+            span.answered(response.status());
             return response.map(Body::from);
         }
         let reads = matches!(*request.method(), Method::GET | Method::HEAD) || path == plan::PATH;

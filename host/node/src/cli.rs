@@ -79,7 +79,7 @@ fn dispatch(line: Line, run_node: RunNode) -> anyhow::Result<ExitCode> {
         Command::Start(mut args) => {
             args.api_token = session.token()?;
             args.watch_parent();
-            return run_node(args, session.format);
+            return run_node(*args, session.format);
         }
         Command::Config => {
             let mut command = command_named();
@@ -191,7 +191,7 @@ struct Line {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::DemoArgs),
-    Start(StartArgs),
+    Start(Box<StartArgs>),
     New(new::NewArgs),
     Build(build::BuildArgs),
     Dev(dev::DevArgs),

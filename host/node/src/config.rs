@@ -10,7 +10,7 @@ use std::{
 use holdfast_cluster::state::{ClusterSettings, Invalid};
 use holdfast_model::{ClusterName, Labels, Weight, Zone};
 
-use crate::{identity::Secret, telemetry::LogFilter, token::Token};
+use crate::{identity::Secret, telemetry::LogFilter, token::Token, traces};
 
 /// A node's configuration.
 #[derive(Clone, Debug)]
@@ -58,6 +58,8 @@ pub struct NodeConfig {
     pub port_patience: Duration,
     /// What the process logs, where that can be changed through the API.
     pub log: Option<LogFilter>,
+    /// Where traces go, and which; none keeps none.
+    pub traces: Option<traces::Options>,
     /// Look for other nodes. Off only in tests that show what gossip is needed for.
     pub gossip: bool,
 }
@@ -167,6 +169,7 @@ pub(crate) mod tests {
             http_listener: None,
             port_patience: Duration::ZERO,
             log: None,
+            traces: None,
             gossip: true,
         }
     }

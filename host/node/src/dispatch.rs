@@ -21,7 +21,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use holdfast_cluster::state::Owner;
 use holdfast_model::{
-    ModuleName, NodeId, ResourceId, Settings, Slot,
+    ModuleName, NodeId, ResourceId, Settings,
     call::{self, Request, Response},
 };
 use tokio::{
@@ -48,6 +48,7 @@ use crate::{
     modules::Modules,
     peer::Peers,
     placement::{Lease, Placement},
+    traces::{Scope, Traces},
 };
 
 /// Calls and the state of resources, on any node. Cheap to clone.
@@ -59,6 +60,7 @@ struct Inner {
     shared: Arc<Shared>,
     control: Control,
     peers: Peers,
+    traces: Traces,
     lease: watch::Receiver<Lease>,
     given_up: CancellationToken,
     placement: Placement,
@@ -86,6 +88,8 @@ pub struct Parts {
     pub teller: Teller,
     /// Who counts.
     pub metrics: Metrics,
+    /// What follows calls.
+    pub traces: Traces,
     /// The node's lease.
     pub lease: watch::Receiver<Lease>,
     /// About how many instances start at once at most.
@@ -138,6 +142,7 @@ impl Dispatch {
             modules,
             teller,
             metrics,
+            traces,
             lease,
             starts_max,
             placement,
@@ -146,6 +151,7 @@ impl Dispatch {
         let host = Host {
             modules,
             teller,
+            traces: traces.clone(),
             ended,
         };
         let shared = Arc::new(Shared {
@@ -159,6 +165,7 @@ impl Dispatch {
             shared,
             control,
             peers,
+            traces,
             lease,
             given_up: CancellationToken::new(),
             placement,
@@ -179,7 +186,7 @@ impl Dispatch {
         Some(Arc::clone(&table.serving.load().settings))
     }
 
-    /// Calls a resource, wherever it is.
+    /// Calls a resource, wherever it is. The scope is what the call belongs to.
     ///
     /// # Errors
     /// [`call::Error`] says for each kind whether the request may have had an effect.
@@ -188,12 +195,13 @@ impl Dispatch {
         module: &ModuleName,
         id: &ResourceId,
         request: Request,
+        scope: &Scope,
     ) -> Result<Answer, call::Error> {
         let began = Instant::now();
         let mut lost = false;
         let brought = tokio::select! {
             biased;
-            brought = self.bring(module, id, request, &mut lost) => brought,
+            brought = self.bring(module, id, request, scope, &mut lost) => brought,
             () = self.over() => Err(call::Error::Interrupted),
         };
         let result = match brought {
@@ -234,15 +242,15 @@ impl Dispatch {
         module: &ModuleName,
         id: &ResourceId,
         request: Request,
+        scope: &Scope,
         lost: &mut bool,
     ) -> Result<Answer, call::Error> {
         let deadline = Instant::now() + request.timeout;
-        let slot = id.slot();
         let mut known = false;
         let mut watched = None;
         loop {
             let attempt = match self.0.shared.tables.get(module.as_str()) {
-                Some(table) => self.attempt(&table, id, slot, &request, deadline).await,
+                Some(table) => self.attempt(&table, id, &request, deadline, scope).await,
                 None => Attempt::Elsewhere("its module is not known here yet"),
             };
             let why = match attempt {
@@ -283,12 +291,12 @@ impl Dispatch {
         &self,
         table: &Table,
         id: &ResourceId,
-        slot: Slot,
         request: &Request,
         deadline: Instant,
+        scope: &Scope,
     ) -> Attempt {
         if let Some(called) = self
-            .call_here(table, id, Cow::Borrowed(request), deadline)
+            .call_here(table, id, Cow::Borrowed(request), deadline, scope)
             .await
         {
             return match called {
@@ -296,9 +304,10 @@ impl Dispatch {
                 Called::NotHere => Attempt::Elsewhere("the resource is on the move"),
             };
         }
-        match self.0.shared.tables.route(table, slot) {
+        match self.0.shared.tables.route(table, id.slot()) {
             Some(owner) if owner != self.0.me.node => {
-                forward::call(&self.0.peers, owner, &table.name, id, request, deadline).await
+                let peers = &self.0.peers;
+                forward::call(peers, owner, &table.name, id, request, deadline, scope).await
             }
             Some(_) => Attempt::Elsewhere("the resource is about to start"),
             None => Attempt::Elsewhere("no node owns the resource now"),
@@ -312,6 +321,7 @@ impl Dispatch {
         id: &ResourceId,
         request: Cow<'_, Request>,
         deadline: Instant,
+        scope: &Scope,
     ) -> Option<Called> {
         let entry = table.entries.pin().get(id).cloned()?;
         let serving = table.serving.load();
@@ -323,7 +333,8 @@ impl Dispatch {
         drop(serving);
         let host = &self.0.shared.host;
         let request = request.into_owned();
-        Some(entry.call(host, queue_calls_max, request, deadline).await)
+        let called = entry.call(host, queue_calls_max, request, deadline, scope);
+        Some(called.await)
     }
 
     /// Makes sure that a resource exists, in a state that is current.

@@ -20,6 +20,7 @@ use crate::{
     restart::Ending,
     server::{self, Why},
     token::Token,
+    traces,
 };
 
 /// A node that runs in this process.
@@ -97,6 +98,7 @@ impl Node {
             http_listener: None,
             port_patience: Duration::ZERO,
             log: None,
+            traces: None,
             gossip: true,
         };
         Builder {
@@ -234,6 +236,13 @@ impl Builder {
     /// How long a stop waits for resources to move to other nodes; 30 s unless set.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.config.drain_timeout = timeout;
+        self
+    }
+
+    /// Sends traces of its calls to a collector; it keeps none unless told to. The standard's variables
+    /// `OTEL_…` say how, as for `holdfast start`, but do not turn it on.
+    pub fn traces(mut self, options: traces::Options) -> Self {
+        self.config.traces = Some(options);
         self
     }
 

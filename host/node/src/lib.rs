@@ -1,7 +1,7 @@
 //! A node of a Holdfast cluster, and the `holdfast` command.
 //!
 //! Each module uses only those before it in this list:
-//! - [`clock`], [`identity`], [`token`], [`telemetry`], [`metrics`], [`config`]: what a node is and is told;
+//! - [`clock`], [`identity`], [`token`], [`telemetry`], [`metrics`], [`traces`], [`config`]: what a node is and is told;
 //!   [`recent`]: a ring of what happened last;
 //! - [`control`]: the replicated state, on Raft and disk; [`modules`]: components;
 //! - [`recover`]: both of them, of a node that does not run;
@@ -39,6 +39,7 @@ pub mod server;
 pub mod start;
 pub mod telemetry;
 pub mod token;
+pub mod traces;
 
 pub use embed::Node;
 

@@ -33,6 +33,7 @@ struct Inner {
     failed: Family<Labels<1>, Counter>,
     stopped: Family<Labels<1>, Counter>,
     requests: Family<Labels<3>, Counter>,
+    spans: Spans,
 }
 
 /// Names and values.
@@ -43,6 +44,17 @@ type Labels<const N: usize> = [(&'static str, String); N];
 pub struct Calls {
     results: [Counter; RESULTS.len()],
     seconds: Histogram,
+}
+
+/// Counts the spans of a node, by what became of them.
+#[derive(Clone, Debug, Default)]
+pub struct Spans {
+    /// The collector has them.
+    pub exported: Counter,
+    /// There was no room for them.
+    pub dropped: Counter,
+    /// The collector did not take them.
+    pub failed: Counter,
 }
 
 /// A value that is read when somebody asks, with the labels that tell it from others of its name.
@@ -109,6 +121,18 @@ impl Metrics {
             "Requests of the HTTP API other than calls, by route, method and status",
             requests.clone(),
         );
+        let of_spans = Family::<Labels<1>, Counter>::default();
+        let spans = |result: &str| of_spans.get_or_create_owned(&[("result", result.to_owned())]);
+        let spans = Spans {
+            exported: spans("exported"),
+            dropped: spans("dropped"),
+            failed: spans("failed"),
+        };
+        registry.register(
+            "spans",
+            "Spans of traces that ended on this node, by what became of them",
+            of_spans,
+        );
         Self(Arc::new(Inner {
             registry,
             calls,
@@ -117,6 +141,7 @@ impl Metrics {
             failed,
             stopped,
             requests,
+            spans,
         }))
     }
 
@@ -169,6 +194,12 @@ impl Metrics {
             ("status", status.to_string()),
         ];
         self.0.requests.get_or_create(&labels).inc();
+    }
+
+    /// What counts spans.
+    #[must_use]
+    pub fn spans(&self) -> Spans {
+        self.0.spans.clone()
     }
 
     /// All that was counted, and these readings, as text. Readings of the same stand together.
@@ -249,6 +280,12 @@ fn call(module: &ModuleName, result: &str) -> Labels<2> {
         ("module", module.to_string()),
         ("result", result.to_owned()),
     ]
+}
+
+/// The name of a failed call's result.
+#[must_use]
+pub fn kind(error: &call::Error) -> &'static str {
+    RESULTS[result_of(Err(error))]
 }
 
 /// The place of a result in [`RESULTS`].

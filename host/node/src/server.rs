@@ -230,6 +230,9 @@ impl Node {
             .data
             .spawn(dispatch_task.instrument(info_span!("resources")));
         tasks.data("http", http::serve(http.0, services.api, ends.http.clone()));
+        if let Some(exporting) = services.exporting {
+            tasks.data("traces", exporting.run(ends.peers.clone()));
+        }
         let state_about = About {
             addr: advertise,
             http: about.http,

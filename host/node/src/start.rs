@@ -32,6 +32,7 @@ use crate::{
     server::{self, Ended, Succession, Why},
     telemetry,
     token::Token,
+    traces::{self, Endpoint},
 };
 
 /// Runs a node in this process until it is told to stop.
@@ -124,6 +125,13 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
     let (listen, http_listener) = former()?.unzip();
     let port_patience = listen.map_or(Duration::ZERO, |_| FORMER_PORT_PATIENCE);
     let token = args.api_token.as_deref().map(Token::new).transpose()?;
+    let variable = |name: &str| std::env::var(name).ok();
+    let endpoint = Endpoint::given_or_standard(args.otlp_endpoint, variable)
+        .context("read where traces go from the variables OTEL_EXPORTER_OTLP_…")?;
+    let traces = endpoint.map(|endpoint| traces::Options {
+        endpoint,
+        ratio: args.trace_ratio,
+    });
     Ok(NodeConfig {
         data_dir: args.data_dir,
         cluster: args.cluster_name,
@@ -154,6 +162,7 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
         http_listener,
         port_patience,
         log: None,
+        traces,
         gossip: std::env::var_os(NO_GOSSIP).is_none(),
     })
 }

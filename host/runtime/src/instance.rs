@@ -21,6 +21,7 @@ use crate::{
     bindings::{self, HandlerError, InvocationError, TerminateReason},
     budget::{Stop, on_tick},
     failure::{CONTENT_TYPE_BYTES_MAX, Failure, cut},
+    follow::Follow,
     inspect::{Export, Found, LoadError},
     module::{self, Grounds},
     state::State,
@@ -142,6 +143,11 @@ impl Instance {
     /// lane can, ends by dropping its future.
     pub fn heed(&mut self, stop: Stop) {
         self.store.data_mut().budget.heed(stop);
+    }
+
+    /// Its calls are followed by this from now on, or by nobody.
+    pub fn follow(&mut self, by: Option<Arc<dyn Follow>>) {
+        self.store.data_mut().follow(by);
     }
 
     /// How its calls run.

@@ -12,6 +12,7 @@ use crate::{
     budget::Budget,
     capability::{http, plain},
     fibers::Fiber,
+    follow::Follow,
     instance::ManagedResource,
     journal::Journal,
     memory::Memory,
@@ -24,6 +25,8 @@ pub(crate) struct State {
     pub(crate) memory: Memory,
     pub(crate) budget: Budget,
     pub(crate) table: ResourceTable,
+    /// Who follows the call of the moment; `http` has it too.
+    pub(crate) follow: Option<Arc<dyn Follow>>,
     journal: Option<Arc<Journal>>,
     wasi: Option<Box<WasiCtx>>,
     pub(crate) http: Option<Box<http::Outbound>>,
@@ -45,11 +48,20 @@ impl State {
             grounds,
             resource,
             table,
+            follow: None,
             journal: None,
             wasi: None,
             http: None,
             _fiber: fiber,
         }
+    }
+
+    /// Calls from now on are followed by this, or by nobody.
+    pub(crate) fn follow(&mut self, by: Option<Arc<dyn Follow>>) {
+        if let Some(outbound) = &mut self.http {
+            outbound.follow(by.clone());
+        }
+        self.follow = by;
     }
 
     /// The journal, made at first use.

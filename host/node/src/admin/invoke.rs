@@ -37,7 +37,7 @@ use super::{
     error::{self, Error, Result},
     extract::{Asked, NoQuery, Resource},
 };
-use crate::{clock::now_ms, dispatch::Answer};
+use crate::{clock::now_ms, dispatch::Answer, traces::Scope};
 
 /// The module and the id in the path of an invoke, still encoded; none for any other path.
 pub(super) fn path(path: &str) -> Option<(&str, &str)> {
@@ -62,7 +62,12 @@ pub(super) fn path(path: &str) -> Option<(&str, &str)> {
         Called,
     )
 )]
-pub(super) async fn invoke<B>(admin: &Admin, parts: Parts, body: B) -> Response<Full<Bytes>>
+pub(super) async fn invoke<B>(
+    admin: &Admin,
+    parts: Parts,
+    body: B,
+    scope: &Scope,
+) -> Response<Full<Bytes>>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -72,7 +77,7 @@ where
         Ok(None) => fresh_id(),
         Err(error) => return error.response(),
     };
-    let called = call(admin, &parts, body, request_id.clone()).await;
+    let called = call(admin, &parts, body, request_id.clone(), scope).await;
     let mut response = match called {
         Ok(Answer { response, node }) => {
             let mut answer = Response::new(Full::from(response.body));
@@ -107,7 +112,13 @@ fn fresh_id() -> String {
     id.into_uuid().to_string()
 }
 
-async fn call<B>(admin: &Admin, parts: &Parts, body: B, request_id: String) -> Result<Answer>
+async fn call<B>(
+    admin: &Admin,
+    parts: &Parts,
+    body: B,
+    request_id: String,
+    scope: &Scope,
+) -> Result<Answer>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -157,7 +168,7 @@ where
         content_type,
         body: body::read(body, limits.body_bytes_max, too_large).await?,
     };
-    Ok(admin.dispatch.invoke(&module, &id, request).await?)
+    Ok(admin.dispatch.invoke(&module, &id, request, scope).await?)
 }
 
 /// The headers of a call.
@@ -257,6 +268,9 @@ fn text(headers: &HeaderMap, name: &str) -> Result<Option<String>> {
 }
 
 const HEADER_BYTES_MAX: usize = 512;
+
+/// What the paths of invokes have in common, in traces.
+pub(super) const ROUTE: &str = "/v1/modules/{module}/resources/{id}/invoke";
 
 #[cfg(test)]
 mod tests {

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     clock::now_ms,
     metrics::{Described, Reading},
+    traces::Span,
 };
 
 /// Read what this node counts
@@ -40,13 +41,22 @@ pub(super) async fn metrics(
     ([(header::CONTENT_TYPE, OPENMETRICS)], text)
 }
 
-/// Counts a request by the route that takes it.
+/// Counts a request by the route that takes it, and follows it.
 pub(super) async fn count(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
     // What no route takes has one name: others are for everybody to choose.
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    // Probes and scrapes come every few seconds, and tell nobody anything.
+    let mut span = match route.starts_with("/v1/") {
+        true => admin
+            .traces
+            .request(&method, request.uri(), request.headers(), route),
+        false => Span::default(),
+    };
+    let response = next.run(request).await;
+    span.answered(response.status());
+    drop(span);
     let method = match KNOWN_METHODS.contains(&method.as_str()) {
         true => method.as_str(),
         false => "other",

@@ -11,7 +11,10 @@ use anyhow::Context as _;
 use clap::Args;
 use holdfast_model::{ClusterName, Label, Weight, Zone};
 
-use crate::config::OnStop;
+use crate::{
+    config::OnStop,
+    traces::{Endpoint, Ratio},
+};
 
 /// Run a node
 ///
@@ -180,6 +183,22 @@ pub struct StartArgs {
         default_value = "info"
     )]
     pub log: String,
+
+    /// The collector that gets traces, over OTLP/HTTP; none without it.
+    ///
+    /// The base URL of an OpenTelemetry collector: traces go to /v1/traces below it. Where the
+    /// option is absent, OTEL_EXPORTER_OTLP_ENDPOINT of the OpenTelemetry standard does the same. A
+    /// collector that is not there costs no call anything.
+    #[arg(long, value_name = "URL", env = "HOLDFAST_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<Endpoint>,
+
+    /// How many of the traces that callers did not begin are kept: 0 to 1.
+    ///
+    /// What a caller has decided is followed. Without it OTEL_TRACES_SAMPLER decides, and where
+    /// that is absent too, all are kept. Too high: spans of busy nodes cost time and are dropped.
+    /// Too low: what is rare is not seen.
+    #[arg(long, value_name = "RATIO", env = "HOLDFAST_TRACE_RATIO")]
+    pub trace_ratio: Option<Ratio>,
 
     /// Ends the process at once when standard input ends: nodes started by another program do not
     /// outlive it.

@@ -127,6 +127,7 @@ fn a_node_is_started_with_the_documented_defaults() {
     assert_eq!(args.stable_after, ClusterSettings::DEFAULT.stable_after);
     assert_eq!((args.weight.get(), args.starts_max), (100, 256));
     assert!(!args.bootstrap && args.seeds.is_empty() && !args.exit_with_stdin);
+    assert!(args.otlp_endpoint.is_none(), "traces are off");
 }
 
 #[test]
@@ -167,6 +168,14 @@ fn mistakes_are_named() {
         (
             "holdfast start --data-dir d --cluster-name a --label disk",
             "disk=ssd",
+        ),
+        (
+            "holdfast start --data-dir d --cluster-name a --otlp-endpoint localhost:4317",
+            "like http://127.0.0.1:4318",
+        ),
+        (
+            "holdfast start --data-dir d --cluster-name a --trace-ratio 10%",
+            "from 0 to 1",
         ),
         ("holdfast start --cluster-name a", "--data-dir"),
         ("holdfast modules get No", "module name \"No\""),

@@ -38,13 +38,20 @@ use tracing::warn;
 
 pub(in crate::dispatch) use self::call::Called;
 use super::{backoff, turns::Turns};
-use crate::{clock::now_ms, events::Teller, modules::Modules};
+use crate::{
+    clock::now_ms,
+    events::Teller,
+    modules::Modules,
+    traces::{Kind as Side, Scope, Span, Traces},
+};
 
 /// What the entries of a node share.
 pub(super) struct Host {
     pub(super) modules: Modules,
     /// Who is told what becomes of instances.
     pub(super) teller: Teller,
+    /// What follows calls, and begins to where nobody has asked for something.
+    pub(super) traces: Traces,
     /// Entries that have ended, for the engine.
     pub(super) ended: mpsc::Sender<(ModuleName, ResourceId)>,
 }
@@ -290,6 +297,19 @@ impl Entry {
             })
         })
         .await
+    }
+
+    /// A piece of work of the guest, as it is recorded.
+    fn span(&self, scope: &Scope, name: &'static str) -> Span {
+        self.named(scope.child(Side::Internal, name))
+    }
+
+    fn named(&self, mut span: Span) -> Span {
+        if let Some(recorded) = span.recorded() {
+            recorded.set("holdfast.module", self.module.to_string());
+            recorded.set("holdfast.resource", self.id.to_string());
+        }
+        span
     }
 
     /// Waits until `look` finds something; it looks after every change.

@@ -12,7 +12,11 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{Attempt, Dispatch, entry::Called};
-use crate::peer::{CallError, Kind, Lane, Peers};
+use crate::{
+    metrics::kind,
+    peer::{CallError, Kind, Lane, Peers},
+    traces::{Carried, Kind as Side, Recorded, Scope},
+};
 
 /// Kind of a forwarded call's frame.
 pub(crate) const CALL: Kind = Kind(2);
@@ -23,6 +27,8 @@ struct Forwarded<'a> {
     id: &'a str,
     #[serde(borrow)]
     request: Parts<'a>,
+    #[serde(borrow)]
+    trace: Option<Carried<'a>>,
 }
 
 /// A request whose text and body stay where they are.
@@ -51,6 +57,31 @@ pub(super) async fn call(
     id: &ResourceId,
     request: &Request,
     deadline: Instant,
+    scope: &Scope,
+) -> Attempt {
+    let mut span = scope.child(Side::Client, HOP);
+    if let Some(recorded) = span.recorded() {
+        describe(recorded, module.as_str(), id);
+        recorded.set("holdfast.owner", owner.to_string());
+    }
+    let attempt = ask(peers, owner, module, id, request, deadline, span.scope()).await;
+    match &attempt {
+        Attempt::Answered(_, Ok(_)) => {}
+        Attempt::Answered(_, Err(error)) => span.failed(kind(error), error),
+        Attempt::Elsewhere(why) => span.failed("not-taken", why),
+        Attempt::Lost => span.failed("lost", "the owner was lost during the call"),
+    }
+    attempt
+}
+
+async fn ask(
+    peers: &Peers,
+    owner: NodeId,
+    module: &ModuleName,
+    id: &ResourceId,
+    request: &Request,
+    deadline: Instant,
+    scope: &Scope,
 ) -> Attempt {
     let timeout = deadline.saturating_duration_since(Instant::now());
     let forwarded = Forwarded {
@@ -64,6 +95,7 @@ pub(super) async fn call(
             content_type: request.content_type.as_deref(),
             body: &request.body,
         },
+        trace: scope.carried(),
     };
     let frame = encode(&forwarded);
     let failed = |error| Attempt::Answered(owner, Err(error));
@@ -116,14 +148,31 @@ impl Dispatch {
             // A part of the frame itself: nothing is copied.
             body: frame.slice_ref(parts.body),
         };
-        match self
-            .call_here(&table, &id, Cow::Owned(request), deadline)
-            .await
-        {
+        let scope = self.0.traces.carried(forwarded.trace);
+        let mut span = scope.child(Side::Server, HOP);
+        if let Some(recorded) = span.recorded() {
+            describe(recorded, table.name.as_str(), &id);
+        }
+        let called = self.call_here(&table, &id, Cow::Owned(request), deadline, span.scope());
+        let result = match called.await {
             Some(Called::Answered(result)) => Some(result),
             Some(Called::NotHere) | None => None,
+        };
+        match &result {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => span.failed(kind(error), error),
+            None => span.failed("not-here", "the resource is not, or no longer, here"),
         }
+        result
     }
+}
+
+fn describe(recorded: &mut Recorded, module: &str, id: &ResourceId) {
+    recorded.set("rpc.system", "holdfast");
+    recorded.set("rpc.service", "Resources");
+    recorded.set("rpc.method", "Invoke");
+    recorded.set("holdfast.module", module.to_owned());
+    recorded.set("holdfast.resource", id.to_string());
 }
 
 fn encode<T: Serialize>(value: &T) -> Bytes {
@@ -132,8 +181,14 @@ fn encode<T: Serialize>(value: &T) -> Bytes {
         .into()
 }
 
+/// The name of both spans of a hop.
+const HOP: &str = "Resources/Invoke";
+
 /// How long after the deadline the owner's answer may come: it knows best how far the call got.
 const ANSWER_TIME: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Longest time that a peer's call may take here, whatever it says.
 const FORWARDED_MAX: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,11 @@ use holdfast_model::{
     api::{AllocateQuery, AllocateWait, DeployQuery, DeployWait},
 };
 use holdfast_test_components::probe;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::TcpListener,
+    time::{Instant, sleep, timeout},
+};
 
 use super::*;
 
@@ -94,6 +98,26 @@ async fn nodes_of_one_process_are_a_cluster_and_one_restarts_by_the_api() {
     assert_eq!(node.listening().incarnation.0, 2);
     assert_eq!(node.stop().await.unwrap(), Ended::Stopped);
     assert_eq!(first.stop().await.unwrap(), Ended::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_in_another_program_sends_its_traces_where_it_is_told() {
+    let collector = TcpListener::bind(any()).await.unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let node = builder(dir.path()).bootstrap().traces(traces::Options {
+        endpoint: endpoint.parse().unwrap(),
+        ratio: None,
+    });
+    let node = start(node).await;
+    node.client().unwrap().cluster().await.unwrap();
+    let (mut stream, _) = timeout(LONG, collector.accept()).await.unwrap().unwrap();
+    let mut head = [0; 16];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"POST /v1/traces ");
+    // Nothing is left to wait for.
+    drop((stream, collector));
+    assert_eq!(node.stop().await.unwrap(), Ended::Stopped);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 use holdfast_cluster::membership;
 use holdfast_model::ClusterId;
 
-use crate::{config::ConfigError, control, identity, modules};
+use crate::{config::ConfigError, control, identity, modules, traces};
 
 /// Why a node could not run, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,9 @@ pub enum Error {
     /// WebAssembly cannot be run here.
     #[error("start the WebAssembly runtime")]
     Runtime(#[from] holdfast_runtime::NewError),
+    /// Traces cannot be sent.
+    #[error("start to follow calls")]
+    Traces(#[from] traces::Error),
     /// The components cannot be kept.
     #[error("open the components")]
     Modules(#[from] modules::Error),

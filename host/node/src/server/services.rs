@@ -24,6 +24,7 @@ use crate::{
     peer::{self, Local, Peers},
     placement::{self, Lease, Members, Placement},
     restart::{Ending, Restarts},
+    traces::{self, Traces},
 };
 
 /// The parts of a node, made but not all running yet.
@@ -45,6 +46,8 @@ pub(super) struct Services {
     /// Restarts of this node that were asked for.
     pub(super) asked: mpsc::Receiver<Ending>,
     pub(super) api: Api,
+    /// Brings traces to their collector, where there is one.
+    pub(super) exporting: Option<traces::Exporting>,
 }
 
 impl Services {
@@ -103,6 +106,17 @@ impl Services {
             stop,
         );
         let metrics = Metrics::new();
+        let (traces, exporting) = match &config.traces {
+            Some(options) => {
+                let about = traces::About {
+                    node: me.node,
+                    cluster: &config.cluster,
+                };
+                let (traces, exporting) = Traces::new(options, &about, &metrics)?;
+                (traces, Some(exporting))
+            }
+            None => (Traces::default(), None),
+        };
         let teller = Teller::new(me.node, metrics.clone());
         let (dispatch, engine) = Dispatch::new(dispatch::Parts {
             me,
@@ -111,6 +125,7 @@ impl Services {
             modules: modules.clone(),
             teller: teller.clone(),
             metrics: metrics.clone(),
+            traces: traces.clone(),
             lease: lease.clone(),
             starts_max: config.starts_max,
             placement: placement.clone(),
@@ -147,6 +162,7 @@ impl Services {
             logs,
             events: happenings,
             metrics,
+            traces,
             token: config.token.clone(),
             component_bytes_max,
         });
@@ -167,6 +183,7 @@ impl Services {
             restarts,
             asked,
             api,
+            exporting,
         })
     }
 }

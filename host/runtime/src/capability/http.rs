@@ -24,7 +24,7 @@ use wasmtime_wasi_http::{
     },
 };
 
-use crate::{fence::Fence, state::State};
+use crate::{fence::Fence, follow::Follow, state::State};
 
 mod client;
 mod destination;
@@ -48,6 +48,15 @@ struct Hooks {
     permits: Arc<Semaphore>,
     share: Arc<Share>,
     fence: Fence,
+    /// Who follows the call of the moment.
+    follow: Option<Arc<dyn Follow>>,
+}
+
+impl Outbound {
+    /// The requests from now on are followed by this, or by nobody.
+    pub(crate) fn follow(&mut self, by: Option<Arc<dyn Follow>>) {
+        self.hooks.follow = by;
+    }
 }
 
 pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -72,6 +81,7 @@ impl WasiHttpView for State {
                     permits: Arc::new(Semaphore::new(REQUESTS_PER_INSTANCE_MAX)),
                     share: grounds.http_share.clone(),
                     fence: grounds.fence.clone(),
+                    follow: self.follow.clone(),
                 },
             })
         });
@@ -93,12 +103,26 @@ impl WasiHttpHooks for Hooks {
         let (client, grants) = (self.client.clone(), self.grants.clone());
         let (permit, share) = (self.permits.clone().try_acquire_owned(), self.share.clone());
         let fence = self.fence.clone();
+        let (mut head, body) = request.into_parts();
+        let follow = self.follow.clone();
+        let followed = follow.and_then(|follow| follow.request(&mut head));
+        let request = http::Request::from_parts(head, body);
         Box::new(async move {
-            let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
-            let options = options.unwrap_or_default();
-            let response = client
-                .send(&grants, request, options, permit, &share, &fence)
-                .await?;
+            let sent = async {
+                let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
+                let options = options.unwrap_or_default();
+                client
+                    .send(&grants, request, options, permit, &share, &fence)
+                    .await
+            };
+            let sent = sent.await;
+            if let Some(followed) = followed {
+                followed.ended(match &sent {
+                    Ok(response) => Ok(response.status()),
+                    Err(error) => Err(error),
+                });
+            }
+            let response = sent?;
             // The connection is driven by a task of the client: nothing is left to do here.
             let io: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(async { Ok(()) });
             Ok((response, io))

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use futures_util::FutureExt as _;
 use holdfast_model::{Lane, ModuleName, Settings, call, call::Refusal};
-use holdfast_runtime::{Failure, Source, TerminateReason};
+use holdfast_runtime::{Failure, Follow, Followed, Source, TerminateReason};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -186,6 +186,54 @@ async fn what_is_not_granted_is_denied_before_anything_is_sent() {
             "{failure}"
         );
         assert!(server.seen.lock().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_a_call_adds_to_what_it_sends_and_hears_how_that_ended() {
+    let server = Server::start().await;
+    let granted = server.settings("127.0.0.1:*", "127.0.0.1");
+    let denied = server.settings("api.example.com:443", "127.0.0.1");
+    for (settings, heard) in [(granted, "204"), (denied, "HttpRequestDenied")] {
+        let follower = Arc::new(Follower::default());
+        let module = load(&runtime(), &probe(), &settings).await.unwrap();
+        let mut instance = module.instantiate(resource("{}")).await.unwrap();
+        instance.follow(Some(follower.clone()));
+        let handled = instance.handle().await;
+        assert_eq!(handled.is_ok(), heard == "204");
+        assert_eq!(*follower.0.lock(), ["POST", heard]);
+        // From now on by nobody.
+        instance.follow(None);
+        let _ = instance.terminate(TerminateReason::Stopping).await;
+        assert_eq!(follower.0.lock().len(), 2);
+    }
+    let seen = server.seen.lock();
+    let followed = seen.iter().map(|seen| seen.contains("x-follows: me\r\n"));
+    assert_eq!(followed.collect::<Vec<_>>(), [true, false, false]);
+}
+
+/// Notes the methods and the ends of what guests send.
+#[derive(Default)]
+struct Follower(Mutex<Vec<String>>);
+
+impl Follow for Follower {
+    fn request(self: Arc<Self>, head: &mut http::request::Parts) -> Option<Box<dyn Followed>> {
+        let value = http::HeaderValue::from_static("me");
+        head.headers.insert("x-follows", value);
+        self.0.lock().push(head.method.to_string());
+        Some(Box::new(Sent(self)))
+    }
+}
+
+struct Sent(Arc<Follower>);
+
+impl Followed for Sent {
+    fn ended(self: Box<Self>, outcome: Result<http::StatusCode, &dyn std::error::Error>) {
+        let heard = match outcome {
+            Ok(status) => status.as_u16().to_string(),
+            Err(error) => format!("{error:?}"),
+        };
+        self.0.0.lock().push(heard);
     }
 }
 

@@ -20,6 +20,10 @@ use holdfast_model::{
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 
 use super::{Entry, Held, Host};
+use crate::{
+    metrics::kind,
+    traces::{Scope, Span},
+};
 
 /// How a call went.
 pub(in crate::dispatch) enum Called {
@@ -38,7 +42,9 @@ impl Entry {
         queue_calls_max: u32,
         mut request: Request,
         deadline: Instant,
+        scope: &Scope,
     ) -> Called {
+        let came = scope.is_recorded().then(Instant::now);
         let cell = match self.admit(queue_calls_max, deadline).await {
             Ok(cell) => cell,
             Err(called) => return called,
@@ -51,14 +57,18 @@ impl Entry {
         if request.timeout.is_zero() {
             return Called::Answered(Err(late()));
         }
+        let mut span = self.span(scope, "invoke");
+        if let (Some(recorded), Some(came)) = (span.recorded(), came) {
+            recorded.set("holdfast.queue_seconds", came.elapsed().as_secs_f64());
+        }
         let longest = Duration::from_millis(instance.limits().call_timeout_ms);
         if instance.lane() == Lane::Direct && request.timeout + LATENESS >= longest {
             // It cannot be dropped midway, and its caller waits for as long as it may take: it
             // needs no task.
-            return self.answer(host, cell, &request).await;
+            return self.answer(host, cell, &request, span).await;
         }
         let (entry, host) = (Arc::clone(self), Arc::clone(host));
-        let call = tokio::spawn(async move { entry.answer(&host, cell, &request).await });
+        let call = tokio::spawn(async move { entry.answer(&host, cell, &request, span).await });
         match tokio::time::timeout_at(deadline, call).await {
             Ok(Ok(called)) => called,
             Ok(Err(_)) => Called::Answered(Err(call::Error::Interrupted)),
@@ -72,10 +82,12 @@ impl Entry {
         host: &Arc<Host>,
         mut cell: Cell,
         request: &Request,
+        mut span: Span,
     ) -> Called {
         let Some(Held { instance, life }) = &mut *cell else {
             return Called::NotHere;
         };
+        instance.follow(span.scope().follow());
         let result = tokio::select! {
             biased;
             result = instance.invoke(request) => Some(result),
@@ -88,11 +100,17 @@ impl Entry {
                     *cell = None;
                     self.died(host, result.as_ref().err());
                 }
-                Called::Answered(result.map_err(|error| error.into_call_error(&self.module)))
+                let result = result.map_err(|error| error.into_call_error(&self.module));
+                if let Err(error) = &result {
+                    span.failed(kind(error), error);
+                }
+                Called::Answered(result)
             }
             _ => {
                 self.empty(&mut cell);
-                Called::Answered(Err(call::Error::Interrupted))
+                let error = call::Error::Interrupted;
+                span.failed(kind(&error), &error);
+                Called::Answered(Err(error))
             }
         }
     }

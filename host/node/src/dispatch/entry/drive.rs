@@ -1,7 +1,7 @@
 //! The driver of a resource: starts, ends and replaces its instance until what is equals what
 //! should be.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use holdfast_model::api::{FailureKind, LastError, ResourceStatus};
 use holdfast_runtime::{Failure, Instance, ManagedResource, Stop, TerminateReason};
@@ -9,7 +9,7 @@ use tokio::{sync::SemaphorePermit, time::Instant};
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::{Entry, Held, Host, Kind, Mind, Run, Want, last_error};
-use crate::clock::now_ms;
+use crate::{clock::now_ms, traces::Scope};
 
 enum Step {
     Start(Start),
@@ -120,12 +120,19 @@ impl Entry {
             mind.status = ResourceStatus::Starting;
             mind.failures + 1
         };
+        let mut span = self.named(host.traces.begin("start"));
         let started = tokio::select! {
             biased;
             () = self.over(&life) => return,
-            started = self.instantiate(host, &run, attempt, &life) => started,
+            started = self.instantiate(host, &run, attempt, &life, span.scope()) => started,
         };
-        drop(turn);
+        if let Some(recorded) = span.recorded() {
+            recorded.set("holdfast.attempt", i64::from(attempt));
+        }
+        if let Err((error, _)) = &started {
+            span.failed(lowercase(&error.kind), &error.message);
+        }
+        drop((turn, span));
         if life.is_set() {
             return;
         }
@@ -171,6 +178,7 @@ impl Entry {
         run: &Run,
         attempt: u32,
         life: &Stop,
+        scope: &Scope,
     ) -> Result<Instance, (LastError, bool)> {
         let module = host
             .modules
@@ -187,8 +195,13 @@ impl Entry {
             |failure: Failure| (last_error(&failure), matches!(failure, Failure::Fatal(_)));
         let mut instance = module.instantiate(resource).await.map_err(failed)?;
         instance.heed(life.clone());
-        instance.handle().await.map_err(failed)?;
-        Ok(instance)
+        let mut span = self.span(scope, "handle");
+        instance.follow(span.scope().follow());
+        let handled = instance.handle().await.map_err(failed);
+        if let Err((error, _)) = &handled {
+            span.failed(lowercase(&error.kind), &error.message);
+        }
+        handled.map(|()| instance)
     }
 
     /// Waits for a turn to stop, though no longer than the hook may take itself.
@@ -216,7 +229,7 @@ impl Entry {
             tokio::select! {
                 biased;
                 () = self.over(&life) => {}
-                () = self.terminate(instance, reason) => {
+                () = self.terminate(host, instance, reason) => {
                     host.teller.stopped(&self.module, &self.id, reason);
                 }
             }
@@ -224,10 +237,17 @@ impl Entry {
         self.changed.notify_waiters();
     }
 
-    async fn terminate(&self, mut instance: Instance, reason: TerminateReason) {
+    async fn terminate(&self, host: &Host, mut instance: Instance, reason: TerminateReason) {
+        let mut span = self.named(host.traces.begin("terminate"));
+        if let Some(recorded) = span.recorded() {
+            recorded.set("holdfast.reason", lowercase(&reason));
+        }
+        instance.follow(span.scope().follow());
         if let Err(failure) = instance.terminate(reason).await {
             warn!(?reason, error = %failure, "terminate failed");
-            self.mind.lock().last_error = Some(last_error(&failure));
+            let error = last_error(&failure);
+            span.failed(lowercase(&error.kind), &error.message);
+            self.mind.lock().last_error = Some(error);
         }
     }
 }
@@ -249,6 +269,11 @@ impl Drop for ReplacedAfterPanic<'_> {
         }
         entry.wake(host, &mut mind);
     }
+}
+
+/// The name of a variant, as traces have it.
+fn lowercase(variant: &impl fmt::Debug) -> String {
+    format!("{variant:?}").to_lowercase()
 }
 
 fn instance_error(message: String) -> LastError {

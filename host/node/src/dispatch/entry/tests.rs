@@ -51,6 +51,7 @@ impl Node {
             host: Arc::new(Host {
                 modules,
                 teller: Teller::new(holdfast_model::NodeId::default(), Metrics::new()),
+                traces: crate::traces::Traces::default(),
                 ended: sender,
             }),
             ended,
@@ -95,7 +96,8 @@ impl Node {
             content_type: None,
             body: body.to_owned().into(),
         };
-        let called = entry.call(&self.host, 8, request, Instant::now() + time);
+        let scope = Scope::default();
+        let called = entry.call(&self.host, 8, request, Instant::now() + time, &scope);
         match soon(called).await {
             Called::Answered(answered) => Some(answered.map(|response| response.body)),
             Called::NotHere => None,
