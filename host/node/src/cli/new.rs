@@ -53,12 +53,15 @@ fn make(NewArgs { name, dir }: &NewArgs) -> anyhow::Result<Made> {
 
 fn describe(Made { module, path }: &Made) -> String {
     let folder = path.display();
+    let test = format!("cd {folder} && cargo test");
+    let width = test.chars().count();
     format!(
         "Made {folder}: its logic is in src/lib.rs, its settings in holdfast.toml.\n\nNext:\n  \
-         cd {folder} && cargo test        # natively, without a node\n  \
-         holdfast dev                      # on a node of its own, while you write it\n  \
+         {test}  # natively, without a node\n  \
+         {:width$}  # on a node of its own, while you write it\n  \
          holdfast resources allocate {module} a --wait\n  \
-         holdfast invoke {module} a Ada"
+         holdfast invoke {module} a Ada",
+        "holdfast dev"
     )
 }
 
