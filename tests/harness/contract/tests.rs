@@ -32,6 +32,14 @@ fn contract() -> Contract {
                     },
                 },
             },
+            "/things/{name}/call": {
+                "post": {
+                    "operationId": "call_thing",
+                    "parameters": [{"name": "name", "in": "path", "required": true, "schema": {}}],
+                    "requestBody": {"content": {"*/*": {}}},
+                    "responses": {"200": {"content": {"*/*": {"schema": {}}}}},
+                },
+            },
             "/things/all": {
                 "post": {
                     "operationId": "change_things",
@@ -100,6 +108,11 @@ fn what_the_document_promises_is_fine_and_named() {
             ("POST", "/things/all", "\n{\"size\":0}\n"),
             (200, NDJSON, r#"{"line":2,"problem":{}}"#),
             Some("change_things"),
+        ),
+        (
+            ("POST", "/things/a/call", "nonsense"),
+            (200, JSON, "nonsense"),
+            Some("call_thing"),
         ),
         (
             ("GET", "/nothing", ""),
