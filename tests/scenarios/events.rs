@@ -201,8 +201,9 @@ fn who_goes_on_through_another_node_misses_nothing_and_hears_nothing_twice() {
             event.kind() == EventType::InstanceStarted && resource(event) == Some(id)
         }
     };
-    let _ = first.wait("the first ones", started("a19"));
-    thread::sleep(Duration::from_millis(100));
+    for id in ["a0", "a19"] {
+        let _ = first.wait("the first ones", started(id));
+    }
     let (last, before) = {
         let heard = first.heard.lock().clone();
         let (id, _) = heard.last().expect("some").clone();

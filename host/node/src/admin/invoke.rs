@@ -53,7 +53,7 @@ pub(super) fn path(path: &str) -> Option<(&str, &str)> {
 /// handler.
 #[utoipa::path(
     post,
-    path = "/v1/modules/{module}/resources/{id}/invoke",
+    path = ROUTE,
     operation_id = "invoke_resource",
     tag = "resources",
     params(Resource, CallHeaders),
