@@ -162,6 +162,7 @@ const LEASE_CLOCKS: &[&str] = &[
 /// The modules of the node, in order: each uses only those before it.
 const NODE_ORDER: &[&str] = &[
     "clock",
+    "conditions",
     "identity",
     "token",
     "telemetry",

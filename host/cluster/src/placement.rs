@@ -33,6 +33,7 @@ mod board;
 pub mod budget;
 pub mod forecast;
 pub mod stability;
+pub mod withheld;
 
 /// A node as the planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

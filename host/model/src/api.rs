@@ -7,6 +7,7 @@
 
 mod batch;
 mod cluster;
+mod condition;
 mod event;
 mod logs;
 mod module;
@@ -20,6 +21,7 @@ pub use cluster::{
     Listening, NoMajority, NodeCounts, NodeEvent, NodeInfo, NodeList, NodeStatus, Owner,
     RemoveNodeQuery, ResourceCounts, SlotInfo, SlotList, SlotsQuery,
 };
+pub use condition::{ConditionKind, NodeCondition};
 pub use event::{Event, EventType, EventsQuery, Happening, InvalidEventType, StopReason};
 pub use logs::{
     InvalidLogLevel, LogEntry, LogLevel, LogLine, LogSource, LogsMissing, LogsQuery, NodeLog,

@@ -42,9 +42,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use self::answer::Body;
 use self::error::Error;
 use crate::{
-    control::Control, deploy::Deploy, dispatch::Dispatch, events::Events, logs::Logs,
-    metrics::Metrics, modules::Modules, peer::Peers, placement::Placement, restart::Restarts,
-    token::Token, traces::Traces,
+    conditions::Conditions, control::Control, deploy::Deploy, dispatch::Dispatch, events::Events,
+    logs::Logs, metrics::Metrics, modules::Modules, peer::Peers, placement::Placement,
+    restart::Restarts, token::Token, traces::Traces,
 };
 
 /// What the API needs of its node.
@@ -71,6 +71,8 @@ pub struct Parts {
     pub events: Events,
     /// What is counted.
     pub metrics: Metrics,
+    /// Why this node is given nothing, or is not well.
+    pub conditions: Conditions,
     /// What follows requests.
     pub traces: Traces,
     /// What callers must show, if anything.

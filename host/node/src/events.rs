@@ -9,6 +9,7 @@
 //! missed.
 
 mod cursor;
+mod observed;
 #[cfg(test)]
 mod tests;
 

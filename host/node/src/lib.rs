@@ -17,6 +17,7 @@ pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod conditions;
 pub mod config;
 pub mod control;
 pub mod deploy;

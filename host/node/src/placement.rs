@@ -10,6 +10,7 @@ mod leader;
 mod lease;
 mod placing;
 mod quorum;
+mod withheld;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -29,6 +30,7 @@ use tracing::debug;
 
 use self::allocator::Allocator;
 pub(crate) use self::lease::Renew;
+pub(crate) use self::withheld::ConditionsOf;
 pub use self::{
     allocator::Allocations,
     leader::Leader,
@@ -38,6 +40,7 @@ pub use self::{
 use self::{lease::Grants, quorum::Heard};
 use crate::{
     clock::boot_time,
+    conditions::Conditions,
     control::Control,
     peer::{Kind, Lane, PeerInfo, Peers},
     rpc::{self, AskError, Question},
@@ -53,6 +56,7 @@ struct Inner {
     peers: Peers,
     allocator: Allocator,
     members: watch::Receiver<Members>,
+    conditions: Conditions,
     evidence: Mutex<Evidence>,
     grants: Mutex<Grants>,
     heard: Mutex<Heard>,
@@ -131,6 +135,7 @@ impl Placement {
         control: Control,
         peers: Peers,
         members: watch::Receiver<Members>,
+        conditions: Conditions,
     ) -> (Self, Allocations) {
         let (allocator, jobs) = Allocator::new();
         let inner = Inner {
@@ -139,6 +144,7 @@ impl Placement {
             peers,
             allocator,
             members,
+            conditions,
             evidence: Mutex::default(),
             grants: Mutex::default(),
             heard: Mutex::new(Heard::new(boot_time())),

@@ -17,6 +17,7 @@ use std::{
 };
 
 use holdfast_model::{Incarnation, NodeId};
+use serde::{Deserialize, Serialize};
 
 use crate::{handover::Now, state::Owner};
 
@@ -24,6 +25,15 @@ use crate::{handover::Now, state::Owner};
 #[derive(Debug, Default)]
 pub struct Stability {
     nodes: BTreeMap<NodeId, Presence>,
+}
+
+/// What keeps a node from being stable that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// For how much longer it must be there.
+    pub left: Duration,
+    /// How often it was lost lately.
+    pub losses: u32,
 }
 
 #[derive(Debug)]
@@ -68,14 +78,25 @@ impl Stability {
     /// stable once it has been there for `after`; zero makes every node stable at once.
     #[must_use]
     pub fn stable(&self, now: Now, after: Duration) -> BTreeSet<NodeId> {
-        let stable = |presence: &Presence| {
-            let present = now.saturating_sub(presence.since);
-            presence.away.is_none() && present >= wait(after, presence.losses)
-        };
-        let nodes = self.nodes.iter();
-        nodes
-            .filter(|(_, presence)| stable(presence))
+        let present = self
+            .nodes
+            .iter()
+            .filter(|(_, presence)| presence.away.is_none());
+        present
+            .filter(|(_, presence)| presence.wait(now, after).is_none())
             .map(|(node, _)| *node)
+            .collect()
+    }
+
+    /// The nodes that are there and not stable yet, with what they wait for.
+    #[must_use]
+    pub fn waits(&self, now: Now, after: Duration) -> BTreeMap<NodeId, Wait> {
+        let present = self
+            .nodes
+            .iter()
+            .filter(|(_, presence)| presence.away.is_none());
+        present
+            .filter_map(|(node, presence)| Some((*node, presence.wait(now, after)?)))
             .collect()
     }
 }
@@ -97,6 +118,14 @@ impl Presence {
             (self.losses, self.since) = (self.losses.saturating_add(1), now);
         }
         (self.incarnation, self.away) = (incarnation, None);
+    }
+
+    /// What keeps it from being stable, if anything does while it is there.
+    fn wait(&self, now: Now, after: Duration) -> Option<Wait> {
+        let present = now.saturating_sub(self.since);
+        let left = wait(after, self.losses).saturating_sub(present);
+        let losses = self.losses;
+        (left > Duration::ZERO).then_some(Wait { left, losses })
     }
 
     fn away_for(&self, now: Now) -> Duration {

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::ResourceStatus;
+use super::{NodeCondition, ResourceStatus};
 use crate::{
     ClusterId, ClusterName, Epoch, Incarnation, Labels, ModuleName, NodeId, Slot, Token, Weight,
     Zone,
@@ -196,6 +196,11 @@ pub struct NodeInfo {
     pub held: Option<u64>,
     /// When its incarnation joined.
     pub joined_at_ms: u64,
+    /// Why it is given nothing, or is not well, as it says itself; of one that cannot be asked, as the
+    /// leader says. Empty when all is well.
+    #[serde(default)]
+    #[schema(required)]
+    pub conditions: Vec<NodeCondition>,
 }
 
 /// How a node is.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Owner;
+use super::{ConditionKind, Owner};
 use crate::{Digest, Incarnation, ModuleName, NodeId, ResourceId, Slot, Token};
 
 /// Query of `GET /v1/events`. The answer is a stream of server-sent events: `event` is the type, `data`
@@ -114,6 +114,22 @@ happenings! {
     NodeRemoved "node-removed" {
         /// The node.
         node: NodeId,
+    }
+    /// A condition of a node began: it is given nothing, or is not well.
+    NodeConditionBegan "node-condition-began" {
+        /// The node.
+        node: NodeId,
+        /// What kind of condition.
+        kind: ConditionKind,
+        /// What it is about.
+        text: String,
+    }
+    /// A condition of a node is over.
+    NodeConditionEnded "node-condition-ended" {
+        /// The node.
+        node: NodeId,
+        /// What kind of condition.
+        kind: ConditionKind,
     }
     /// There is a new version of a module.
     ModuleDeployed "module-deployed" {
@@ -304,6 +320,8 @@ impl Happening {
             | Self::NodeActive { .. }
             | Self::NodeRestarting { .. }
             | Self::NodeRemoved { .. }
+            | Self::NodeConditionBegan { .. }
+            | Self::NodeConditionEnded { .. }
             | Self::Missed { .. } => None,
         }
     }

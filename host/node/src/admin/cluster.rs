@@ -15,8 +15,8 @@ use holdfast_cluster::{
 use holdfast_model::{
     ClusterId, NodeId,
     api::{
-        ChangeNode, ClusterInfo, DrainQuery, NoMajority, NodeCounts, NodeInfo, NodeList,
-        NodeStatus, Owner,
+        ChangeNode, ClusterInfo, DrainQuery, NoMajority, NodeCondition, NodeCounts, NodeInfo,
+        NodeList, NodeStatus, Owner,
         ProblemKind::{
             self, Conflict, NoLeader, Timeout, TooLarge, Unavailable, UnknownModule, UnknownNode,
         },
@@ -37,6 +37,7 @@ use super::{
 use crate::{
     clock::now_ms,
     dispatch::{Counts, CountsOf},
+    placement::ConditionsOf,
     rpc,
 };
 
@@ -182,7 +183,7 @@ fn no_majority(admin: &Admin) -> Option<NoMajority> {
 
 async fn node_infos(admin: &Admin) -> Vec<NodeInfo> {
     let live = admin.placement.live();
-    let counts = counts(admin).await;
+    let (counts, mut conditions) = tokio::join!(counts(admin), conditions(admin, &live));
     let (owned, _) = owned(admin);
     let leader = admin.control.leadership().borrow().leader;
     let members = admin.control.members();
@@ -209,8 +210,34 @@ async fn node_infos(admin: &Admin) -> Vec<NodeInfo> {
                 .get(&id)
                 .map(|counts| counts.get(&ResourceStatus::Held).copied().unwrap_or(0)),
             joined_at_ms: node.joined_at_ms,
+            conditions: conditions.remove(&id).unwrap_or_default(),
         })
         .collect()
+}
+
+/// The conditions of every node: as it says itself, else as the leader does.
+async fn conditions(
+    admin: &Admin,
+    live: &BTreeSet<NodeId>,
+) -> BTreeMap<NodeId, Vec<NodeCondition>> {
+    let asked = live.iter().map(|node| async move {
+        let told = if *node == admin.me {
+            Some(admin.placement.conditions())
+        } else {
+            rpc::ask(&admin.peers, *node, &ConditionsOf, ASK).await.ok()
+        };
+        Some((*node, told?))
+    });
+    let told: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+    let mut conditions = BTreeMap::new();
+    let of_others = told.iter().flat_map(|(_, told)| &told.others);
+    for (node, condition) in of_others {
+        conditions.insert(*node, vec![condition.clone()]);
+    }
+    for (node, told) in told {
+        conditions.insert(node, told.own);
+    }
+    conditions
 }
 
 fn status(standing: Standing, live: bool) -> NodeStatus {

@@ -33,14 +33,15 @@ pub(super) async fn healthz() -> impl IntoResponse {
 
 /// Say whether the node is ready
 ///
-/// It is an active member of the cluster, and has all that its leader has. It needs no token.
+/// It is an active member of the cluster, has all that its leader has, and is given what there is to
+/// run. It needs no token.
 #[utoipa::path(
     get,
     path = "/readyz",
     operation_id = "is_ready",
     tag = "health",
     responses(
-        (status = OK, description = "`ready`", body = String),
+        (status = OK, description = "`ready`, and a line for each condition that somebody should look after", body = String),
         Problems<{ only(&[Unavailable, Interrupted]) }>,
     )
 )]
@@ -68,7 +69,20 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Result<impl IntoRespon
             "the node has no contact with a leader, or is behind it",
         ));
     }
-    Ok((StatusCode::OK, "ready\n"))
+    let conditions = admin.conditions.all();
+    let withheld: Vec<String> = conditions
+        .iter()
+        .filter(|condition| condition.gets_nothing)
+        .map(ToString::to_string)
+        .collect();
+    if !withheld.is_empty() {
+        return Err(not_ready(&withheld.join("; ")));
+    }
+    let mut text = "ready\n".to_owned();
+    for condition in conditions {
+        text.push_str(&format!("{condition}\n"));
+    }
+    Ok((StatusCode::OK, text))
 }
 
 /// How long the node may take to hear from the leader.

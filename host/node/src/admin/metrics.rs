@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use holdfast_cluster::state::Standing;
+use holdfast_model::api::ConditionKind;
 use http::header;
 use prometheus_client::registry::Unit;
 
@@ -87,6 +88,12 @@ fn readings(admin: &Admin) -> Vec<Reading> {
     read(&APPLIED, &[], *admin.control.applied().borrow() as f64);
     let heard = admin.placement.lost_quorum().is_none();
     read(&MAJORITY, &[], f64::from(u8::from(heard)));
+    let conditions = admin.conditions.all();
+    for kind in ConditionKind::ALL {
+        let lasts = conditions.iter().any(|condition| condition.kind == *kind);
+        let labels = [("kind", kind.as_str())];
+        read(&CONDITION, &labels, f64::from(u8::from(lasts)));
+    }
     read(&PEERS, &[], (admin.placement.live().len() - 1) as f64);
     for (module, counts) in admin.dispatch.counts_of_modules() {
         for (status, count) in counts {
@@ -162,6 +169,7 @@ described! {
     TERM: "term", "The term of the leader that this node knows", None, false;
     APPLIED: "applied_index", "The last entry of the log that this node has applied", None, false;
     MAJORITY: "majority_heard", "Whether this node has heard a majority of the voters lately", None, false;
+    CONDITION: "node_condition", "Whether this node has a condition of this kind: it is given nothing, or is not well", None, false;
     PEERS: "peers_connected", "Nodes that answer this one", None, false;
     RESOURCES: "resources", "Resources on this node, by module and status", None, false;
     EPOCH: "epoch", "Version of who owns what, as this node knows it", None, false;

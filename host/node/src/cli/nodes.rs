@@ -76,6 +76,7 @@ pub(super) async fn run(args: NodesArgs, client: &Client, output: &Output) -> an
             let nodes = client.nodes().await?;
             output.show(&nodes, |nodes| {
                 let mut text = table(*output, nodes);
+                text.push_str(&conditions(*output, nodes));
                 if let Some(lost) = &nodes.no_majority {
                     text.push_str(&format!("\n{}\n", output.paragraph(&no_majority(lost))));
                 }
@@ -139,6 +140,23 @@ pub(super) fn table(output: Output, list: &NodeList) -> String {
     output.table(&columns, rows)
 }
 
+/// Why nodes are given nothing, or are not well: a paragraph for each that has something to say.
+pub(super) fn conditions(output: Output, list: &NodeList) -> String {
+    let told = list.nodes.iter().flat_map(|info| {
+        let node = human::node(info.node);
+        let told = info.conditions.iter();
+        told.map(move |condition| {
+            let since = human::ago(condition.since_ms);
+            format!("{node} {condition} (for {since})")
+        })
+    });
+    let lines: Vec<String> = told.map(|line| output.paragraph(&line)).collect();
+    match lines.is_empty() {
+        true => String::new(),
+        false => format!("\n{}\n", lines.join("\n")),
+    }
+}
+
 /// What it means that a node hears no majority, and what to do.
 pub(super) fn no_majority(lost: &NoMajority) -> String {
     let missing: Vec<String> = lost.missing.iter().map(|id| human::node(*id)).collect();
@@ -186,7 +204,10 @@ Examples:
 
 #[cfg(test)]
 pub(super) mod tests {
-    use holdfast_model::{Labels, api::NodeStatus};
+    use holdfast_model::{
+        Labels,
+        api::{ConditionKind, NodeCondition, NodeStatus},
+    };
 
     use super::*;
 
@@ -207,7 +228,33 @@ pub(super) mod tests {
             resources: 1_234,
             held: Some(1_234),
             joined_at_ms: 0,
+            conditions: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_node_says_why_it_is_given_nothing() {
+        let mut waiting = info("1b000000-0000-4000-8000-000000000000");
+        let condition = |kind, text: &str| NodeCondition::new(kind, text.to_owned(), 0);
+        waiting.conditions = vec![
+            condition(ConditionKind::Compiling, "compiling m6"),
+            condition(ConditionKind::Storage, "cannot store m7: no space left"),
+        ];
+        let well = info("9f3a0000-0000-4000-8000-000000000000");
+        let list = NodeList {
+            nodes: vec![well, waiting],
+            no_majority: None,
+        };
+        let text = conditions(Output::plain(), &list);
+        assert!(
+            text.contains("1b000000 waiting: compiling m6 (for "),
+            "{text}"
+        );
+        assert!(
+            text.contains("1b000000 storage: cannot store m7: no"),
+            "{text}"
+        );
+        assert!(!text.contains("9f3a0000"), "{text}");
     }
 
     #[test]

@@ -45,6 +45,7 @@ fn describe(output: Output, Status { cluster, members }: &Status) -> String {
     ]);
     text.push('\n');
     text.push_str(&nodes::table(output, members));
+    text.push_str(&nodes::conditions(output, members));
     if let Some(lost) = &members.no_majority {
         text.push_str(&format!(
             "\n{}\n",

@@ -279,7 +279,7 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 }
 
 /// Version of the handshake, of the frames, and of what is in [`Identity`].
-pub(super) const VERSION: u16 = 2;
+pub(super) const VERSION: u16 = 3;
 const MAGIC: &[u8; 4] = b"HFPR";
 const MAC: usize = 32;
 const MESSAGE_BYTES_MAX: usize = 4096;

@@ -105,6 +105,7 @@ impl Leader {
             self.bury(lead.term).await;
             self.refuse_overdue();
             self.give_up(lead.term).await;
+            self.note_withheld();
             self.plan(lead.term, &mut placing).await;
             self.tend_voters().await;
         }
@@ -306,6 +307,16 @@ impl Leader {
                 warn!("a plan was not heard yet; nothing more is planned until it is")
             }
         }
+    }
+
+    /// Notes whom the next plan passes over, for those who ask why.
+    fn note_withheld(&self) {
+        let (live, unready) = (self.placement.live(), self.placement.unready());
+        let after = self.settings().stable_after;
+        let waits = self.stability.waits(boot_time(), after);
+        let withheld = |state: &State| state.withheld(&live, &waits, &unready);
+        let withheld = self.placement.0.control.read(withheld);
+        self.placement.note_withheld(withheld);
     }
 
     fn settings(&self) -> ClusterSettings {

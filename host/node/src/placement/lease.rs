@@ -4,13 +4,17 @@
 //! here waits for the leader's rounds, for the disk or for a handler: a lease that ends because
 //! the node was busy costs everything it runs.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use holdfast_cluster::{
     lease::{Answer, Grantor, Holder, RENEW_EVERY, Standing},
-    state::{Cluster, Owner, State},
+    placement::withheld::Withheld,
+    state::{Cluster, Owner},
 };
-use holdfast_model::NodeId;
+use holdfast_model::{ModuleName, NodeId, api::ConditionKind};
 use holdfast_runtime::Fences;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -20,7 +24,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::Placement;
+use super::{
+    Placement,
+    withheld::{self, Verdict},
+};
 use crate::{
     clock::boot_time,
     control::ChangeError,
@@ -39,7 +46,16 @@ pub(crate) struct Renew {
 impl Question for Renew {
     const KIND: Kind = Kind(10);
     const LANE: Lane = Lane::Control;
-    type Answer = Answer;
+    type Answer = Renewed;
+}
+
+/// What the leader says of it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Renewed {
+    /// Whether it may.
+    pub(super) answer: Answer,
+    /// Whether it is given anything.
+    pub(super) verdict: Verdict,
 }
 
 /// Whether this node may run what it owns.
@@ -77,6 +93,8 @@ struct OfTerm {
     grantor: Grantor,
     /// Who would not run at once what it is given, by what it said last.
     unready: BTreeSet<Owner>,
+    /// Who was given nothing in the last round, and why; none before the first one.
+    withheld: Option<BTreeMap<Owner, Withheld>>,
 }
 
 impl Grants {
@@ -89,6 +107,7 @@ impl Grants {
                 term,
                 grantor: Grantor::new(boot_time(), applied),
                 unready: BTreeSet::new(),
+                withheld: None,
             });
         }
         grants.as_mut().expect("it was made just above")
@@ -136,6 +155,17 @@ impl Placement {
         unready.unwrap_or_default()
     }
 
+    /// Notes who was given nothing in a round of this term, and why.
+    pub(super) fn note_withheld(&self, withheld: BTreeMap<Owner, Withheld>) {
+        self.with_grants_of_term(|grants| grants.withheld = Some(withheld));
+    }
+
+    /// Who was given nothing in the last round, while this node leads.
+    pub(super) fn withheld(&self) -> BTreeMap<Owner, Withheld> {
+        let withheld = self.with_grants_of_term(|grants| grants.withheld.clone());
+        withheld.flatten().unwrap_or_default()
+    }
+
     fn with_grants_of_term<T>(&self, act: impl FnOnce(&mut OfTerm) -> T) -> Option<T> {
         let lead = *self.0.control.leadership().borrow();
         if !lead.me {
@@ -158,7 +188,7 @@ impl Placement {
     }
 
     /// Answers an incarnation that asks for a lease.
-    pub(crate) fn answer_renew(&self, asker: Owner, question: &Renew) -> Answer {
+    pub(crate) fn answer_renew(&self, asker: Owner, question: &Renew) -> Renewed {
         let index = *self.0.control.applied().borrow();
         let control = &self.0.control;
         let granted = self.with_grants_of_term(|grants| {
@@ -167,10 +197,20 @@ impl Placement {
             } else {
                 grants.unready.insert(asker);
             }
+            let verdict = match &grants.withheld {
+                None => Verdict::Unknown,
+                Some(withheld) => withheld
+                    .get(&asker)
+                    .map_or(Verdict::Given, |why| Verdict::Withheld(*why)),
+            };
             let grantor = &mut grants.grantor;
-            control.read(|state| grantor.answer(boot_time(), asker, state, index))
+            let answer = control.read(|state| grantor.answer(boot_time(), asker, state, index));
+            Renewed { answer, verdict }
         });
-        granted.unwrap_or(Answer::NotNow)
+        granted.unwrap_or(Renewed {
+            answer: Answer::NotNow,
+            verdict: Verdict::Unknown,
+        })
     }
 
     /// Hands the leadership to another voter, granting nothing meanwhile.
@@ -191,7 +231,7 @@ impl Placement {
         handed
     }
 
-    async fn renew(&self, run: Owner, question: &Renew) -> Option<Answer> {
+    async fn renew(&self, run: Owner, question: &Renew) -> Option<Renewed> {
         let leader = self.0.control.leadership().borrow().leader?;
         if leader == self.0.me {
             return Some(self.answer_renew(run, question));
@@ -214,10 +254,14 @@ impl Renewals {
                 ready: self.is_ready(),
             };
             let asked = boot_time();
-            let answer = tokio::select! {
+            let renewed = tokio::select! {
                 () = stop.cancelled() => return,
-                answer = self.placement.renew(self.me, &question) => answer,
+                renewed = self.placement.renew(self.me, &question) => renewed,
             };
+            let answer = renewed.map(|renewed| renewed.answer);
+            if let Some(Renewed { verdict, .. }) = renewed {
+                verdict.show(&self.placement.0.conditions);
+            }
             if let Some(answer) = answer {
                 holder.answered(asked, boot_time(), answer);
             }
@@ -245,12 +289,18 @@ impl Renewals {
         }
     }
 
+    /// Whether it would run at once what it is given; if not, its conditions say why.
     fn is_ready(&self) -> bool {
-        let compiled = |state: &State| {
-            let mut modules = state.modules().iter();
-            modules.all(|(name, module)| self.modules.ready(name, &module.about.version).is_some())
-        };
-        *self.lease.borrow() == Lease::Runs && self.placement.0.control.read(compiled)
+        let missing: Vec<ModuleName> = self.placement.0.control.read(|state| {
+            let modules = state.modules().iter();
+            modules
+                .filter(|(name, module)| self.modules.ready(name, &module.about.version).is_none())
+                .map(|(name, _)| name.clone())
+                .collect()
+        });
+        let conditions = &self.placement.0.conditions;
+        conditions.put(ConditionKind::Compiling, withheld::compiling(&missing));
+        *self.lease.borrow() == Lease::Runs && missing.is_empty()
     }
 
     /// Tells everybody. Gives the pause before the next question, which is due at `next`.
@@ -270,6 +320,14 @@ impl Renewals {
                 Lease::Over
             }
         };
+        self.placement.0.conditions.put(
+            ConditionKind::Lease,
+            match lease {
+                Lease::Waiting => Some("waits for its first lease".to_owned()),
+                Lease::Lost | Lease::Over => Some("its lease is over".to_owned()),
+                Lease::Runs => None,
+            },
+        );
         let before = self.lease.send_replace(lease);
         if before != lease {
             match lease {

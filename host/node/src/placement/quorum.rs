@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
-use holdfast_model::NodeId;
+use holdfast_model::{NodeId, api::ConditionKind};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -155,6 +155,8 @@ impl QuorumWatch {
                 _ => {}
             }
             lost = now_lost.is_some();
+            let why = now_lost.map(|why| why.to_string());
+            placement.0.conditions.put(ConditionKind::NoQuorum, why);
             let pause = match answer {
                 Ok(()) => ASK_EVERY,
                 Err(_) => ASK_AGAIN,

@@ -15,7 +15,7 @@ use crate::{
     logs::{ChangeLog, Logs, ReadLogs},
     modules::{self, Modules},
     peer::{Answer, CallError, Handler, Kind, Lane, PeerInfo, Peers, Reply},
-    placement::{Allocate, Died, Placement, Renew},
+    placement::{Allocate, ConditionsOf, Died, Placement, Renew},
     restart::{Restart, Restarts},
     rpc::{self, Question},
 };
@@ -69,6 +69,10 @@ impl Handler for Answers {
                 Reports::KIND => reply(&payload, async |q| parts.dispatch.reports(&q)).await,
                 CountsOf::KIND => {
                     reply(&payload, async |_: CountsOf| parts.dispatch.counts()).await
+                }
+                ConditionsOf::KIND => {
+                    let told = async |_: ConditionsOf| parts.placement.conditions();
+                    reply(&payload, told).await
                 }
                 AwaitHeld::KIND => {
                     reply(&payload, async |q| parts.dispatch.await_held(q).await).await

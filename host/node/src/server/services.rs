@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     admin::{self, Api},
+    conditions::Conditions,
     control::{self, Control},
     deploy::{Deploy, FromPeers},
     dispatch::{self, Dispatch},
@@ -61,6 +62,9 @@ impl Services {
             advertise,
             ..
         } = node;
+        let metrics = Metrics::new();
+        let teller = Teller::new(me.node, metrics.clone());
+        let conditions = Conditions::new(teller.clone());
         let cluster_id = watch::Sender::new(dir.cluster());
         let answers = Arc::new(Answers::default());
         let local = Local {
@@ -93,8 +97,13 @@ impl Services {
         };
         let control = Control::open(options, Arc::new(Carrier(peers.clone()))).await?;
         let members = watch::Sender::<Members>::default();
-        let (placement, allocations) =
-            Placement::new(me.node, control.clone(), peers.clone(), members.subscribe());
+        let (placement, allocations) = Placement::new(
+            me.node,
+            control.clone(),
+            peers.clone(),
+            members.subscribe(),
+            conditions.clone(),
+        );
         let (renewals, lease) = placement.renewals(me, fences.clone(), modules.clone());
         let stop = ends.http.clone();
         let logs = Logs::new(
@@ -105,7 +114,6 @@ impl Services {
             placement.clone(),
             stop,
         );
-        let metrics = Metrics::new();
         let (traces, exporting) = match &config.traces {
             Some(options) => {
                 let about = traces::About {
@@ -117,7 +125,6 @@ impl Services {
             }
             None => (Traces::default(), None),
         };
-        let teller = Teller::new(me.node, metrics.clone());
         let (dispatch, engine) = Dispatch::new(dispatch::Parts {
             me,
             control: control.clone(),
@@ -162,6 +169,7 @@ impl Services {
             logs,
             events: happenings,
             metrics,
+            conditions,
             traces,
             token: config.token.clone(),
             component_bytes_max,

@@ -54,6 +54,9 @@ fn a_node_is_stable_once_it_has_been_there_for_a_while() {
         BTreeSet::new()
     );
     assert_eq!(watch.wait_ms(), 1_000);
+    let waits = watch.stability.waits(watch.now, watch.after);
+    let left = Duration::from_millis(1_000);
+    assert_eq!(waits[&node(1)], Wait { left, losses: 0 });
     watch.see(700, Some(1));
     assert_eq!(watch.wait_ms(), 300);
     watch.see(300, Some(1));

@@ -9,6 +9,7 @@ use holdfast_model::{Incarnation, Labels, Weight};
 
 use super::*;
 use crate::{
+    conditions::Conditions,
     control::{
         self,
         tests::{Cluster, id, soon, within},
@@ -44,15 +45,21 @@ async fn leader(cluster: &Cluster) -> (Placement, Owner, CancellationToken) {
     let joined = control.propose(Command::Decide { term, decision }, soon());
     joined.await.unwrap().accepted().unwrap();
     let (_, members) = watch::channel(Default::default());
-    let (placement, _) = Placement::new(me.node, control, peer::tests::nobody(), members);
+    let (placement, _) = Placement::new(
+        me.node,
+        control,
+        peer::tests::nobody(),
+        members,
+        Conditions::default(),
+    );
     let stop = CancellationToken::new();
     tokio::spawn(placement.contacts().run(stop.clone()));
     (placement, me, stop)
 }
 
 fn is_granted(placement: &Placement, asker: Owner) -> bool {
-    let answer = placement.answer_renew(asker, &Renew { ready: true });
-    matches!(answer, Answer::Granted(_))
+    let renewed = placement.answer_renew(asker, &Renew { ready: true });
+    matches!(renewed.answer, Answer::Granted(_))
 }
 
 // On one thread: nothing else happens between two lines without an `await`.
