@@ -76,6 +76,8 @@ pub struct Join {
     pub args: Vec<String>,
     /// Further environment.
     pub env: Vec<(String, String)>,
+    /// Where its standard error goes, in place of the file that [`Cluster::log`] reads.
+    pub log: Option<PathBuf>,
 }
 
 /// How a cluster is made.
@@ -610,7 +612,7 @@ impl Cluster {
             program,
             args,
             env,
-            log: log_of(folder),
+            log: join.log.clone().unwrap_or_else(|| log_of(folder)),
             addr: outside.map(IpAddr::V4),
         }
     }

@@ -190,6 +190,10 @@ pub(crate) fn tail(log: &Path) -> String {
 }
 
 fn read(log: &Path) -> String {
+    // Not from a pipe, which might never end.
+    if !log.is_file() {
+        return String::new();
+    }
     String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned()
 }
 

@@ -25,6 +25,7 @@ mod moves;
 mod newcomer;
 mod openapi;
 mod outgoing;
+mod own_log;
 mod readme;
 mod recover;
 mod resources;

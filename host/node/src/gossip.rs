@@ -27,12 +27,12 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Level, debug, info, warn};
 
 use self::seal::{Opened, Seal};
 use crate::{
     identity::{Key, random},
-    peer::throttle::Throttle,
+    telemetry::Repeated,
 };
 
 mod seal;
@@ -48,6 +48,7 @@ pub struct Gossip {
     origin: Instant,
     handle: Handle,
     trouble: Trouble,
+    refutations: Refutations,
 }
 
 /// What others use of it. Clones are the same thing.
@@ -130,6 +131,7 @@ impl Gossip {
             origin: Instant::now(),
             handle: handle.clone(),
             trouble: Trouble::default(),
+            refutations: Refutations::default(),
         };
         Ok((gossip, handle))
     }
@@ -139,6 +141,7 @@ impl Gossip {
         let mut seeds = self.handle.seeds.subscribe();
         seeds.mark_changed();
         while let Some(tick) = self.membership.next_tick() {
+            let held = self.refutations.hold;
             // Each branch may be dropped at any time: packets stay in the socket, seeds and ticks
             // are looked at again.
             tokio::select! {
@@ -149,7 +152,10 @@ impl Gossip {
                     let seeds = seeds.borrow_and_update().clone();
                     self.step(membership::Event::Announce(seeds));
                 }
-                received = self.socket.recv_from(&mut self.buffer) => match received {
+                () = sleep_until(held.unwrap_or(self.origin)), if held.is_some() => {
+                    self.refutations.hold = None;
+                }
+                received = self.socket.recv_from(&mut self.buffer), if held.is_none() => match received {
                     Ok((bytes, from)) => self.take(bytes, from),
                     Err(error) => self.pause(&error).await,
                 }
@@ -204,7 +210,15 @@ impl Gossip {
                 Action::Up(member) => moved.push(Event::Up(member)),
                 Action::Down(member) => moved.push(Event::Down(member)),
                 Action::Renamed { from, to } => moved.push(Event::Renamed { from, to }),
-                Action::Refuted => info!("others took this node for dead; told them that it lives"),
+                Action::Refuted => {
+                    self.refutations.count(Instant::now());
+                    if let Some(suppressed) = self.trouble.refuted.pass() {
+                        info!(
+                            suppressed,
+                            "others took this node for dead; told them that it lives"
+                        );
+                    }
+                }
                 Action::Refused(error) => {
                     self.handle.counters.refused.fetch_add(1, Relaxed);
                     if let Some(suppressed) = self.trouble.refused.pass() {
@@ -304,15 +318,62 @@ struct Counters {
     unsent: AtomicU64,
 }
 
-/// Keeps reports of each kind of trouble rare.
+/// Slows down answers to those who take this node for dead. A second process with the same identity
+/// refutes what this one has said, and they would do so as fast as packets travel.
 #[derive(Default)]
+struct Refutations {
+    in_a_row: u32,
+    last: Option<Instant>,
+    /// Until when no packets are read.
+    hold: Option<Instant>,
+}
+
+impl Refutations {
+    fn count(&mut self, now: Instant) {
+        let in_a_row = |last| now.saturating_duration_since(last) < REFUTATIONS_APART;
+        self.in_a_row = match self.last.is_some_and(in_a_row) {
+            true => self.in_a_row.saturating_add(1),
+            false => 1,
+        };
+        self.last = Some(now);
+        if self.in_a_row > REFUTATIONS_AT_ONCE {
+            self.hold = Some(now + REFUTATION_PAUSE);
+        }
+    }
+}
+
+/// Keeps reports of each kind of trouble rare.
 struct Trouble {
-    foreign: Throttle,
-    name_taken: Throttle,
-    refused: Throttle,
-    unsent: Throttle,
-    receive: Throttle,
+    foreign: Repeated,
+    name_taken: Repeated,
+    refuted: Repeated,
+    refused: Repeated,
+    unsent: Repeated,
+    receive: Repeated,
+}
+
+impl Default for Trouble {
+    fn default() -> Self {
+        let warning = |message| Repeated::new(Level::WARN, message);
+        Self {
+            foreign: warning("gossip packets dropped: another cluster's, or another secret"),
+            name_taken: warning("another cluster uses this cluster's name and secret"),
+            refuted: Repeated::new(
+                Level::INFO,
+                "others took this node for dead; told them that it lives",
+            ),
+            refused: warning("gossip packets refused"),
+            unsent: Repeated::new(Level::DEBUG, "gossip packets not sent"),
+            receive: warning("gossip packets could not be received"),
+        }
+    }
 }
 
 const EVENTS_MAX: usize = 1024;
 const RECEIVE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Refutations that are sent at once; a network that heals causes a few. Those after them, unless
+/// they are this far apart, come with a pause.
+const REFUTATIONS_AT_ONCE: u32 = 8;
+const REFUTATIONS_APART: Duration = Duration::from_secs(1);
+const REFUTATION_PAUSE: Duration = Duration::from_millis(100);

@@ -43,7 +43,6 @@ mod server;
 mod socket;
 #[cfg(test)]
 pub(crate) mod tests;
-pub(crate) mod throttle;
 
 pub use death::{Evidence, Proof};
 pub use error::{CallError, HelloError, Refusal};

@@ -40,6 +40,8 @@ use crate::{
 /// # Errors
 /// When the node cannot start, or can no longer run.
 pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
+    // However this ends, its last lines are the ones that say why.
+    let _flushed = Flushed;
     let log_format = match args.log_format {
         LogFormat::Text => telemetry::Format::Text,
         LogFormat::Json => telemetry::Format::Json,
@@ -73,6 +75,15 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
     Err(start_anew(Path::new(THIS_PROGRAM), &succession))
 }
 
+/// Writes what was logged when it goes out of scope.
+struct Flushed;
+
+impl Drop for Flushed {
+    fn drop(&mut self) {
+        telemetry::flush();
+    }
+}
+
 /// Puts a run of the program, on the same ports, in the place of this process. Whatever still
 /// runs in it ends with that, and its sockets close, all but the listener of the HTTP API. Returns
 /// only when it cannot be done.
@@ -99,6 +110,7 @@ fn replace(program: &Path, succession: &Succession) -> anyhow::Result<Infallible
         .env("LISTEN_FDS", "1")
         .env("LISTEN_PID", std::process::id().to_string())
         .fd_mappings(vec![listener])?;
+    telemetry::flush();
     Err(command.exec().into())
 }
 
@@ -203,6 +215,7 @@ async fn listen(tell: mpsc::Sender<Ending>) -> anyhow::Result<()> {
         };
         if ending == Ending::Stop && stopping {
             tracing::warn!("told to stop a second time: ending at once");
+            telemetry::flush();
             std::process::exit(SIGNALLED);
         }
         stopping |= ending == Ending::Stop;
@@ -221,8 +234,11 @@ fn announce(listening: &Listening, format: Format) {
             listening.node, listening.http, listening.cluster
         ),
     };
-    // Whoever reads it may have closed the pipe; the node runs all the same.
-    let _ = writeln!(std::io::stdout(), "{line}");
+    // Whoever reads it may have closed the pipe, or not read it: the node runs all the same. The
+    // thread ends with the process at the latest.
+    std::thread::spawn(move || {
+        let _ = writeln!(std::io::stdout(), "{line}");
+    });
 }
 
 /// How long a run that was started anew waits for its port for peers.

@@ -1,11 +1,30 @@
-//! The node's own log, on standard error.
+//! The node's own log, on standard error: lines that nobody waits for, and no floods of them.
+//!
+//! Invariant: logging never blocks, even a panic's message. See [`writer`] and [`repeated`].
 
-use std::{fmt, io::IsTerminal as _, sync::Arc};
+mod escape;
+mod repeated;
+mod writer;
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    fmt,
+    io::{self, IsTerminal as _, Write as _},
+    panic::PanicHookInfo,
+    sync::{Arc, OnceLock},
+};
 
 use parking_lot::Mutex;
+use tracing::error;
 use tracing_subscriber::{
     EnvFilter, Layer as _, Registry, fmt as lines, layer::SubscriberExt as _, reload,
     util::SubscriberInitExt as _,
+};
+
+use self::{escape::Escape, repeated::CallsiteLimit, writer::LogWriter};
+pub(crate) use self::{
+    escape::is_misleading,
+    repeated::{Repeated, RepeatedBy},
 };
 
 /// How log lines look.
@@ -15,6 +34,17 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Why the log cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The filter makes no sense.
+    #[error(transparent)]
+    Filter(#[from] InvalidFilter),
+    /// No thread, or no file descriptor.
+    #[error("start the thread that writes the log")]
+    Writer(#[source] io::Error),
 }
 
 /// A filter that cannot be read.
@@ -63,23 +93,81 @@ impl fmt::Debug for LogFilter {
     }
 }
 
-/// Sends what the process logs from now on to standard error. None: something else has been set up
-/// to take it, as by a program that embeds the node; that stays.
+/// Sends what the process logs from now on to standard error, panics included. None: something else
+/// has been set up to take it, as by a program that embeds the node; that stays.
 ///
 /// # Errors
-/// When the filter cannot be read.
-pub fn start(format: Format, filter: &str) -> Result<Option<LogFilter>, InvalidFilter> {
+/// When the filter cannot be read, or the thread that writes cannot be started.
+pub fn start(format: Format, filter: &str) -> Result<Option<LogFilter>, StartError> {
     let (filtering, handle) = reload::Layer::new(parse(filter)?);
-    let lines = lines::layer().with_writer(std::io::stderr);
+    let escape = Escape {
+        json: format == Format::Json,
+        ansi: format == Format::Text && io::stderr().is_terminal(),
+    };
+    let writer = LogWriter::to_stderr(escape).map_err(StartError::Writer)?;
+    let lines = lines::layer().with_writer(writer.clone());
     let lines = match format {
-        Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        Format::Text => lines.with_ansi(escape.ansi).boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
-    let subscriber = tracing_subscriber::registry().with(filtering).with(lines);
+    let subscriber = tracing_subscriber::registry()
+        .with(filtering)
+        .with(CallsiteLimit::default())
+        .with(lines);
     let text = Mutex::new(filter.to_owned());
-    let started = subscriber.try_init().ok();
-    Ok(started.map(|()| LogFilter(Arc::new(Inner { text, handle }))))
+    if subscriber.try_init().is_err() {
+        return Ok(None);
+    }
+    // Set once: another subscriber would have been refused.
+    let _ = WRITER.set(writer);
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(Some(LogFilter(Arc::new(Inner { text, handle }))))
 }
+
+/// Waits until all that was logged is written, before the process ends; not for long when nobody
+/// reads it.
+pub fn flush() {
+    if let Some(writer) = WRITER.get() {
+        writer.flush();
+    }
+}
+
+/// Writes a text to standard error behind what was logged, as the last of this process.
+pub fn write_last(text: &str) {
+    match WRITER.get() {
+        Some(writer) => {
+            writer.take(text);
+            writer.flush();
+        }
+        // Nobody may read it, which is no reason to panic.
+        None => drop(io::stderr().write_all(text.as_bytes())),
+    }
+}
+
+/// Lines of the log that were dropped so far, because nobody read it; none when the log is not this
+/// process's own.
+#[must_use]
+pub fn dropped_lines() -> Option<u64> {
+    WRITER.get().map(LogWriter::dropped)
+}
+
+/// In place of the standard hook, which writes to standard error itself and waits for its reader.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    let message = panic.payload_as_str().unwrap_or("something without a text");
+    let location = panic.location().map(ToString::to_string);
+    let location = location.unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        error!(thread, location, %backtrace, "panicked: {message}");
+    } else {
+        error!(thread, location, "panicked: {message}");
+    }
+}
+
+/// What writes the log of this process, once it has one.
+static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
 fn parse(filter: &str) -> Result<EnvFilter, InvalidFilter> {
     // Raft tells every step of its inner life; whoever wants that says so.

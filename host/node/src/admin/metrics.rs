@@ -20,6 +20,7 @@ use super::{
 use crate::{
     clock::now_ms,
     metrics::{Described, Reading},
+    telemetry,
     traces::Span,
 };
 
@@ -115,6 +116,9 @@ fn readings(admin: &Admin) -> Vec<Reading> {
     for (_, name, count) in standings {
         read(&NODES, &[("standing", name)], f64::from(count));
     }
+    if let Some(dropped) = telemetry::dropped_lines() {
+        read(&LOG_DROPPED, &[], dropped as f64);
+    }
     // A system that does not say is not asked for more than it has.
     if let Ok(process) = Process::look() {
         read(&CPU, &[], process.cpu_seconds);
@@ -175,6 +179,7 @@ described! {
     EPOCH: "epoch", "Version of who owns what, as this node knows it", None, false;
     MODULES: "modules", "Modules, as this node knows them", None, false;
     NODES: "nodes", "Nodes of the cluster by standing, as this node knows them", None, false;
+    LOG_DROPPED: "log_lines_dropped", "Lines of the node's own log that were dropped, because standard error was not read", None, true;
     CPU: "process_cpu", "Processor time that the process has used, by user and system together", Some(Unit::Seconds), true;
     RSS: "process_resident_memory", "Memory that the process has in RAM", Some(Unit::Bytes), false;
     FDS: "process_open_fds", "File descriptors that the process has open", None, false;

@@ -5,7 +5,7 @@ use std::{fmt, io, process::ExitCode};
 use holdfast_model::api::{Problem, ProblemKind};
 
 use super::output::Format;
-use crate::client;
+use crate::{client, telemetry};
 
 /// How the process ends. The numbers are promised to scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +90,10 @@ pub(super) fn report(error: &anyhow::Error, format: Format) -> Exit {
         return Exit::Done;
     }
     let told = Told::of(error);
+    // Behind the log of a node that ends with it.
     match format {
-        Format::Json => eprintln!("{}", told.problem()),
-        Format::Table => eprint!("{told}"),
+        Format::Json => telemetry::write_last(&format!("{}\n", told.problem())),
+        Format::Table => telemetry::write_last(&told.to_string()),
     }
     told.exit
 }

@@ -85,7 +85,7 @@ pub(super) fn text(output: Output, entry: &LogEntry) -> String {
     let level = output.coloured(format!("{:8}", entry.level), colour(entry.level));
     let context = match entry.context.is_empty() {
         true => String::new(),
-        false => format!("{}: ", entry.context),
+        false => format!("{}: ", output::printable(&entry.context)),
     };
     format!(
         "{} {level} {}/{} {context}{}\n",

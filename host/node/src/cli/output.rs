@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::human;
+use crate::telemetry;
 
 /// How results are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -185,14 +186,18 @@ pub(super) fn write(bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A handler's text without what would control the terminal.
+/// A handler's text without what would control the terminal, or look like a line that is not the
+/// handler's: further lines are indented.
 pub(super) fn printable(text: &str) -> String {
-    let shown = |c: char| match c {
-        '\t' | '\n' => c,
-        c if c.is_control() => '\u{fffd}',
-        c => c,
-    };
-    text.chars().map(shown).collect()
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => shown.push_str("\n    "),
+            c if telemetry::is_misleading(c) => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Ends the line after raw bytes on a terminal, so that the prompt stands on a line of its own.
@@ -290,6 +295,17 @@ mod tests {
         };
         let rows = [vec![Cell::new("x".repeat(200)), Cell::new("held")]];
         assert_eq!(output.table(&["ID", "STATUS"], rows).lines().count(), 2);
+    }
+
+    #[test]
+    fn what_a_handler_says_looks_like_no_other_line() {
+        for (said, shown) in [
+            ("plain\tü", "plain\tü"),
+            ("a\n2026-01-01 ERROR", "a\n    2026-01-01 ERROR"),
+            ("a\r\u{1b}[2K\u{2028}b", r"a\r\u{1b}[2K\u{2028}b"),
+        ] {
+            assert_eq!(printable(said), shown);
+        }
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use holdfast_cluster::state::{Command, Outcome, State, Version};
 use holdfast_model::{ModuleName, NodeId};
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{Level, debug, info, warn};
 
-use super::{Shared, entry::Entry};
-use crate::control::Control;
+use super::{Shared, backoff, entry::Entry};
+use crate::{control::Control, telemetry::Repeated};
 
 /// How many resources a node tries a version on before it speaks against it.
 pub(super) const SAMPLE: usize = 3;
@@ -71,13 +71,24 @@ enum Fate {
 
 /// Gives the verdict until it is heard, or of no more use.
 async fn decide(control: &Control, module: &ModuleName, number: u64, verdict: Command) -> Fate {
+    let unheard = Repeated::new(Level::WARN, "the verdict was not heard; trying again");
+    let mut failures = 0;
     loop {
+        if failures > 0 {
+            tokio::time::sleep(backoff::pause(failures)).await;
+        }
+        failures += 1;
         let deadline = (Instant::now() + PROPOSAL).into_std();
         match control.propose(verdict.clone(), deadline).await {
             Ok(Outcome::Done) => return Fate::Decided,
             Ok(outcome) => debug!(%module, number, ?outcome, "the rollout was over before"),
             Err(error) => {
-                warn!(%module, number, %error, "the verdict was not heard; trying again");
+                if let Some(suppressed) = unheard.pass() {
+                    warn!(
+                        %module, number, %error, suppressed,
+                        "the verdict was not heard; trying again"
+                    );
+                }
             }
         }
         // Another node may have been heard first, or another version deployed: what counts is the

@@ -15,16 +15,18 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, warn};
+use tracing::{Level, debug, warn};
 
 use super::{
     Event, Evidence, Handler, HelloError, Local, Options, PeerInfo, Proof, Refusal, Runtimes,
     handshake::{self, Ends, Failure, Purpose},
     info::Identity,
     server, socket,
-    throttle::Throttle,
 };
-use crate::identity::{BootId, Key};
+use crate::{
+    identity::{BootId, Key},
+    telemetry::Repeated,
+};
 
 /// What all tasks of [`Peers`](super::Peers) share.
 pub(super) struct Endpoint {
@@ -43,7 +45,8 @@ pub(super) struct Endpoint {
     /// A peer has said that this node is one of them.
     expelled: watch::Sender<bool>,
     guests: Mutex<Guests>,
-    refusals: Throttle,
+    refusals: Repeated,
+    turned_away: Repeated,
 }
 
 /// The connections that peers have dialed.
@@ -81,7 +84,8 @@ impl Endpoint {
             removed: Mutex::default(),
             expelled: watch::Sender::new(false),
             guests: Mutex::default(),
-            refusals: Throttle::default(),
+            refusals: Repeated::new(Level::WARN, "peer refused"),
+            turned_away: Repeated::new(Level::WARN, "peer turned away: too many connections"),
         }
     }
 
@@ -159,7 +163,7 @@ impl Endpoint {
     /// Accepts connections until the future is dropped. No error ends it.
     pub(super) async fn accept(self: &Arc<Self>, listener: &TcpListener) {
         let handshakes = Arc::new(Semaphore::new(self.options.handshakes_max));
-        let failures = Throttle::default();
+        let failures = Repeated::new(Level::WARN, "peer connections could not be accepted");
         loop {
             let permit = handshakes.clone().acquire_owned().await;
             let permit = permit.expect("the semaphore is never closed");
@@ -265,7 +269,7 @@ impl Endpoint {
     fn enter(&self, peer: &PeerInfo) -> Option<Entered<'_>> {
         let mut guests = self.guests.lock();
         if guests.by_number.len() >= self.options.connections_max {
-            if let Some(suppressed) = self.refusals.pass() {
+            if let Some(suppressed) = self.turned_away.pass() {
                 warn!(node.id = %peer.node, suppressed, "peer turned away: too many connections");
             }
             return None;

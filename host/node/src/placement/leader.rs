@@ -1,5 +1,8 @@
 //! The leader's rounds: one after each thing that happened, and one now and then.
 
+mod admission;
+mod unheard;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -18,15 +21,15 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::unheard::{Patience, Reports, Unheard};
 use super::{
     Died, Placement,
     placing::{Placing, Round},
 };
 use crate::{
-    clock::{boot_time, now_ms},
+    clock::boot_time,
     control::{ChangeError, Leadership, Membership},
     modules::chain,
-    peer::PeerInfo,
     rpc,
 };
 
@@ -38,6 +41,7 @@ pub struct Leader {
     /// Who has been there for how long, seen from here, whoever leads.
     stability: Stability,
     watched: Watched,
+    reports: Reports,
 }
 
 /// What a leader has seen in its term. A later one begins with nothing: what was noted in an earlier
@@ -49,6 +53,7 @@ struct Watched {
     seen: BTreeMap<NodeId, Instant>,
     /// Slots that their owners are to give away.
     leaving: Overdue,
+    patience: Patience,
 }
 
 impl Leader {
@@ -61,6 +66,7 @@ impl Leader {
             about,
             stability: Stability::default(),
             watched: Watched::default(),
+            reports: Reports::default(),
         }
     }
 
@@ -100,15 +106,26 @@ impl Leader {
                     ..Watched::default()
                 };
             }
-            // A leader that is deposed in the middle of a round finds its decisions refused.
-            self.admit(lead.term).await;
-            self.bury(lead.term).await;
             self.refuse_overdue();
-            self.give_up(lead.term).await;
-            self.note_withheld();
-            self.plan(lead.term, &mut placing).await;
-            self.tend_voters().await;
+            // Without a majority each round would fail as the one before, and wakes come often.
+            if !self.watched.patience.is_over(Instant::now()) {
+                continue;
+            }
+            let heard = self.round(lead.term, &mut placing).await;
+            self.watched.patience.note(&heard, Instant::now());
         }
+    }
+
+    /// Decides what is due. A leader that is deposed in the middle of it finds its decisions
+    /// refused.
+    async fn round(&mut self, term: u64, placing: &mut Placing) -> Result<(), Unheard> {
+        self.admit(term).await?;
+        self.bury(term).await?;
+        self.give_up(term).await?;
+        self.note_withheld();
+        self.plan(term, placing).await?;
+        self.tend_voters().await;
+        Ok(())
     }
 
     /// Gives the proofs of death that this node has to whoever leads; sees to it that somebody
@@ -138,80 +155,10 @@ impl Leader {
         }
     }
 
-    /// Makes nodes that membership found part of the cluster, and new runs of known ones.
-    async fn admit(&self, term: u64) {
-        let inner = &self.placement.0;
-        let members = inner.members.borrow().clone();
-        let mut found = vec![(inner.me, self.incarnation, self.about.clone())];
-        for contact in inner.peers.connected() {
-            let peer = contact.peer;
-            if members
-                .iter()
-                .any(|m| (m.node, m.incarnation) == (peer.node, peer.incarnation))
-            {
-                found.push((peer.node, peer.incarnation, about(&peer)));
-            }
-        }
-        let raft = inner.control.members();
-        for (node, incarnation, about) in found {
-            let news = inner.control.read(|state| match state.nodes().get(&node) {
-                None => true,
-                Some(known) if known.standing == Standing::Removed => false,
-                Some(known) if known.incarnation == incarnation => {
-                    known.standing != Standing::Down && known.about != about
-                }
-                Some(known) => known.incarnation < incarnation,
-            });
-            if !news {
-                continue;
-            }
-            if !self.has_ended_before(node, incarnation, &about) {
-                continue;
-            }
-            if !raft.voters.contains(&node) && !raft.learners.contains(&node) {
-                let deadline = (Instant::now() + DECISION).into_std();
-                if let Err(error) = inner.control.add_learner(node, deadline).await {
-                    warn!(node.id = %node, error = chain(&error), "the node cannot follow yet");
-                    continue;
-                }
-            }
-            let join = Decision::Join {
-                node,
-                incarnation,
-                about,
-                at_ms: now_ms(),
-            };
-            if self.decide(term, join).await {
-                info!(node.id = %node, node.incarnation = %incarnation, "joined");
-            }
-        }
-    }
-
-    /// Whether the former run of a node surely runs nothing any more. Under one boot of one kernel
-    /// the lock of the data directory says so; under another one only the end of its lease does.
-    fn has_ended_before(&self, node: NodeId, incarnation: Incarnation, about: &About) -> bool {
-        let former = self.placement.0.control.read(|state| {
-            let known = state.nodes().get(&node)?;
-            let run = Owner {
-                node,
-                incarnation: known.incarnation,
-            };
-            let other_boot = known.about.boot_id != about.boot_id;
-            (known.incarnation < incarnation && other_boot && state.is_member(run)).then_some(run)
-        });
-        let Some(former) = former else { return true };
-        let control = &self.placement.0.control;
-        let ended = self.placement.with_grants(|grantor| {
-            grantor.condemn(former);
-            control.read(|state| grantor.has_expired(boot_time(), former, state))
-        });
-        ended.unwrap_or(false)
-    }
-
     /// Frees the slots of incarnations that are proven dead.
-    async fn bury(&self, term: u64) {
+    async fn bury(&self, term: u64) -> Result<(), Unheard> {
         if !self.settings().fast_failover {
-            return;
+            return Ok(());
         }
         let inner = &self.placement.0;
         let vacated: Vec<Decision> = inner.control.read(|state| {
@@ -235,10 +182,11 @@ impl Leader {
                 grantor.condemn(run);
                 true
             });
-            if condemned == Some(true) && self.decide(term, vacate).await {
+            if condemned == Some(true) && self.decide(term, vacate).await? {
                 info!(node.id = %node, node.incarnation = %incarnation, "dead; its slots are free");
             }
         }
+        Ok(())
     }
 
     /// Lets the leases of those run out that do not give slots away which they were to.
@@ -258,7 +206,7 @@ impl Leader {
     }
 
     /// Frees the slots of incarnations whose leases are over.
-    async fn give_up(&self, term: u64) {
+    async fn give_up(&self, term: u64) -> Result<(), Unheard> {
         let control = &self.placement.0.control;
         let found = self.placement.with_grants(|grantor| {
             control.read(|state| {
@@ -269,21 +217,22 @@ impl Leader {
         let (silent, outlasted) = found.unwrap_or_default();
         if let Some(outlasted) = outlasted {
             info!("the leases of the former settings are over");
-            self.decide(term, outlasted).await;
+            self.decide(term, outlasted).await?;
         }
         for Owner { node, incarnation } in silent {
             let vacate = Decision::Vacate { node, incarnation };
-            if self.decide(term, vacate).await {
+            if self.decide(term, vacate).await? {
                 info!(
                     node.id = %node, node.incarnation = %incarnation,
                     "silent for longer than its lease; its slots are free"
                 );
             }
         }
+        Ok(())
     }
 
     /// Gives every slot an owner, and the modules their balance.
-    async fn plan(&self, term: u64, placing: &mut Placing) {
+    async fn plan(&self, term: u64, placing: &mut Placing) -> Result<(), Unheard> {
         let inner = &self.placement.0;
         let plan = || {
             let live = inner.live();
@@ -301,12 +250,22 @@ impl Leader {
         };
         match placing.round(term, DECISION, plan).await {
             Round::Idle | Round::StillUnheard | Round::Heard(Ok(Outcome::Done)) => {}
-            Round::Heard(Ok(outcome)) => warn!(?outcome, "a plan was refused"),
-            Round::Heard(Err(error)) => warn!(error = chain(&error), "a plan was not heard"),
+            Round::Heard(Ok(outcome)) => {
+                if let Some(suppressed) = self.reports.plan.pass() {
+                    warn!(?outcome, suppressed, "a plan was refused");
+                }
+            }
+            Round::Heard(Err(error)) => {
+                if let Some(suppressed) = self.reports.plan.pass() {
+                    warn!(error = chain(&error), suppressed, "a plan was not heard");
+                }
+                return Err(Unheard);
+            }
             Round::Unheard => {
-                warn!("a plan was not heard yet; nothing more is planned until it is")
+                warn!("a plan was not heard yet; nothing more is planned until it is");
             }
         }
+        Ok(())
     }
 
     /// Notes whom the next plan passes over, for those who ask why.
@@ -325,7 +284,8 @@ impl Leader {
         settings.unwrap_or(ClusterSettings::DEFAULT)
     }
 
-    async fn decide(&self, term: u64, decision: Decision) -> bool {
+    /// Whether the decision is made; not when the state refuses it.
+    async fn decide(&self, term: u64, decision: Decision) -> Result<bool, Unheard> {
         let deadline = (Instant::now() + DECISION).into_std();
         match self
             .placement
@@ -335,14 +295,21 @@ impl Leader {
             .await
         {
             Ok(Outcome::Refused(refused)) => {
-                warn!(%refused, "a decision was refused");
-                false
+                if let Some(suppressed) = self.reports.refused.pass() {
+                    warn!(%refused, suppressed, "a decision was refused");
+                }
+                Ok(false)
             }
-            Ok(_) => true,
+            Ok(_) => Ok(true),
             Err(error) => {
                 // Whoever leads next decides anew, on its own view.
-                warn!(error = chain(&error), "a decision was not heard");
-                false
+                if let Some(suppressed) = self.reports.unheard.pass() {
+                    warn!(
+                        error = chain(&error),
+                        suppressed, "a decision was not heard"
+                    );
+                }
+                Err(Unheard)
             }
         }
     }
@@ -359,10 +326,11 @@ impl Leader {
             if unended
                 && let Err(error) = inner.control.finish_change(deadline).await
                 && error != ChangeError::InProgress
+                && let Some(suppressed) = self.reports.voters.pass()
             {
                 warn!(
                     error = chain(&error),
-                    "a change of the voters was not ended"
+                    suppressed, "a change of the voters was not ended"
                 );
             }
             return;
@@ -390,9 +358,14 @@ impl Leader {
                 None => Ok(()),
             },
         };
-        if let Err(error) = changed {
+        if let Err(error) = changed
+            && let Some(suppressed) = self.reports.voters.pass()
+        {
             // Tried again in the next round, if it is still wanted then.
-            warn!(error = chain(&error), "the voters were not changed");
+            warn!(
+                error = chain(&error),
+                suppressed, "the voters were not changed"
+            );
         }
     }
 
@@ -448,19 +421,6 @@ fn removed(state: &State, raft: &Membership) -> Option<NodeId> {
             .is_some_and(|known| known.standing == Standing::Removed)
     };
     raft.learners.iter().find(is_removed).copied()
-}
-
-/// What a peer's handshake says of it.
-fn about(peer: &PeerInfo) -> About {
-    About {
-        addr: peer.addr,
-        http: peer.about.http,
-        weight: peer.about.weight,
-        zone: peer.about.zone.clone(),
-        labels: peer.about.labels.clone(),
-        boot_id: peer.boot_id.to_string().into(),
-        version: peer.about.version.as_str().into(),
-    }
 }
 
 /// How often the leader looks without being told to.

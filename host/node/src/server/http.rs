@@ -19,23 +19,27 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, warn};
+use tracing::{Level, debug, warn};
 
 use self::{
     activity::{Activity, Answer},
     unread::Unread,
 };
-use crate::admin::{Api, Body};
+use crate::{
+    admin::{Api, Body},
+    telemetry::Repeated,
+};
 
 /// Serves until stopped; then lets the requests in flight end, for a while.
 pub(super) async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let failures = Repeated::new(Level::WARN, "a connection could not be accepted");
     loop {
         // More connections than places wait in the listener's backlog.
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &places, &failures) => accepted,
         };
         let Some((stream, peer, place)) = accepted else {
             continue;
@@ -61,13 +65,19 @@ pub(super) async fn serve(listener: TcpListener, api: Api, stop: CancellationTok
 
 type Accepted = (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit);
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<Accepted> {
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    failures: &Repeated,
+) -> Option<Accepted> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, peer)) => Some((stream, peer, place)),
         Err(error) => {
             // Out of file descriptors, most likely: some time must pass for that to change.
-            warn!(%error, "a connection could not be accepted");
+            if let Some(suppressed) = failures.pass() {
+                warn!(%error, suppressed, "a connection could not be accepted");
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }
