@@ -9,6 +9,7 @@
 //! - [`Logs`] is another one, which costs the nodes less: it reads what the probe says in their logs.
 //! - [`checker`] is pure: events in, overlaps, losses and gaps out. So is [`ledger`], for clusters
 //!   in which owners fall silent, and are told from the new ones by what they do after that.
+//! - [`operations`] draws what operators and their machines do to a cluster, and knows what must be so after it.
 //! - [`netns`] gives each node a network namespace, and loses packets between them.
 //! - [`Api`] speaks raw HTTP to one node, so that a test sees what a user's client would see.
 //! - [`Contract`] is the OpenAPI document, which every exchange of an [`Api`] is held against.
@@ -30,6 +31,7 @@ pub mod ledger;
 pub mod logs;
 pub mod machine;
 pub mod netns;
+pub mod operations;
 pub mod permit;
 pub mod probe;
 pub mod process;

@@ -24,6 +24,7 @@ mod minority;
 mod moves;
 mod newcomer;
 mod openapi;
+mod operations;
 mod outgoing;
 mod own_log;
 mod readme;
