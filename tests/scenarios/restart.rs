@@ -7,7 +7,7 @@ use std::{
 
 use holdfast_model::{Incarnation, NodeId, api::NodeStatus};
 use holdfast_tests::{
-    Api, Callers, Cluster, LONG, Probe,
+    Api, Callers, Cluster, LONG, Probe, SOON,
     callers::Due,
     checker::{Fact, Holding},
     probe::ids,
@@ -98,6 +98,34 @@ fn an_announced_restart_moves_nothing_and_no_call_fails() {
 }
 
 #[test]
+fn a_restart_that_is_acknowledged_too_late_is_made() {
+    let (mut cluster, ids) = holding(60, &[]);
+    let leader = cluster.leader();
+    let followers = [(leader + 1) % 3, (leader + 2) % 3];
+    let other = cluster.api(followers[0]);
+    let node = cluster.listening(leader).node;
+    let former = incarnation(&other, node);
+    for follower in followers {
+        cluster.pause(follower);
+    }
+    cluster.tell_to_restart(leader);
+    // The announcement is in the leader's log, and nobody acknowledges it while the leader waits.
+    wait_until("the leader gives up waiting", SOON, || {
+        let log = cluster.log(leader);
+        let gave_up = log.contains("not acknowledged in time") || log.contains("starting anew");
+        gave_up.then_some(()).ok_or("it waits")
+    });
+    for follower in followers {
+        cluster.resume(follower);
+    }
+    wait_back(&other, node, former);
+    wait_until("every node is ready", LONG, || {
+        (0..3).try_for_each(|node| cluster.api(node).ready())
+    });
+    cluster.collector().wait_held("probe", &ids, LONG);
+}
+
+#[test]
 fn what_a_reserving_node_held_waits_for_its_next_run_and_not_for_ever() {
     let (mut cluster, ids) = holding(60, &["--on-stop", "reserve"]);
     let follower = (cluster.leader() + 1) % 3;
@@ -149,7 +177,7 @@ fn a_node_that_cannot_tell_a_majority_goes_on_as_it_is() {
     // Unless it ends before that, because its lease is over.
     match answer.status {
         503 if answer.json::<Value>()["type"] == "urn:holdfast:problem:interrupted" => {}
-        _ => answer.problem(503, "no-leader").names(&["goes on"]),
+        _ => answer.problem(503, "no-leader").names(&["hears of it yet"]),
     }
 }
 

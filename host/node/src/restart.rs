@@ -3,14 +3,22 @@
 //!
 //! Any node takes the wish; the node that it is about says so in the state, with a majority, before
 //! it ends anything. Without one it goes on as it is: its next run would not get a lease.
+//!
+//! An announcement whose outcome did not become known in time may be applied yet. A node that finds itself
+//! announced in its state makes that good: it announces the restart again, until that is acknowledged, and
+//! restarts. It does not end before: a leader that has not applied the announcement would take the end
+//! for a death.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use holdfast_cluster::state::{Command, Owner, Refused};
+use holdfast_cluster::state::{Command, Key, Owner, Refused, Standing};
 use holdfast_model::NodeId;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::mpsc, time::Instant};
-use tracing::{info, warn};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use tracing::{debug, info, warn};
 
 use crate::{
     control::{Control, ProposeError},
@@ -51,6 +59,9 @@ pub enum RestartError {
     /// It could not be asked, or did not answer.
     #[error("the node did not answer: {0}")]
     NotReached(String),
+    /// The cluster may hear of it yet. Then the node restarts.
+    #[error("the restart was not acknowledged in time; the node restarts if the cluster hears of it yet")]
+    Unknown,
 }
 
 /// Asks a node to restart.
@@ -107,7 +118,10 @@ impl Restarts {
         let command = Command::Restart { node, incarnation };
         let deadline = (Instant::now() + ANNOUNCE).into_std();
         let outcome = self.0.control.propose(command, deadline).await;
-        let not_heard = |error: ProposeError| RestartError::NotAnnounced(chain(&error));
+        let not_heard = |error: ProposeError| match error {
+            ProposeError::TimedOut => RestartError::Unknown,
+            error => RestartError::NotAnnounced(chain(&error)),
+        };
         outcome
             .map_err(not_heard)?
             .accepted()
@@ -116,26 +130,56 @@ impl Restarts {
         Ok(())
     }
 
-    /// Waits for what ends the node: a signal, or a restart that was asked for through the API. A
-    /// restart that the cluster cannot hear of is none.
+    /// Waits until the state says that this run restarts, and the cluster has acknowledged it.
+    async fn found_announced(&self) {
+        let Owner { node, incarnation } = self.0.me;
+        let mut changes = self.0.control.subscribe();
+        loop {
+            if !changes.changed().await.contains(&Key::Node(node)) {
+                continue;
+            }
+            let announced = || {
+                self.0.control.read(|state| {
+                    state.nodes().get(&node).is_some_and(|known| {
+                        known.incarnation == incarnation && known.standing == Standing::Restarting
+                    })
+                })
+            };
+            while announced() {
+                match self.announce().await {
+                    Ok(()) => return,
+                    Err(error) => debug!(%error, "announces the restart again"),
+                }
+                sleep(AGAIN).await;
+            }
+        }
+    }
+
+    /// Waits for what ends the node: a signal, a restart that was asked for through the API, or one that
+    /// the state has. A restart that the cluster cannot hear of is none.
     pub(crate) async fn ending(
         &self,
         mut signals: impl futures_util::Stream<Item = Ending> + Unpin,
         mut asked: mpsc::Receiver<Ending>,
     ) -> Ending {
         use futures_util::StreamExt as _;
+        let mut announced = pin!(self.found_announced());
         loop {
-            // Both only receive: what is cancelled is received the next time.
+            // All only receive: what is cancelled is received the next time.
             let ending = tokio::select! {
                 Some(ending) = signals.next() => ending,
                 Some(announced) = asked.recv() => return announced,
+                () = &mut announced => return Ending::Restart,
             };
             if ending == Ending::Stop {
                 return ending;
             }
             match self.announce().await {
                 Ok(()) => return ending,
-                Err(error) => warn!(%error, "told to restart, and does not"),
+                Err(RestartError::Unknown) => {
+                    warn!("restart not acknowledged in time; restarting if the cluster hears of it yet");
+                }
+                Err(error) => warn!(%error, "restart not announced; going on"),
             }
         }
     }
@@ -144,6 +188,9 @@ impl Restarts {
 /// How long the announcement may take: an election, and a slow disk. Shorter than a lease, so that
 /// whoever asked hears that there is no majority before the node ends for that.
 const ANNOUNCE: Duration = Duration::from_secs(2);
+
+/// After how long an announcement is repeated that the state has and nobody acknowledged.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// How much later its answer may come.
 const ANSWER: Duration = Duration::from_secs(1);

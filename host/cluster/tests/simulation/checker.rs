@@ -57,6 +57,8 @@ pub(crate) struct Checker {
     silence: Duration,
     /// Runs that have said that they restart, and when they ended.
     reserved: Vec<(Owner, Duration)>,
+    /// Since when each run that lives is said to restart.
+    restarting: BTreeMap<Owner, Duration>,
     /// Who led each term.
     leaders: BTreeMap<u64, NodeId>,
     /// The latest term of which something is known to be committed, and since when.
@@ -331,6 +333,24 @@ impl Checker {
         }
     }
 
+    /// A run that is said to restart does, once nothing goes wrong any more.
+    pub(crate) fn restarts(&mut self, now: Duration, living: &[Owner], calm: Option<Duration>) {
+        let nodes = self.state.nodes();
+        let restarting = living.iter().filter(|run| {
+            nodes.get(&run.node).is_some_and(|known| {
+                known.incarnation == run.incarnation && known.standing == Standing::Restarting
+            })
+        });
+        let since = |run: &Owner| (*run, *self.restarting.get(run).unwrap_or(&now));
+        self.restarting = restarting.map(since).collect();
+        let Some(calm) = calm else { return };
+        let forgotten = |(_, since): &(&Owner, &Duration)| now > (**since).max(calm) + RESTARTED;
+        if let Some((run, _)) = self.restarting.iter().find(forgotten) {
+            let text = format!("{} goes on, and is said to restart", story::run(*run));
+            self.violated("no restart is forgotten", None, [], text);
+        }
+    }
+
     /// A slot's instance writes to a third party, which refuses smaller tokens than it has seen.
     pub(crate) fn write(&mut self, host: usize, owner: Owner, key: &SlotKey, token: Token) {
         let (seen, by) = *self.sinks.get(key).unwrap_or(&(token, owner));
@@ -360,6 +380,9 @@ impl Checker {
 pub(crate) fn module() -> ModuleName {
     "m".parse().expect("the name is valid")
 }
+
+/// How long a run that is said to restart may go on: until its own state says so.
+const RESTARTED: Duration = Duration::from_secs(3);
 
 /// To decide, stop and start. Beside that everything is held again after what silence takes, and
 /// after an election that is won at the third attempt.

@@ -1,6 +1,10 @@
-//! Those who allocate and deallocate, drain nodes, and ask again until they are answered.
+//! Those who allocate and deallocate, and drain nodes. They ask again until they are answered, or give
+//! up at any time: what they asked for may be done all the same.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use holdfast_cluster::state::{Command, Owner, SettingsChange, Standing};
 use holdfast_model::{Incarnation, NodeId, ResourceId, Slot, Spec, Weight};
@@ -46,12 +50,17 @@ pub(crate) struct Clients<'a> {
     used: Vec<(usize, Option<ResourceId>)>,
     wishes: BTreeMap<u64, Wish>,
     wished: u64,
+    /// Wishes for restarts that were acknowledged.
+    served: BTreeSet<u64>,
     next: Duration,
 }
 
 struct Wish {
     command: Command,
     again: Duration,
+    /// How often it is asked before the client gives up, whatever becomes of it. None: until it is
+    /// answered.
+    tries: Option<u32>,
 }
 
 impl<'a> Clients<'a> {
@@ -62,6 +71,7 @@ impl<'a> Clients<'a> {
             used: vec![(0, None); pool.0.len()],
             wishes: BTreeMap::new(),
             wished: 0,
+            served: BTreeSet::new(),
             next: Duration::from_secs(2),
         };
         let slots: Vec<usize> = (0..pool.0.len()).collect();
@@ -94,8 +104,16 @@ impl<'a> Clients<'a> {
 
     fn wish(&mut self, command: Command) {
         let again = Duration::ZERO;
+        // Who removes a node goes on until it is gone.
+        let patient = matches!(command, Command::Remove { .. }) || self.rng.random_bool(0.7);
+        let tries = (!patient).then(|| self.rng.random_range(1..3));
+        let wish = Wish {
+            command,
+            again,
+            tries,
+        };
         self.wished += 1;
-        self.wishes.insert(self.wished, Wish { command, again });
+        self.wishes.insert(self.wished, wish);
     }
 
     pub(crate) fn drain(&mut self, node: NodeId, draining: bool) {
@@ -125,6 +143,11 @@ impl<'a> Clients<'a> {
         self.wishes.contains_key(&number)
     }
 
+    /// Whether a restart that was wished for was acknowledged.
+    pub(crate) fn was_served(&self, number: u64) -> bool {
+        self.served.contains(&number)
+    }
+
     pub(crate) fn set(&mut self, change: SettingsChange) {
         self.wish(Command::Set(change));
     }
@@ -146,12 +169,18 @@ impl<'a> Clients<'a> {
             }
         }
         let mut asked = Vec::new();
-        for (number, wish) in &mut self.wishes {
-            if now >= wish.again {
-                wish.again = now + AGAIN;
-                asked.push((*number, wish.command.clone()));
+        self.wishes.retain(|number, wish| {
+            if now < wish.again {
+                return true;
             }
-        }
+            if wish.tries == Some(0) {
+                return false;
+            }
+            wish.tries = wish.tries.map(|tries| tries - 1);
+            wish.again = now + AGAIN;
+            asked.push((*number, wish.command.clone()));
+            true
+        });
         asked
     }
 
@@ -160,7 +189,9 @@ impl<'a> Clients<'a> {
         let Some(wish) = self.wishes.remove(&number) else {
             return;
         };
-        if let Command::Allocate { entries, .. } = wish.command {
+        if let Command::Restart { .. } = wish.command {
+            self.served.insert(number);
+        } else if let Command::Allocate { entries, .. } = wish.command {
             let ids = entries.into_iter().map(|(id, _)| id);
             // What a client wants gone meanwhile is not expected to stay.
             let wanted = |id: &ResourceId| {

@@ -137,7 +137,7 @@ fn usage() -> String {
     )
 }
 
-const BUGS: [Bug; 9] = [
+const BUGS: [Bug; 10] = [
     Bug::RunsPastDeadline,
     Bug::NoWaitAfterElection,
     Bug::ReleasesBeforeStopped,
@@ -147,4 +147,5 @@ const BUGS: [Bug; 9] = [
     Bug::GrantsUnknowing,
     Bug::OutlastsNothing,
     Bug::AcksBeforeFlush,
+    Bug::ForgetsItsRestart,
 ];

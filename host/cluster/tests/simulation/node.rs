@@ -58,6 +58,8 @@ pub(crate) enum Bug {
     OutlastsNothing,
     /// A disk's promises are made before it keeps them.
     AcksBeforeFlush,
+    /// A node whose restart nobody acknowledged in time goes on, whatever its state says.
+    ForgetsItsRestart,
 }
 
 /// What a node did in a step.

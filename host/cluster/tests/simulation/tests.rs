@@ -133,6 +133,15 @@ fn a_disk_that_promises_before_it_keeps_is_found() {
 }
 
 #[test]
+fn a_restart_that_was_announced_and_never_made_is_found() {
+    finds(
+        Bug::ForgetsItsRestart,
+        "restart,pause,partition",
+        &["no restart is forgotten"],
+    );
+}
+
+#[test]
 fn a_failing_run_is_told_in_a_few_lines() {
     let pool = Pool::new(SLOTS);
     let faults: Faults = "pause,crash,partition"

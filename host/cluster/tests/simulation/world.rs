@@ -469,6 +469,12 @@ impl<'a> World<'a> {
                 self.checker.write(*host, *owner, key, *token);
             }
         }
+        let living = self.hosts.iter().filter_map(|host| match &host.machine {
+            Machine::Up(process) => Some(process.me),
+            Machine::Down { .. } => None,
+        });
+        let living: Vec<Owner> = living.collect();
+        self.checker.restarts(self.now, &living, self.calm_since);
         self.checker.look(self.now, &running, self.calm_since);
         if step.is_multiple_of(50) {
             self.measure();

@@ -14,7 +14,7 @@ use crate::{
     faults::{Blow, Silence, Who},
     log::decides,
     network::{Envelope, Message, Weather},
-    node::TERMS,
+    node::{Bug, TERMS},
 };
 
 impl World<'_> {
@@ -233,20 +233,31 @@ impl World<'_> {
         }
     }
 
-    /// Ends those whose word that they restart was acknowledged.
+    /// Ends those whose word that they restart was acknowledged. Who gave it may have given up waiting,
+    /// and finds it in the state: then it is given again, until it is acknowledged, since the leader
+    /// may not know of it yet and take the end for a death.
     pub(super) fn restart(&mut self) {
-        for restart in std::mem::take(&mut self.restarts) {
+        for mut restart in std::mem::take(&mut self.restarts) {
             let Restart {
                 host, run, number, ..
             } = restart;
             let Machine::Up(process) = &self.hosts[host].machine else {
                 continue;
             };
-            let present = process.me == run;
-            let busy = self.clients.waits_for(number) || self.hosts[host].paused.is_some();
-            if present && busy {
+            if process.me != run {
+                continue;
+            }
+            let known = process.state.nodes().get(&run.node);
+            let said = known.is_some_and(|known| {
+                known.incarnation == run.incarnation && known.standing == Standing::Restarting
+            });
+            let heard = said && self.config.bug != Some(Bug::ForgetsItsRestart);
+            if heard && !self.clients.waits_for(number) && !self.clients.was_served(number) {
+                restart.number = self.clients.restart(run);
+            }
+            if !self.clients.was_served(number) || self.hosts[host].paused.is_some() {
                 self.restarts.push(restart);
-            } else if present {
+            } else {
                 if process.is_granted(self.hosts[host].clock.now(self.now)) {
                     self.checker.reserve(run, restart.said, self.now);
                 }
@@ -399,7 +410,9 @@ impl World<'_> {
 
     pub(super) fn calm_down(&mut self) {
         self.calm_since = Some(self.now);
-        self.restarts.clear();
+        for restart in &mut self.restarts {
+            restart.after = restart.after.min(Duration::from_millis(500));
+        }
         self.silences.clear();
         self.doomed.clear();
         self.story.note(
