@@ -21,13 +21,13 @@ use serde_json::json;
 use crate::BIN;
 
 /// A connection that hears events.
-struct Watcher {
+pub(crate) struct Watcher {
     heard: Arc<Mutex<Vec<(String, Event)>>>,
     connection: TcpStream,
 }
 
 impl Watcher {
-    fn start(cluster: &Cluster, node: usize, query: &str, after: Option<&str>) -> Self {
+    pub(crate) fn start(cluster: &Cluster, node: usize, query: &str, after: Option<&str>) -> Self {
         let addr = cluster.listening(node).http;
         let mut connection = TcpStream::connect(addr).expect("the node listens");
         let after = after.map_or(String::new(), |id| format!("last-event-id: {id}\r\n"));
@@ -77,7 +77,17 @@ impl Watcher {
         }
     }
 
-    fn heard(&self) -> Vec<Happening> {
+    /// The same, each with its time.
+    pub(crate) fn heard_at(&self) -> Vec<(u64, Happening)> {
+        let heard = self.heard.lock();
+        let heard = heard.iter();
+        heard
+            .map(|(_, event)| (event.at_ms, event.what.clone()))
+            .collect()
+    }
+
+    /// What was heard, in its order.
+    pub(crate) fn heard(&self) -> Vec<Happening> {
         let heard = self.heard.lock();
         heard.iter().map(|(_, event)| event.what.clone()).collect()
     }

@@ -33,6 +33,7 @@ mod resources;
 mod restart;
 mod spread;
 mod traces;
+mod versions;
 
 /// The binary under test.
 const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");

@@ -8,6 +8,7 @@
 //! - [`state`] is the replicated state machine: nodes, modules, resources, and the owner of every
 //!   slot. Raft orders its commands; what it says is what is.
 //! - [`ring`] and [`placement`] plan who should own a slot. They only plan.
+//! - [`rollout`] says whom a new version waits for before it serves.
 //! - [`handover`] is what one node does as the view changes: start, stop, release.
 //! - [`lease`] is the right to run: granted for seconds, over by itself.
 //! - [`evidence`] turns proofs of death into the commands that free a dead node's slots.
@@ -19,5 +20,6 @@ pub mod lease;
 pub mod membership;
 pub mod placement;
 pub mod ring;
+pub mod rollout;
 pub mod state;
 pub mod voters;

@@ -18,7 +18,13 @@
 //! given to a node is decided by the leader, which is told what it must know
 //! ([`Renew`](crate::placement)).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use holdfast_model::api::{ConditionKind, NodeCondition};
 use parking_lot::Mutex;
@@ -40,6 +46,7 @@ pub struct Conditions(Arc<Inner>);
 
 struct Inner {
     present: Mutex<BTreeMap<ConditionKind, NodeCondition>>,
+    settled: AtomicBool,
     observer: Box<dyn Observe>,
 }
 
@@ -49,6 +56,7 @@ impl Conditions {
     pub fn new(observer: impl Observe) -> Self {
         Self(Arc::new(Inner {
             present: Mutex::default(),
+            settled: AtomicBool::new(false),
             observer: Box::new(observer),
         }))
     }
@@ -86,6 +94,19 @@ impl Conditions {
             Some(text) => self.set(kind, text),
             None => self.clear(kind),
         }
+    }
+
+    /// Notes that this run is given whatever there is, unless a condition says otherwise.
+    pub fn settle(&self) {
+        let idle = self.0.present.lock().values().any(|c| c.gets_nothing);
+        self.0.settled.fetch_or(!idle, Ordering::Relaxed);
+    }
+
+    /// Whether this run was given whatever there is, at some time. What has to be compiled after that is
+    /// new to all nodes, and none of them is less ready than the others.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.0.settled.load(Ordering::Relaxed)
     }
 
     /// Those that last, by kind.

@@ -51,9 +51,9 @@ pub enum Error {
     Settings(#[from] OutOfBounds),
     /// The runtime refuses the component.
     #[error("the component cannot be run here")]
-    Component(#[from] LoadError),
-    /// The component could not be written here.
-    #[error("the component could not be kept")]
+    Component(#[from] Arc<LoadError>),
+    /// The component could not be written here: the fault of this node, another one may take it.
+    #[error("this node cannot keep the component; another node may")]
     Keep(#[from] modules::Error),
     /// Too few voters have the component.
     #[error("only {kept} of {voters} voters could keep the component, {needed} must: {reasons}")]

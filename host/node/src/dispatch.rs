@@ -33,12 +33,14 @@ use tokio_util::sync::CancellationToken;
 use self::{
     engine::Engine,
     entry::{Called, Host},
+    rollout::Others,
     table::{Table, Tables},
     turns::NodeTurns,
 };
 pub(crate) use self::{
     entry::Report,
     forward::{CALL, answer_call},
+    rollout::CompiledYet,
     status::{AwaitHeld, Counts, CountsOf, Reports},
 };
 use crate::{
@@ -159,7 +161,17 @@ impl Dispatch {
             host: Arc::new(host),
             view: watch::Sender::new(0),
         });
-        let engine = Engine::new(me, Arc::clone(&shared), control.clone(), lease.clone());
+        let others = Others {
+            peers: peers.clone(),
+            placement: placement.clone(),
+        };
+        let engine = Engine::new(
+            me,
+            Arc::clone(&shared),
+            control.clone(),
+            lease.clone(),
+            others,
+        );
         let dispatch = Self(Arc::new(Inner {
             me,
             shared,

@@ -9,7 +9,7 @@
 //! missed.
 
 mod cursor;
-mod observed;
+mod teller;
 #[cfg(test)]
 mod tests;
 
@@ -18,9 +18,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use holdfast_cluster::state::{self, Owner};
 use holdfast_model::{
     ModuleName, NodeId, ResourceId,
-    api::{self, Event, EventType, Happening, StopReason},
+    api::{self, Event, EventType, Happening},
 };
-use holdfast_runtime::TerminateReason;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -28,12 +27,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::cursor::{Cursor, InvalidCursor};
+pub use self::{
+    cursor::{Cursor, InvalidCursor},
+    teller::Teller,
+};
 use crate::{
     clock::now_ms,
     control::Control,
     gather::{self, PAGE, PAGES_WAITING, Page, Position, Read, Reader, WAIT},
-    metrics::Metrics,
     modules::chain,
     peer::{Kind, Lane, Peers},
     placement::Placement,
@@ -58,14 +59,6 @@ struct Inner {
 
 /// What has happened to the instances of this node.
 type Own = Recent<(u64, Happening)>;
-
-/// Tells what happens to the instances of this node. Cheap to clone.
-#[derive(Clone)]
-pub struct Teller {
-    me: NodeId,
-    metrics: Metrics,
-    own: Arc<Own>,
-}
 
 /// Which events are wanted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -115,87 +108,6 @@ pub(crate) struct Watched {
     // Ends the tasks when it is dropped.
     _tasks: JoinSet<()>,
     _place: OwnedSemaphorePermit,
-}
-
-impl Teller {
-    /// Tells events of this node, and counts them.
-    #[must_use]
-    pub fn new(me: NodeId, metrics: Metrics) -> Self {
-        let own = Arc::new(Own::new(0, OWN_MAX));
-        Self { me, metrics, own }
-    }
-
-    /// A version of a module can be started here.
-    pub(crate) fn ready(&self, module: &ModuleName, version: u64) {
-        self.tell(Happening::ModuleReady {
-            node: self.me,
-            module: module.clone(),
-            version,
-        });
-    }
-
-    /// A resource is held.
-    pub(crate) fn started(
-        &self,
-        module: &ModuleName,
-        resource: &ResourceId,
-        version: u64,
-        token: holdfast_model::Token,
-    ) {
-        self.metrics.started(module);
-        self.tell(Happening::InstanceStarted {
-            node: self.me,
-            module: module.clone(),
-            resource: resource.clone(),
-            version,
-            token,
-        });
-    }
-
-    /// An instance could not be started, or died.
-    pub(crate) fn failed(
-        &self,
-        module: &ModuleName,
-        resource: &ResourceId,
-        error: &str,
-        quarantined: bool,
-    ) {
-        self.metrics.failed(module);
-        self.tell(Happening::InstanceFailed {
-            node: self.me,
-            module: module.clone(),
-            resource: resource.clone(),
-            error: error.to_owned(),
-            quarantined,
-        });
-    }
-
-    /// An instance was ended.
-    pub(crate) fn stopped(
-        &self,
-        module: &ModuleName,
-        resource: &ResourceId,
-        reason: TerminateReason,
-    ) {
-        let reason = match reason {
-            TerminateReason::Moved => StopReason::Moved,
-            TerminateReason::Removed => StopReason::Removed,
-            TerminateReason::Upgraded => StopReason::Upgraded,
-            TerminateReason::Stopping => StopReason::Stopping,
-            TerminateReason::Unhealthy => StopReason::Unhealthy,
-        };
-        self.metrics.stopped(module);
-        self.tell(Happening::InstanceStopped {
-            node: self.me,
-            module: module.clone(),
-            resource: resource.clone(),
-            reason,
-        });
-    }
-
-    fn tell(&self, happening: Happening) {
-        self.own.push((now_ms(), happening));
-    }
 }
 
 impl Events {
@@ -493,6 +405,3 @@ fn told(event: state::Event) -> Happening {
 
 /// How many may watch through one node: each of them has a question at every other.
 const WATCHERS_MAX: usize = 32;
-
-/// How many events of instances a node keeps: some ten MiB.
-const OWN_MAX: usize = 1 << 16;

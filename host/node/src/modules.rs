@@ -2,12 +2,19 @@
 //!
 //! A component is a file named by its digest, written whole or not at all, and checked against its
 //! name when read. Its time of change says when it was last asked for: a deployment that is not in
-//! the state yet has asked for its component a moment ago, whoever made the file, and when. Loading
-//! one is done once per version, however many ask. Where bytes come from that are not here is the
-//! [`Fetch`] given at the start: this module knows no peers.
+//! the state yet has asked for its component a moment ago, whoever made the file, and when. Where bytes
+//! come from that are not here is the [`Fetch`] given at the start: this module knows no peers.
+//!
+//! What is [wanted](Modules::want) is loaded once per version, however many ask, and again and again
+//! until that succeeds (`shelf`). What is compiled for a deployment is compiled to its end, whoever
+//! waits for it, and joined by whoever asks for the same (`drafts`).
+
+mod drafts;
+mod fault;
+mod shelf;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -19,8 +26,15 @@ use futures_util::future::BoxFuture;
 use holdfast_cluster::state::Version;
 use holdfast_model::{Digest, ModuleName, Settings};
 use holdfast_runtime::{LoadError, Module, Runtime};
-use parking_lot::{Mutex, RwLock};
-use tokio::sync::OnceCell;
+use parking_lot::RwLock;
+use tokio::sync::Semaphore;
+use tracing::warn;
+
+pub use self::fault::{Cause, NodeFault};
+use self::{
+    drafts::Drafts,
+    shelf::{Progress, Shelf},
+};
 
 /// Gets a component's bytes from elsewhere; the text says why that failed.
 pub trait Fetch: Send + Sync + 'static {
@@ -82,16 +96,32 @@ struct Inner {
     dir: PathBuf,
     runtime: Runtime,
     fetch: Arc<dyn Fetch>,
-    loaded: Mutex<HashMap<ModuleName, Vec<Loaded>>>,
+    shelf: Shelf<Module, Arc<Error>>,
+    drafts: Drafts,
+    /// For how many components are in memory at once to be loaded.
+    loads: Semaphore,
     /// Written while old files are removed: what somebody was told is here must not go. Only
     /// threads that may block take it.
     files: RwLock<()>,
 }
 
-struct Loaded {
-    digest: Digest,
-    settings: Arc<Settings>,
-    module: Arc<OnceCell<Module>>,
+/// Loads a version until it is ready or not wanted any more.
+#[must_use = "a version that is wanted gets ready by its load alone"]
+pub struct Load {
+    modules: Modules,
+    name: ModuleName,
+    load: shelf::Load<Module, Arc<Error>>,
+}
+
+/// What has become of a version that this node wants.
+#[derive(Clone, Debug)]
+pub enum Readiness {
+    /// It is on its way.
+    Loading,
+    /// It could not be loaded, for this reason, and is tried again.
+    Failed(Arc<Error>),
+    /// It can be started.
+    Ready,
 }
 
 impl Modules {
@@ -101,12 +131,13 @@ impl Modules {
     /// When it cannot be made.
     pub fn open(dir: &Path, runtime: Runtime, fetch: Arc<dyn Fetch>) -> Result<Self, Error> {
         std::fs::create_dir_all(dir).map_err(|source| file("create", dir, source))?;
-        let loaded = Mutex::default();
         Ok(Self(Arc::new(Inner {
             dir: dir.to_owned(),
             runtime,
             fetch,
-            loaded,
+            shelf: Shelf::new(),
+            drafts: Drafts::default(),
+            loads: Semaphore::new(LOADS_MAX),
             files: RwLock::default(),
         })))
     }
@@ -146,7 +177,8 @@ impl Modules {
         .await
     }
 
-    /// Inspects and compiles a component that is not deployed yet.
+    /// Inspects and compiles a component that is not deployed yet. That goes on to its end even if
+    /// nobody waits for it any more, and whoever checks the same again joins it.
     ///
     /// # Errors
     /// When the runtime refuses it.
@@ -155,59 +187,81 @@ impl Modules {
         name: &ModuleName,
         component: Bytes,
         settings: &Arc<Settings>,
-    ) -> Result<Module, LoadError> {
+    ) -> Result<Module, Arc<LoadError>> {
         let digest = Digest::of(&component);
-        let module = self
-            .0
-            .runtime
-            .load(component, digest, name, settings)
-            .await?;
-        // Ready when the deployment is acknowledged; a lost race has loaded the same.
-        let _ = self.cell(name, digest, settings).set(module.clone());
-        Ok(module)
+        let make = || {
+            let (runtime, name) = (self.0.runtime.clone(), name.clone());
+            let settings = Arc::clone(settings);
+            async move { runtime.load(component, digest, &name, &settings).await }
+        };
+        self.0.drafts.join(name, digest, settings, make).await
     }
 
-    /// A deployed version, ready to instantiate: compiled before, or now.
+    /// Wants exactly these versions of a module from now on. What was not wanted before gets ready by
+    /// the loads that this gives, each of which must be run.
+    pub fn want(&self, name: &ModuleName, versions: &[Arc<Version>]) -> Vec<Load> {
+        let loads = self.0.shelf.want(name, versions).into_iter();
+        let load = |load| Load {
+            modules: self.clone(),
+            name: name.clone(),
+            load,
+        };
+        loads.map(load).collect()
+    }
+
+    /// A version, ready to instantiate: compiled before, or now.
     ///
     /// # Errors
     /// When its bytes are to be had nowhere, or the runtime refuses them.
-    pub async fn get(&self, name: &ModuleName, version: &Version) -> Result<Module, Error> {
-        let cell = self.cell(name, version.digest, &version.settings);
-        let module = cell.get_or_try_init(|| self.load(name, version)).await?;
-        Ok(module.clone())
+    pub async fn get(&self, name: &ModuleName, version: &Version) -> Result<Module, Arc<Error>> {
+        match self.0.shelf.get(name, version).await {
+            Some(got) => got,
+            // Of no use to anybody else: it is about to be given up, or was.
+            None => self.load(name, version).await.map_err(Arc::new),
+        }
     }
 
     /// The same, if it is ready now.
     #[must_use]
     pub fn ready(&self, name: &ModuleName, version: &Version) -> Option<Module> {
-        self.cell(name, version.digest, &version.settings)
-            .get()
-            .cloned()
+        match self.0.shelf.progress(name, version) {
+            Some(Progress::Ready(module)) => Some(module),
+            // It may be in the state for a moment only.
+            _ => (self.0.drafts).ready(name, version.digest, &version.settings),
+        }
     }
 
-    /// Forgets all modules and files but those of these versions, compiled ones too. Files that
-    /// were asked for within the last hour stay.
+    /// What has become of a version; one that is not wanted yet is about to be.
+    #[must_use]
+    pub fn readiness(&self, name: &ModuleName, version: &Version) -> Readiness {
+        match self.0.shelf.progress(name, version) {
+            None | Some(Progress::Loading) => Readiness::Loading,
+            Some(Progress::Failed(error)) => Readiness::Failed(error),
+            Some(Progress::Ready(_)) => Readiness::Ready,
+        }
+    }
+
+    /// Removes all files, compiled ones too, but those of what is wanted and of what `used` names. Files
+    /// that were asked for within the last hour stay. Who is asked for `used` says what counts at that
+    /// moment: a list made before may lack what has come since.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub async fn retain(&self, used: Vec<(ModuleName, Arc<Version>)>) -> Result<(), Error> {
-        self.0.loaded.lock().retain(|name, versions| {
-            versions.retain(|loaded| {
-                let is_used = |(module, version): &(ModuleName, Arc<Version>)| {
-                    module == name
-                        && version.digest == loaded.digest
-                        && version.settings == loaded.settings
-                };
-                used.iter().any(is_used)
-            });
-            !versions.is_empty()
-        });
-        let digests: HashSet<Digest> = used.iter().map(|(_, version)| version.digest).collect();
-        self.0.runtime.retain(digests.clone(), YOUNG).await;
+    pub async fn retain(
+        &self,
+        used: impl Fn() -> HashSet<Digest> + Send + 'static,
+    ) -> Result<(), Error> {
+        let inner = Arc::clone(&self.0);
+        let used = move || {
+            let mut digests = used();
+            digests.extend(inner.shelf.digests());
+            digests
+        };
+        self.0.runtime.retain(used(), YOUNG).await;
         let inner = Arc::clone(&self.0);
         blocking(move || {
-            let names: HashSet<String> = digests.into_iter().map(file_name).collect();
             let _files = inner.files.write();
+            let names: HashSet<String> = used().into_iter().map(file_name).collect();
             let dir = &inner.dir;
             let entries = std::fs::read_dir(dir).map_err(|source| file("list", dir, source))?;
             for entry in entries.flatten() {
@@ -225,31 +279,13 @@ impl Modules {
         .await
     }
 
-    fn cell(
-        &self,
-        name: &ModuleName,
-        digest: Digest,
-        settings: &Arc<Settings>,
-    ) -> Arc<OnceCell<Module>> {
-        let mut loaded = self.0.loaded.lock();
-        let versions = loaded.entry(name.clone()).or_default();
-        let known = versions
-            .iter()
-            .find(|loaded| loaded.digest == digest && loaded.settings == *settings);
-        if let Some(known) = known {
-            return Arc::clone(&known.module);
-        }
-        let module = Arc::default();
-        versions.push(Loaded {
-            digest,
-            settings: Arc::clone(settings),
-            module: Arc::clone(&module),
-        });
-        module
-    }
-
     async fn load(&self, name: &ModuleName, version: &Version) -> Result<Module, Error> {
         let digest = version.digest;
+        let settings = &version.settings;
+        if let Some(module) = self.0.drafts.get(name, digest, settings).await {
+            return Ok(module);
+        }
+        let _permit = self.0.loads.acquire().await;
         let bytes = match self.bytes(digest).await? {
             Some(bytes) => bytes,
             None => {
@@ -263,13 +299,51 @@ impl Modules {
                 bytes
             }
         };
-        let loaded = self
-            .0
-            .runtime
-            .load(bytes, digest, name, &version.settings)
-            .await;
+        let loaded = self.0.runtime.load(bytes, digest, name, settings).await;
         loaded.map_err(|source| Error::Load { digest, source })
     }
+}
+
+impl Load {
+    /// What is loaded.
+    #[must_use]
+    pub fn version(&self) -> Arc<Version> {
+        self.load.version()
+    }
+
+    /// Tries again and again, with growing pauses. Whether it is ready; else it is not wanted any more.
+    pub async fn run(self) -> bool {
+        let Self {
+            modules,
+            name,
+            load,
+        } = self;
+        let version = load.version();
+        let attempt = || async {
+            let loaded = modules.load(&name, &version).await;
+            loaded.map_err(|error| {
+                let (number, error_text) = (version.number, chain(&error));
+                warn!(module = %name, number, error = error_text, "a version cannot be loaded yet");
+                Arc::new(error)
+            })
+        };
+        let again = |failures| tokio::time::sleep(pause(failures));
+        let ready = load.run(attempt, again).await;
+        if ready {
+            let (drafts, settings) = (&modules.0.drafts, &version.settings);
+            drafts.forget(&name, version.digest, settings);
+        }
+        ready
+    }
+}
+
+/// The pause after so many failures in a row: 500 ms, doubled each time up to 15 s, and up to a half
+/// less at random.
+fn pause(failures: u32) -> Duration {
+    let doubled = FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    doubled
+        .min(LONGEST)
+        .mul_f64(1.0 - rand::random::<f64>() / 2.0)
 }
 
 impl Inner {
@@ -329,6 +403,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }
+
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(15);
+
+/// How many components are in memory at once to be loaded. More: a node with many modules starts with
+/// all of their bytes. Fewer: one that is fetched from afar holds up the others.
+const LOADS_MAX: usize = 8;
 
 const EXTENSION: &str = ".wasm";
 /// Longer than any deployment takes.

@@ -10,6 +10,7 @@ mod leader;
 mod lease;
 mod placing;
 mod quorum;
+mod readiness;
 mod withheld;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};

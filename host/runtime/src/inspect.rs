@@ -69,6 +69,10 @@ pub enum LoadError {
     /// The compiler itself failed.
     #[error("the compiler failed on this component: {0}")]
     CompilerPanicked(String),
+    /// The system refused what loading it needs: memory, mappings, file descriptors or threads. That
+    /// says nothing against the component.
+    #[error("the system refused what loading the component needs: {0}")]
+    System(String),
     /// It imports interfaces, or functions of known interfaces, that the node does not have. All
     /// of them are named.
     #[error("the component imports what handlers cannot have: {}", .0.join(", "))]
@@ -123,6 +127,10 @@ pub enum LoadError {
 impl LoadError {
     pub(crate) fn malformed(error: &wasmtime::Error) -> Self {
         let detail = error.root_cause().to_string();
+        // As the standard library and rustix write what a system call answered.
+        if detail.contains("(os error ") {
+            return Self::System(detail);
+        }
         let Some((text, offset)) = detail.rsplit_once("(at offset 0x") else {
             return Self::Malformed {
                 detail,

@@ -4,15 +4,49 @@
 //! is planned.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
 
-use holdfast_model::{NodeId, Weight};
+use holdfast_model::{ModuleName, NodeId, Weight};
 use serde::{Deserialize, Serialize};
 
-use super::stability::Wait;
+use super::{Member, stability::Wait};
 use crate::state::{Owner, Standing, State};
+
+/// Who cannot run what others can, by module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unfit {
+    /// Who has yet to get ready for a module: it is given nothing of it that runs elsewhere.
+    pub pending: BTreeMap<ModuleName, BTreeSet<NodeId>>,
+    /// Who cannot run a module: what it has of it moves to others, if any can.
+    pub unable: BTreeMap<ModuleName, BTreeSet<NodeId>>,
+}
+
+impl Unfit {
+    /// The members as they are for one module.
+    pub(crate) fn members<'a>(&self, module: &ModuleName, all: &'a [Member]) -> Cow<'a, [Member]> {
+        if !self.pending.contains_key(module) && !self.unable.contains_key(module) {
+            return all.into();
+        }
+        let is_in = |nodes: &BTreeMap<ModuleName, BTreeSet<NodeId>>, member: &Member| {
+            nodes
+                .get(module)
+                .is_some_and(|nodes| nodes.contains(&member.id))
+        };
+        let any_able = all
+            .iter()
+            .any(|member| member.holds() && !is_in(&self.unable, member));
+        let mut members = all.to_vec();
+        for member in &mut members {
+            member.stable &= !is_in(&self.pending, member);
+            // Where nobody can, moves would help nobody.
+            member.eligible &= !(any_able && is_in(&self.unable, member));
+        }
+        members.into()
+    }
+}
 
 /// Why a node is given nothing that others can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +127,77 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::placement::{Load, plan};
+
+    /// Carries out the plan of a module that every node has 10 slots of, until nothing is left to do;
+    /// gives how many each owns.
+    fn settle(unfit: &Unfit, owned: [u32; 3]) -> Vec<u32> {
+        let module: ModuleName = "m".parse().unwrap();
+        let ids: Vec<NodeId> = (1..=3).map(|n| NodeId(uuid::Uuid::from_u128(n))).collect();
+        let all: Vec<Member> = ids
+            .iter()
+            .map(|id| Member {
+                id: *id,
+                weight: Weight::MAX,
+                zone: None,
+                eligible: true,
+                stable: true,
+            })
+            .collect();
+        let owners = ids.iter().zip(owned);
+        let owners = owners.flat_map(|(id, slots)| std::iter::repeat_n(*id, slots as usize));
+        let mut loads: Vec<Load> = owners
+            .enumerate()
+            .map(|(slot, id)| Load {
+                slot: holdfast_model::Slot(slot as u16),
+                owner: Some(id),
+                resources: 1,
+                settled: true,
+            })
+            .collect();
+        for _ in 0..100 {
+            let moves = plan(&module, &unfit.members(&module, &all), &loads, 4);
+            if moves.is_empty() {
+                break;
+            }
+            for moved in moves {
+                loads[usize::from(moved.slot.0)].owner = Some(moved.to);
+            }
+        }
+        let count = |id| loads.iter().filter(|load| load.owner == Some(id)).count() as u32;
+        ids.into_iter().map(count).collect()
+    }
+
+    fn nodes(numbers: &[u128]) -> BTreeMap<ModuleName, BTreeSet<NodeId>> {
+        let nodes = numbers.iter().map(|n| NodeId(uuid::Uuid::from_u128(*n)));
+        BTreeMap::from([("m".parse().unwrap(), nodes.collect())])
+    }
+
+    #[test]
+    fn what_a_node_cannot_run_goes_to_those_who_can_and_comes_back_when_it_can() {
+        let unable = Unfit {
+            unable: nodes(&[1]),
+            ..Unfit::default()
+        };
+        assert_eq!(settle(&unable, [10, 10, 10]), [0, 15, 15]);
+        assert_eq!(settle(&Unfit::default(), [0, 15, 15]), [10, 10, 10]);
+        // Nobody can: nothing moves to and fro.
+        let nobody = Unfit {
+            unable: nodes(&[1, 2, 3]),
+            ..Unfit::default()
+        };
+        assert_eq!(settle(&nobody, [10, 10, 10]), [10, 10, 10]);
+    }
+
+    #[test]
+    fn a_node_that_is_getting_ready_keeps_what_it_has_and_gets_nothing() {
+        let pending = Unfit {
+            pending: nodes(&[1]),
+            ..Unfit::default()
+        };
+        assert_eq!(settle(&pending, [4, 13, 13]), [4, 13, 13]);
+        assert_eq!(settle(&pending, [4, 6, 20])[0], 4);
+    }
 
     #[test]
     fn a_wait_is_told_in_whole_seconds_with_its_cause() {

@@ -49,7 +49,7 @@ macro_rules! kinds {
     (@works) => { false };
     (@fault) => { true };
     (@phase) => { false };
-    ($($(#[$doc:meta])* $name:ident $text:literal, $effect:ident, $cause:ident;)*) => {
+    ($($(#[$doc:meta])* $name:ident $text:tt, $effect:ident, $cause:ident;)*) => {
         /// The kinds of conditions of a node; `docs/OPERATING.md` says what to do about each.
         #[derive(
             Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,

@@ -84,6 +84,11 @@ pub struct ModuleInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub new: Option<bool>,
+    /// Answers of a deployment only: the number of the version with this very component and these
+    /// settings. Where another deployment came in between, that is not the one that serves or rolls out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub deployed: Option<u64>,
 }
 
 /// A version of a module: a component and the settings it runs with.
@@ -142,4 +147,9 @@ pub struct ModuleNode {
     pub node: NodeId,
     /// How many of the module's resources it owns.
     pub resources: u64,
+    /// Present where it does not run the version that serves: why it keeps the former one. In answers
+    /// that are about one module only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub behind: Option<String>,
 }

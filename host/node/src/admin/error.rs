@@ -242,11 +242,15 @@ impl From<ChangeLogError> for Error {
 
 impl From<modules::Error> for Error {
     fn from(error: modules::Error) -> Self {
-        tracing::error!(
-            error = modules::chain(&error),
-            "a component could not be kept"
-        );
-        Self::new(ProblemKind::Internal, modules::chain(&error))
+        let detail = modules::chain(&error);
+        tracing::error!(error = detail, "a component could not be kept");
+        match error.cause() {
+            // Another node may well take it.
+            modules::Cause::Node(_) => Self::new(ProblemKind::Unavailable, detail),
+            modules::Cause::Component | modules::Cause::Passing => {
+                Self::new(ProblemKind::Internal, detail)
+            }
+        }
     }
 }
 
@@ -267,7 +271,9 @@ impl From<deploy::Error> for Error {
 fn rejected(error: &LoadError, detail: String) -> Error {
     match error {
         LoadError::TooLarge { .. } => Error::new(ProblemKind::TooLarge, detail),
-        LoadError::CompilerBusy(_) => Error::new(ProblemKind::Unavailable, detail),
+        LoadError::CompilerBusy(_) | LoadError::System(_) => {
+            Error::new(ProblemKind::Unavailable, detail)
+        }
         LoadError::UnknownImports(imports) => {
             let reasons = imports
                 .iter()

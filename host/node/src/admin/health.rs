@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use axum::{extract::State, http::StatusCode, response::IntoResponse};
 use holdfast_cluster::state::Standing;
-use holdfast_model::api::ProblemKind::{self, Interrupted, Unavailable};
+use holdfast_model::api::{
+    ConditionKind, NodeCondition,
+    ProblemKind::{self, Interrupted, Unavailable},
+};
 
 use tokio::time::Instant;
 
@@ -34,14 +37,14 @@ pub(super) async fn healthz() -> impl IntoResponse {
 /// Say whether the node is ready
 ///
 /// It is an active member of the cluster, has all that its leader has, and is given what there is to
-/// run. It needs no token.
+/// run. What is deployed later is compiled while it is ready. It needs no token.
 #[utoipa::path(
     get,
     path = "/readyz",
     operation_id = "is_ready",
     tag = "health",
     responses(
-        (status = OK, description = "`ready`, and a line for each condition that somebody should look after", body = String),
+        (status = OK, description = "`ready`, and a line for each condition", body = String),
         Problems<{ only(&[Unavailable, Interrupted]) }>,
     )
 )]
@@ -69,14 +72,18 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Result<impl IntoRespon
             "the node has no contact with a leader, or is behind it",
         ));
     }
-    let conditions = admin.conditions.all();
-    let withheld: Vec<String> = conditions
+    let (settled, conditions) = (admin.conditions.settled(), admin.conditions.all());
+    let keeps_out = |condition: &&NodeCondition| match condition.kind {
+        ConditionKind::Compiling | ConditionKind::Stabilizing => !settled,
+        _ => condition.gets_nothing,
+    };
+    let why: Vec<String> = conditions
         .iter()
-        .filter(|condition| condition.gets_nothing)
+        .filter(keeps_out)
         .map(ToString::to_string)
         .collect();
-    if !withheld.is_empty() {
-        return Err(not_ready(&withheld.join("; ")));
+    if !why.is_empty() {
+        return Err(not_ready(&why.join("; ")));
     }
     let mut text = "ready\n".to_owned();
     for condition in conditions {

@@ -8,7 +8,11 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::IntoResponse,
 };
-use holdfast_cluster::state::{self, Command, Module as Deployed, ModuleAbout, Version};
+use futures_util::future::join_all;
+use holdfast_cluster::{
+    rollout::Compiled,
+    state::{self, Command, Module as Deployed, ModuleAbout, Version},
+};
 use holdfast_model::{
     ModuleName, NodeId, Settings,
     api::{
@@ -36,6 +40,7 @@ use super::{
     extract::{Asked, Module, NoQuery},
     resources::module_of,
 };
+use crate::{dispatch::CompiledYet, rpc};
 
 /// Deploy a module
 ///
@@ -77,7 +82,7 @@ pub(super) async fn deploy(
         await_rollout(&admin, &name, deployed.number, deadline).await?;
     }
     let mut info = info(&admin, &name).await?;
-    info.new = Some(deployed.new);
+    (info.new, info.deployed) = (Some(deployed.new), Some(deployed.number));
     let status = if deployed.new {
         StatusCode::CREATED
     } else {
@@ -247,7 +252,35 @@ async fn await_gone(admin: &Admin, name: &ModuleName, deadline: Instant) -> Resu
 
 async fn info(admin: &Admin, name: &ModuleName) -> Result<ModuleInfo> {
     let look = |state: &state::State| module_of(state, name).map(Found::of);
-    Ok(admin.look_up(look).await?.describe(admin, name))
+    let mut info = admin.look_up(look).await?.describe(admin, name);
+    let behind = join_all(
+        info.nodes
+            .iter()
+            .map(|owner| behind(admin, &info, owner.node)),
+    );
+    let behind = behind.await;
+    for (owner, behind) in info.nodes.iter_mut().zip(behind) {
+        owner.behind = behind;
+    }
+    Ok(info)
+}
+
+/// Why an owner does not run the version that serves, if it says so.
+async fn behind(admin: &Admin, info: &ModuleInfo, owner: NodeId) -> Option<String> {
+    let question = CompiledYet {
+        module: info.module.clone(),
+        number: info.version.number,
+    };
+    let (compiled, why) = if owner == admin.me {
+        admin.dispatch.compiled_yet(&question)
+    } else {
+        rpc::ask(&admin.peers, owner, &question, ASK).await.ok()?
+    };
+    match compiled {
+        Compiled::Yes => None,
+        Compiled::NotYet => Some("it is being compiled there".to_owned()),
+        Compiled::Unable => why,
+    }
 }
 
 /// What the state says of a module.
@@ -296,9 +329,14 @@ impl Found {
             resources: self.resources,
             slots: self.slots,
             nodes: nodes
-                .map(|(node, resources)| ModuleNode { node, resources })
+                .map(|(node, resources)| ModuleNode {
+                    node,
+                    resources,
+                    behind: None,
+                })
                 .collect(),
             new: None,
+            deployed: None,
         }
     }
 }
@@ -342,6 +380,9 @@ pub(super) fn deadline(timeout_ms: Option<u64>, waits: bool) -> Instant {
             .map_or(default, Duration::from_millis)
             .min(WAIT_MAX)
 }
+
+/// How long an owner may take to say whether it runs the version that serves.
+const ASK: Duration = Duration::from_secs(1);
 
 const CHANGE_DEFAULT: Duration = Duration::from_secs(5);
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);

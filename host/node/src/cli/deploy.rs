@@ -229,6 +229,12 @@ fn describe(output: Output, info: &ModuleInfo) -> String {
     if info.resources > 0 {
         pairs.push(("resources", human::count(info.resources)));
     }
+    for node in &info.nodes {
+        if let Some(why) = &node.behind {
+            let node = human::node(node.node);
+            pairs.push(("behind", format!("{node} keeps the former version: {why}")));
+        }
+    }
     output.pairs(pairs)
 }
 

@@ -282,6 +282,7 @@ pub(super) mod tests {
             slots: 900,
             nodes: Vec::new(),
             new: None,
+            deployed: None,
         }
     }
 

@@ -30,6 +30,7 @@ use self::drain::Drain;
 use super::{
     Shared,
     entry::{Entry, Host, Run},
+    rollout::Others,
 };
 use crate::{control::Control, placement::Lease};
 
@@ -46,7 +47,15 @@ pub(super) struct Engine {
     drain: Option<Drain>,
     /// Entries on this node, by slot.
     hosted: BTreeMap<SlotKey, BTreeSet<ResourceId>>,
+    /// What the instances of each module run with here.
     versions: BTreeMap<ModuleName, Arc<Version>>,
+    /// What they are to run with, as soon as it is compiled here.
+    serving: BTreeMap<ModuleName, Arc<Version>>,
+    /// There may be files that no module needs any more, and whether they are being removed.
+    tidy_due: bool,
+    tidying: bool,
+    /// Whom trials ask whether they have compiled a version too.
+    others: Others,
     /// Slots whose release is to be proposed.
     to_release: BTreeMap<SlotKey, Token>,
     releasing: bool,
@@ -59,7 +68,8 @@ pub(super) struct Engine {
 
 enum Done {
     Released,
-    Loaded(ModuleName),
+    /// A load came to its end, and whether the version is ready.
+    Loaded(ModuleName, Arc<Version>, bool),
     /// A rollout was tried, and whether that came to an end.
     Tried(ModuleName, Arc<Version>, bool),
     Tidied,
@@ -71,9 +81,11 @@ impl Engine {
         shared: Arc<Shared>,
         control: Control,
         lease: watch::Receiver<Lease>,
+        others: Others,
     ) -> Self {
         Self {
             me,
+            others,
             shared,
             control,
             started: Instant::now(),
@@ -83,6 +95,9 @@ impl Engine {
             drain: None,
             hosted: BTreeMap::new(),
             versions: BTreeMap::new(),
+            serving: BTreeMap::new(),
+            tidy_due: false,
+            tidying: false,
             to_release: BTreeMap::new(),
             releasing: false,
             tasks: JoinSet::new(),
@@ -113,6 +128,7 @@ impl Engine {
                     let actions = self.handover.tick(now);
                     self.act(actions);
                     self.try_rollouts();
+                    self.tidy();
                 }
             }
             self.release();
@@ -445,20 +461,13 @@ impl Engine {
     fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Released) => self.releasing = false,
-            Ok(Done::Loaded(name)) => {
-                if let Some(version) = self.versions.get(&name) {
-                    let serving = Arc::new(self.serving(&name, version));
-                    if let Some(table) = self.shared.tables.get(name.as_str()) {
-                        table.serving.store(serving);
-                    }
-                }
-            }
+            Ok(Done::Loaded(name, version, ready)) => self.loaded(&name, &version, ready),
             Ok(Done::Tried(name, version, settled)) => {
                 if !settled && self.tried.get(&name) == Some(&version) {
                     self.tried.remove(&name);
                 }
             }
-            Ok(Done::Tidied) => {}
+            Ok(Done::Tidied) => self.tidying = false,
             Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
             Err(_) => {}
         }

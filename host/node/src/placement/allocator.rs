@@ -109,9 +109,9 @@ impl Allocations {
             .flat_map(|job| job.entries.iter().cloned())
             .collect();
         let control = &self.placement.0.control;
-        let live = self.placement.live();
+        let (live, unfit) = (self.placement.live(), self.placement.unfit());
         let ids = entries.iter().map(|(id, _)| id);
-        let placed = control.read(|state| state.place(&module, ids, &live));
+        let placed = control.read(|state| state.place_with(&module, ids, &live, &unfit));
         let command = Command::Allocate {
             module,
             entries,

@@ -240,7 +240,8 @@ impl Leader {
             // Whoever has yet to get ready is given nothing that runs elsewhere meanwhile. Whoever has
             // not said so counts as ready: in the first moments of a term that are nearly all.
             let stable = &self.stability.stable(boot_time(), after) - &self.placement.unready();
-            let plan = |state: &State| state.plan(&live, &stable, MOVES_MAX);
+            let unfit = self.placement.unfit();
+            let plan = |state: &State| state.plan_with(&live, &stable, &unfit, MOVES_MAX);
             let slots = inner.control.read(plan);
             (!slots.is_empty()).then(|| {
                 let (control, place) = (inner.control.clone(), Decision::Place { slots });

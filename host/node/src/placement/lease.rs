@@ -11,10 +11,10 @@ use std::{
 
 use holdfast_cluster::{
     lease::{Answer, Grantor, Holder, RENEW_EVERY, Standing},
-    placement::withheld::Withheld,
+    placement::withheld::{Unfit, Withheld},
     state::{Cluster, Owner},
 };
-use holdfast_model::{ModuleName, NodeId, api::ConditionKind};
+use holdfast_model::{NodeId, api::ConditionKind};
 use holdfast_runtime::Fences;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -26,7 +26,8 @@ use tracing::{debug, info, warn};
 
 use super::{
     Placement,
-    withheld::{self, Verdict},
+    readiness::{Found, Readiness},
+    withheld::Verdict,
 };
 use crate::{
     clock::boot_time,
@@ -39,8 +40,8 @@ use crate::{
 /// Asks the leader whether the asking incarnation may run what it owns.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Renew {
-    /// Whether it would run at once what it is given: it has a lease, and has compiled every module.
-    ready: bool,
+    /// What it would run at once if it were given it.
+    readiness: Readiness,
 }
 
 impl Question for Renew {
@@ -91,8 +92,8 @@ pub(super) struct Grants(Option<OfTerm>);
 struct OfTerm {
     term: u64,
     grantor: Grantor,
-    /// Who would not run at once what it is given, by what it said last.
-    unready: BTreeSet<Owner>,
+    /// Who would not run at once all that it is given, by what it said last.
+    unready: BTreeMap<Owner, Readiness>,
     /// Who was given nothing in the last round, and why; none before the first one.
     withheld: Option<BTreeMap<Owner, Withheld>>,
 }
@@ -106,7 +107,7 @@ impl Grants {
             *grants = Some(OfTerm {
                 term,
                 grantor: Grantor::new(boot_time(), applied),
-                unready: BTreeSet::new(),
+                unready: BTreeMap::new(),
                 withheld: None,
             });
         }
@@ -145,14 +146,42 @@ impl Placement {
         self.with_grants_of_term(|grants| act(&mut grants.grantor))
     }
 
-    /// The nodes that have said, in this term, that they would not run at once what they are given.
+    /// The nodes that have said, in this term, that they would run nothing that they are given.
     pub(super) fn unready(&self) -> BTreeSet<NodeId> {
+        let unready = self.said(|run, readiness| (!readiness.runs).then_some(run.node));
+        unready.into_iter().collect()
+    }
+
+    /// The nodes that have said, in this term, which modules they would not run.
+    pub(super) fn unfit(&self) -> Unfit {
+        let said = self.said(|run, readiness| Some((run.node, readiness.clone())));
+        let mut unfit = Unfit::default();
+        for (
+            node,
+            Readiness {
+                pending, unable, ..
+            },
+        ) in said
+        {
+            for module in pending {
+                unfit.pending.entry(module).or_default().insert(node);
+            }
+            for module in unable {
+                unfit.unable.entry(module).or_default().insert(node);
+            }
+        }
+        unfit
+    }
+
+    /// What members have said of their readiness in this term, those that are not ready for all.
+    fn said<T>(&self, look: impl Fn(&Owner, &Readiness) -> Option<T>) -> Vec<T> {
         let control = &self.0.control;
-        let unready = self.with_grants_of_term(|grants| {
-            control.read(|state| grants.unready.retain(|run| state.is_member(*run)));
-            grants.unready.iter().map(|run| run.node).collect()
+        let said = self.with_grants_of_term(|grants| {
+            control.read(|state| grants.unready.retain(|run, _| state.is_member(*run)));
+            let unready = grants.unready.iter();
+            unready.filter_map(|(run, said)| look(run, said)).collect()
         });
-        unready.unwrap_or_default()
+        said.unwrap_or_default()
     }
 
     /// Notes who was given nothing in a round of this term, and why.
@@ -192,10 +221,10 @@ impl Placement {
         let index = *self.0.control.applied().borrow();
         let control = &self.0.control;
         let granted = self.with_grants_of_term(|grants| {
-            if question.ready {
+            if question.readiness.is_full() {
                 grants.unready.remove(&asker);
             } else {
-                grants.unready.insert(asker);
+                grants.unready.insert(asker, question.readiness.clone());
             }
             let verdict = match &grants.withheld {
                 None => Verdict::Unknown,
@@ -251,7 +280,7 @@ impl Renewals {
         let mut leadership = self.placement.0.control.leadership();
         loop {
             let question = Renew {
-                ready: self.is_ready(),
+                readiness: self.readiness(),
             };
             let asked = boot_time();
             let renewed = tokio::select! {
@@ -261,6 +290,9 @@ impl Renewals {
             let answer = renewed.map(|renewed| renewed.answer);
             if let Some(Renewed { verdict, .. }) = renewed {
                 verdict.show(&self.placement.0.conditions);
+                if question.readiness.is_full() && verdict == Verdict::Given {
+                    self.placement.0.conditions.settle();
+                }
             }
             if let Some(answer) = answer {
                 holder.answered(asked, boot_time(), answer);
@@ -289,18 +321,18 @@ impl Renewals {
         }
     }
 
-    /// Whether it would run at once what it is given; if not, its conditions say why.
-    fn is_ready(&self) -> bool {
-        let missing: Vec<ModuleName> = self.placement.0.control.read(|state| {
-            let modules = state.modules().iter();
-            modules
-                .filter(|(name, module)| self.modules.ready(name, &module.about.version).is_none())
-                .map(|(name, _)| name.clone())
-                .collect()
-        });
-        let conditions = &self.placement.0.conditions;
-        conditions.put(ConditionKind::Compiling, withheld::compiling(&missing));
-        *self.lease.borrow() == Lease::Runs && missing.is_empty()
+    /// What it would run at once if it were given it; where that is not all, its conditions say why.
+    fn readiness(&self) -> Readiness {
+        let found = self
+            .placement
+            .0
+            .control
+            .read(|state| Found::look(state, &self.modules));
+        found.show(&self.placement.0.conditions);
+        Readiness {
+            runs: *self.lease.borrow() == Lease::Runs,
+            ..found.readiness
+        }
     }
 
     /// Tells everybody. Gives the pause before the next question, which is due at `next`.

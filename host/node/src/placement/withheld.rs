@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use holdfast_cluster::placement::withheld::Withheld;
 use holdfast_model::{
-    ModuleName, NodeId,
+    NodeId,
     api::{ConditionKind, NodeCondition},
 };
 use serde::{Deserialize, Serialize};
@@ -81,21 +81,6 @@ impl Placement {
     }
 }
 
-/// What a node says that has these modules still to compile.
-pub(super) fn compiling(missing: &[ModuleName]) -> Option<String> {
-    let named: Vec<&str> = missing
-        .iter()
-        .take(NAMED_MAX)
-        .map(ModuleName::as_str)
-        .collect();
-    let text = format!("compiling {}", named.join(", "));
-    match missing.len() {
-        0 => None,
-        all if all > NAMED_MAX => Some(format!("{text} and {} more", all - NAMED_MAX)),
-        _ => Some(text),
-    }
-}
-
 /// The condition that a node shows of itself; none where it knows more about it than the leader.
 fn kind(why: Withheld) -> Option<ConditionKind> {
     match why {
@@ -114,6 +99,3 @@ const SHOWN: [ConditionKind; 4] = [
     ConditionKind::Disconnected,
     ConditionKind::Stabilizing,
 ];
-
-/// How many modules a text names.
-const NAMED_MAX: usize = 5;

@@ -10,7 +10,7 @@ use holdfast_cluster::state::Owner;
 use crate::{
     control::{self, Control, TransportError},
     deploy::{self, FetchComponent, KeepComponent},
-    dispatch::{self, AwaitHeld, CountsOf, Dispatch, Reports},
+    dispatch::{self, AwaitHeld, CompiledYet, CountsOf, Dispatch, Reports},
     events::{Events, ReadEvents},
     logs::{ChangeLog, Logs, ReadLogs},
     modules::{self, Modules},
@@ -73,6 +73,9 @@ impl Handler for Answers {
                 ConditionsOf::KIND => {
                     let told = async |_: ConditionsOf| parts.placement.conditions();
                     reply(&payload, told).await
+                }
+                CompiledYet::KIND => {
+                    reply(&payload, async |q| parts.dispatch.compiled_yet(&q)).await
                 }
                 AwaitHeld::KIND => {
                     reply(&payload, async |q| parts.dispatch.await_held(q).await).await

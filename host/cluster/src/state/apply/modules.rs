@@ -1,9 +1,6 @@
 //! Modules: deployment, rollout, removal.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use holdfast_model::{Digest, ModuleName, NodeId, ResourceId, Settings};
 
@@ -152,13 +149,8 @@ impl Change<'_> {
             });
             return;
         }
-        let owners: BTreeSet<NodeId> = module
-            .slots
-            .values()
-            .filter(|state| !state.resources.is_empty())
-            .filter_map(|state| Some(state.owner?.node))
-            .collect();
-        let all_failed = owners
+        let all_failed = module
+            .owners()
             .iter()
             .all(|owner| rollout.failed_on.contains_key(owner));
         if let Some(error) = rollout

@@ -1,23 +1,26 @@
 //! Modules on this node: the version that serves, the one that is tried, and what is compiled.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use holdfast_cluster::{
     handover::SlotKey,
     state::{ModuleAbout, State, Version},
 };
-use holdfast_model::{ModuleName, OnLostQuorum};
+use holdfast_model::{Digest, ModuleName, OnLostQuorum};
 use tracing::warn;
 
 use super::{
     super::{
         entry::Entry,
-        rollout,
+        rollout::{self, Trial},
         table::{Serving, Table},
     },
     Done, Engine,
 };
-use crate::placement::Lease;
+use crate::{
+    modules::{Cause, Readiness},
+    placement::Lease,
+};
 
 impl Engine {
     pub(super) fn module_changed(&mut self, name: &ModuleName) {
@@ -29,37 +32,90 @@ impl Engine {
         }) = about
         else {
             self.versions.remove(name);
+            self.serving.remove(name);
             self.rollouts.remove(name);
             self.tried.remove(name);
             self.shared.tables.close(name);
-            self.forget_unused();
+            self.want(name);
             return;
         };
         let version = Arc::new(version);
-        let table = self.table(name, &version);
-        let known = self.versions.insert(name.clone(), Arc::clone(&version));
-        // All of it: a module that was removed and deployed again counts from 1 again.
-        if known.is_none_or(|known| known != version) {
-            table.serving.store(Arc::new(self.serving(name, &version)));
-            self.load(name, Arc::clone(&version));
-            self.forget_unused();
-            let keys: Vec<SlotKey> = self
-                .hosted
-                .keys()
-                .filter(|(module, _)| module == name)
-                .cloned()
-                .collect();
-            for key in keys {
-                self.run_slot(&key, None);
-            }
-        }
+        self.table(name, &version);
+        self.serving.insert(name.clone(), version);
         match rollout {
             Some(rollout) => self
                 .rollouts
                 .insert(name.clone(), Arc::new(rollout.version)),
             None => self.rollouts.remove(name),
         };
+        self.want(name);
+        self.adopt(name);
         self.try_rollouts();
+    }
+
+    /// Has the versions loaded that the module's instances run with here, or are to: a version is
+    /// compiled before anything ends for it, and a failover never waits for the compiler.
+    fn want(&mut self, name: &ModuleName) {
+        let versions = [&self.versions, &self.serving, &self.rollouts];
+        let wanted = versions.iter().filter_map(|versions| versions.get(name));
+        let wanted: Vec<Arc<Version>> = wanted.cloned().collect();
+        for load in self.shared.host.modules.want(name, &wanted) {
+            let (name, version) = (name.clone(), load.version());
+            self.tasks
+                .spawn(async move { Done::Loaded(name, version, load.run().await) });
+        }
+        self.tidy_due = true;
+    }
+
+    /// Runs the module's instances with the version that serves, unless that is not compiled here yet:
+    /// what runs keeps the version that it has until then.
+    fn adopt(&mut self, name: &ModuleName) {
+        let Some(version) = self.serving.get(name).cloned() else {
+            return;
+        };
+        let known = self.versions.get(name);
+        // All of it: a module that was removed and deployed again counts from 1 again.
+        if known == Some(&version) {
+            return;
+        }
+        let is_hosted = self.hosted.keys().any(|(module, _)| module == name);
+        if known.is_some() && is_hosted && self.shared.host.modules.ready(name, &version).is_none()
+        {
+            return;
+        }
+        self.versions.insert(name.clone(), Arc::clone(&version));
+        self.show_serving(name, &version);
+        let keys: Vec<SlotKey> = self
+            .hosted
+            .keys()
+            .filter(|(module, _)| module == name)
+            .cloned()
+            .collect();
+        for key in keys {
+            self.run_slot(&key, None);
+        }
+        // The former one is of no more use.
+        self.want(name);
+    }
+
+    /// A load has come to its end.
+    pub(super) fn loaded(&mut self, name: &ModuleName, version: &Version, ready: bool) {
+        if !ready {
+            return;
+        }
+        self.shared.host.teller.ready(name, version.number);
+        self.adopt(name);
+        if let Some(present) = self.versions.get(name).cloned() {
+            self.show_serving(name, &present);
+        }
+        self.try_rollouts();
+    }
+
+    fn show_serving(&self, name: &ModuleName, version: &Version) {
+        let serving = Arc::new(self.serving(name, version));
+        if let Some(table) = self.shared.tables.get(name.as_str()) {
+            table.serving.store(serving);
+        }
     }
 
     /// Whether the module's instances go on when no majority is heard.
@@ -109,14 +165,34 @@ impl Engine {
             if entries.is_empty() {
                 continue;
             }
+            let readiness = self.shared.host.modules.readiness(&name, &candidate);
+            let refused = match readiness {
+                Readiness::Ready => None,
+                Readiness::Loading => continue,
+                // What is this node's own fault says nothing against the version.
+                Readiness::Failed(error) if error.cause() != Cause::Component => continue,
+                Readiness::Failed(error) => Some(crate::modules::chain(&error)),
+            };
             self.tried.insert(name.clone(), Arc::clone(&candidate));
-            let (shared, control) = (Arc::clone(&self.shared), self.control.clone());
-            let me = self.me.node;
+            let trial = self.trial(&name, &candidate);
             self.tasks.spawn(async move {
-                let attempt = rollout::attempt(&shared, &control, me, &name, &candidate, entries);
-                let settled = attempt.await;
+                let settled = match refused {
+                    Some(error) => trial.refuse(error).await,
+                    None => trial.attempt(entries).await,
+                };
                 Done::Tried(name, candidate, settled)
             });
+        }
+    }
+
+    fn trial(&self, name: &ModuleName, candidate: &Arc<Version>) -> Trial {
+        Trial {
+            shared: Arc::clone(&self.shared),
+            control: self.control.clone(),
+            others: self.others.clone(),
+            me: self.me.node,
+            module: name.clone(),
+            candidate: Arc::clone(candidate),
         }
     }
 
@@ -143,17 +219,14 @@ impl Engine {
             .open(name, || self.serving(name, version))
     }
 
-    /// Lets go of the components that no module needs any more.
-    pub(super) fn forget_unused(&mut self) {
-        let named =
-            |(name, version): (&ModuleName, &Arc<Version>)| (name.clone(), Arc::clone(version));
-        let used = self
-            .versions
-            .iter()
-            .chain(&self.rollouts)
-            .map(named)
-            .collect();
-        let modules = self.shared.host.modules.clone();
+    /// Lets go of the files that no module needs any more, if there may be any: one pass at a time.
+    pub(super) fn tidy(&mut self) {
+        if !self.tidy_due || self.tidying {
+            return;
+        }
+        (self.tidy_due, self.tidying) = (false, true);
+        let (modules, control) = (self.shared.host.modules.clone(), self.control.clone());
+        let used = move || control.read(digests);
         self.tasks.spawn(async move {
             if let Err(error) = modules.retain(used).await {
                 warn!(
@@ -164,36 +237,21 @@ impl Engine {
             Done::Tidied
         });
     }
+}
 
-    /// Compiles a version ahead of need, so that a failover never waits for it; again and again for
-    /// as long as it serves, for a node is given nothing that runs elsewhere before it has.
-    pub(super) fn load(&mut self, name: &ModuleName, version: Arc<Version>) {
-        let (modules, name) = (self.shared.host.modules.clone(), name.clone());
-        let (control, teller) = (self.control.clone(), self.shared.host.teller.clone());
-        self.tasks.spawn(async move {
-            while let Err(error) = modules.get(&name, &version).await {
-                warn!(module = %name, error = crate::modules::chain(&error), "not loaded ahead");
-                tokio::time::sleep(LOAD_AGAIN).await;
-                let serves = |state: &State| {
-                    let found = state.modules().get(&name);
-                    found.is_some_and(|module| module.about.version == *version)
-                };
-                if !control.read(serves) {
-                    return Done::Loaded(name);
-                }
-            }
-            teller.ready(&name, version.number);
-            Done::Loaded(name)
-        });
-    }
+/// The components that the state names.
+fn digests(state: &State) -> HashSet<Digest> {
+    let versions = state.modules().values().flat_map(|module| {
+        let about = &module.about;
+        let rollout = about.rollout.as_ref().map(|rollout| &rollout.version);
+        std::iter::once(&about.version).chain(rollout)
+    });
+    versions.map(|version| version.digest).collect()
 }
 
 fn goes_on(version: &Version) -> bool {
     version.settings.on_lost_quorum == OnLostQuorum::Continue
 }
-
-/// How soon a version is loaded again that could not be.
-const LOAD_AGAIN: Duration = Duration::from_secs(2);
 
 /// Among how many entries those for a trial are chosen.
 const SAMPLE_FROM: usize = 64;

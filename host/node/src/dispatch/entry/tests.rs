@@ -35,6 +35,16 @@ impl Fetch for Nowhere {
     }
 }
 
+fn version(number: u64, digest: Digest, settings: &Arc<Settings>) -> Arc<Version> {
+    Arc::new(Version {
+        number,
+        digest,
+        size: 1,
+        settings: Arc::clone(settings),
+        deployed_at_ms: 1,
+    })
+}
+
 impl Node {
     async fn start(lane: Lane) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -47,6 +57,11 @@ impl Node {
             ..Settings::default()
         };
         settings.limits.terminate_timeout_ms = HOUR_MS;
+        let settings = Arc::new(settings);
+        let name = "probe".parse().unwrap();
+        for load in modules.want(&name, &[version(1, digest, &settings)]) {
+            assert!(load.run().await);
+        }
         Self {
             host: Arc::new(Host {
                 modules,
@@ -56,19 +71,13 @@ impl Node {
             }),
             ended,
             digest,
-            settings: Arc::new(settings),
+            settings,
             _dir: dir,
         }
     }
 
     fn version(&self, number: u64) -> Arc<Version> {
-        Arc::new(Version {
-            number,
-            digest: self.digest,
-            size: 1,
-            settings: Arc::clone(&self.settings),
-            deployed_at_ms: 1,
-        })
+        version(number, self.digest, &self.settings)
     }
 
     fn run(&self, revision: u64, spec: &str) -> Run {

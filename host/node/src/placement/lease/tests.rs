@@ -57,8 +57,17 @@ async fn leader(cluster: &Cluster) -> (Placement, Owner, CancellationToken) {
     (placement, me, stop)
 }
 
+fn renew(runs: bool) -> Renew {
+    Renew {
+        readiness: Readiness {
+            runs,
+            ..Readiness::default()
+        },
+    }
+}
+
 fn is_granted(placement: &Placement, asker: Owner) -> bool {
-    let renewed = placement.answer_renew(asker, &Renew { ready: true });
+    let renewed = placement.answer_renew(asker, &renew(true));
     matches!(renewed.answer, Answer::Granted(_))
 }
 
@@ -95,9 +104,30 @@ async fn who_would_not_run_at_once_what_it_is_given_is_known_until_it_would() {
         // No member, so it is given nothing anyway.
         (stranger, false, BTreeSet::from([me.node])),
     ] {
-        placement.answer_renew(asker, &Renew { ready });
+        placement.answer_renew(asker, &renew(ready));
         assert_eq!(placement.unready(), unready, "{asker:?} {ready}");
     }
+}
+
+#[tokio::test]
+async fn modules_that_a_node_would_not_run_are_known_until_it_would() {
+    let cluster = Cluster::start(1).await;
+    let (placement, me, _contact) = leader(&cluster).await;
+    let module: holdfast_model::ModuleName = "m6".parse().unwrap();
+    let mut question = renew(true);
+    question.readiness.pending = vec![module.clone()];
+    placement.answer_renew(me, &question);
+    assert_eq!(
+        placement.unready(),
+        BTreeSet::new(),
+        "of others it is given"
+    );
+    assert_eq!(placement.unfit().pending[&module], [me.node].into());
+    (question.readiness.pending, question.readiness.unable) = (vec![], vec![module.clone()]);
+    placement.answer_renew(me, &question);
+    assert_eq!(placement.unfit().unable[&module], [me.node].into());
+    placement.answer_renew(me, &renew(true));
+    assert_eq!(placement.unfit(), Unfit::default());
 }
 
 #[test]
