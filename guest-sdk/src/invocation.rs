@@ -1,6 +1,9 @@
 //! Requests to a resource and their answers: the optional interface `invocation`.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -160,6 +163,45 @@ impl Error {
     pub fn failed(text: impl Into<String>) -> Self {
         Self::Failed(text.into())
     }
+
+    /// The text of the refusal or failure.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Invalid(text)
+            | Self::NotFound(text)
+            | Self::Conflict(text)
+            | Self::Unavailable(text)
+            | Self::Failed(text) => text,
+        }
+    }
+
+    /// The same kind of refusal, with another text.
+    pub(crate) fn map_text(self, map: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Invalid(text) => Self::Invalid(map(text)),
+            Self::NotFound(text) => Self::NotFound(map(text)),
+            Self::Conflict(text) => Self::Conflict(map(text)),
+            Self::Unavailable(text) => Self::Unavailable(map(text)),
+            Self::Failed(text) => Self::Failed(map(text)),
+        }
+    }
+
+    pub(crate) fn into_text(self) -> String {
+        match self {
+            Self::Invalid(text)
+            | Self::NotFound(text)
+            | Self::Conflict(text)
+            | Self::Unavailable(text)
+            | Self::Failed(text) => text,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Error {
@@ -171,8 +213,7 @@ impl<E: Into<anyhow::Error>> From<E> for Error {
 /// Lets `handle` and `invoke` share functions that return [`crate::Result`].
 impl From<resource::Error> for Error {
     fn from(error: resource::Error) -> Self {
-        let (resource::Error::Retry(text) | resource::Error::Fatal(text)) = error;
-        Self::Failed(text)
+        Self::Failed(error.into_text())
     }
 }
 

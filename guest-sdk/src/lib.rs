@@ -74,13 +74,16 @@
 //!
 //! Functions of a handler return any error with `?`; its whole chain of causes goes into the text.
 //! In `handle` such an error is tried again, in `invoke` it means that the handler failed.
-//! [`Classify`] says otherwise: `spec.parse().fatal()`, `lookup(id).not_found()`.
+//! [`Classify`] says otherwise: `spec.parse().fatal()`, `lookup(id).not_found()`. Helpers return
+//! [`Result`], `Result<T, InvokeError>` or [`anyhow::Result`]: each goes through `?`, is classified,
+//! and takes a [`Context`] in every function of a handler.
 //!
 //! # Size
 //!
 //! Nothing that a handler does not use ends up in its component: one that makes no HTTP request
 //! imports no HTTP.
 
+mod causes;
 mod classify;
 pub mod config;
 mod context;
@@ -96,7 +99,8 @@ mod resource;
 #[doc(hidden)]
 pub mod bindings;
 
-pub use anyhow::{self, Context};
+pub use anyhow;
+pub use causes::Context;
 pub use classify::Classify;
 pub use context::Ctx;
 pub use invocation::{Error as InvokeError, Invocation, Request, Response};

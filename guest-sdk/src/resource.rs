@@ -1,8 +1,10 @@
 //! The life of one resource: what a handler implements, and what it is told.
 
+use std::fmt;
+
 use serde::de::DeserializeOwned;
 
-use crate::{Ctx, json};
+use crate::{Ctx, invocation, json};
 
 /// The logic of one resource, with its state in `self`.
 ///
@@ -23,7 +25,7 @@ pub trait ResourceHandler: Sized + 'static {
     ///
     /// # Errors
     /// Any error that comes through `?` is tried again, with growing pauses; one marked with
-    /// [`fatal`](crate::Classify::fatal) sets the resource aside until it is changed or redeployed.
+    /// [`fatal`](crate::Classify::fatal) quarantines the resource until it is changed or redeployed.
     fn handle(ctx: &Ctx, resource: Resource<Self::Spec>) -> Result<Self>;
 
     /// Lets go of the resource. The instance is dropped afterwards, whatever this returns. It is
@@ -127,7 +129,7 @@ pub type Result<T, E = Error> = core::result::Result<T, E>;
 pub enum Error {
     /// It may succeed later: the host tries again, with growing pauses.
     Retry(String),
-    /// It will not succeed: the host sets the resource aside until it is changed or redeployed.
+    /// It will not succeed: the host quarantines the resource until it is changed or redeployed.
     Fatal(String),
 }
 
@@ -148,6 +150,33 @@ impl Error {
         match self {
             Self::Retry(text) | Self::Fatal(text) => text,
         }
+    }
+
+    pub(crate) fn into_text(self) -> String {
+        match self {
+            Self::Retry(text) | Self::Fatal(text) => text,
+        }
+    }
+
+    /// The same kind of failure, with another text.
+    pub(crate) fn map_text(self, map: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Retry(text) => Self::Retry(map(text)),
+            Self::Fatal(text) => Self::Fatal(map(text)),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// Lets `handle` and `invoke` share functions that return [`InvokeError`](crate::InvokeError).
+impl From<invocation::Error> for Error {
+    fn from(error: invocation::Error) -> Self {
+        Self::Retry(error.into_text())
     }
 }
 

@@ -39,7 +39,7 @@ impl ResourceHandler for Webhook {
     type Spec = Spec;
 
     fn handle(ctx: &Ctx, resource: Resource<Spec>) -> Result<Self> {
-        // It never gets better by itself: set aside until the spec is changed.
+        // It never gets better by itself: quarantined until the spec is changed.
         http::check_url(&resource.spec.url).fatal()?;
         ctx.info(format!("delivers to {}", resource.spec.url));
         Ok(Self {

@@ -97,7 +97,7 @@ fn a_subscriber_that_hangs_is_given_up_before_the_host_gives_up_the_instance() {
 }
 
 #[test]
-fn a_url_that_cannot_be_used_sets_the_subscription_aside() {
+fn a_url_that_cannot_be_used_quarantines_the_subscription() {
     for url in ["", "subscriber.test", "ftp://subscriber.test"] {
         match subscribed(&Ctx::test(), url) {
             Err(Error::Fatal(text)) => assert!(text.contains("http://"), "{text}"),
