@@ -67,8 +67,13 @@ impl Budget {
         self.ticks = 0;
     }
 
+    /// Whether the call is over for another reason than that its time is.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.stop.is_set() || self.fence.is_shut()
+    }
+
     fn tick(&mut self) -> Tick {
-        if self.stop.is_set() || self.fence.is_shut() || Instant::now() >= self.deadline {
+        if self.is_cut() || Instant::now() >= self.deadline {
             return Tick::Over;
         }
         self.ticks = self.ticks.saturating_add(1);

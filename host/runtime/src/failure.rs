@@ -28,10 +28,7 @@ pub enum Failure {
     #[error("the handler did not finish within {} ms", .0.as_millis())]
     TimedOut(Duration),
     /// The guest needed more memory than its limit and trapped. The instance is dead.
-    #[error(
-        "the handler ran out of memory in `{function}`: it asked for {asked} bytes in all, and \
-         limits.memory_bytes_max is {limit}"
-    )]
+    #[error("the handler trapped in `{function}`: {}", out_of_memory(*.asked, *.limit))]
     OutOfMemory {
         /// The innermost function of the handler's own, or `unknown`.
         function: Arc<str>,
@@ -90,7 +87,7 @@ pub enum Failure {
     Fenced,
     /// The node may not run its instances any more, and that came about during the call, which may
     /// have had its effect. The instance is dead.
-    #[error("this node's lease ended during the call")]
+    #[error("the call was cut: this node may not run the resource any more")]
     Cut,
     /// The module has no `invocation` interface.
     #[error("the module has no `invocation` interface")]
@@ -104,15 +101,18 @@ impl Failure {
     /// The failure as callers of `invoke` see it.
     #[must_use]
     pub fn into_call_error(self, module: &ModuleName) -> call::Error {
-        let trapped = |function, message: String| call::Error::Trapped {
-            function,
-            message: message.into(),
-        };
         match self {
             Self::Trapped {
                 function, message, ..
             } => call::Error::Trapped { function, message },
-            Self::OutOfMemory { ref function, .. } => trapped(function.clone(), self.to_string()),
+            Self::OutOfMemory {
+                function,
+                limit,
+                asked,
+            } => call::Error::Trapped {
+                function,
+                message: out_of_memory(asked, limit).into(),
+            },
             Self::TimedOut(after) => call::Error::TimedOut(after),
             Self::Refused { kind, message } => call::Error::Refused { kind, message },
             Self::Retry(message) => call::Error::Refused {
@@ -137,11 +137,20 @@ impl Failure {
         }
     }
 
+    /// Why a call that had `time` was ended by its host: the time is up, unless the node had another
+    /// reason.
+    pub(crate) fn interrupted(state: &State, time: Duration) -> Self {
+        match state.budget.is_cut() {
+            true => Self::Cut,
+            false => Self::TimedOut(time),
+        }
+    }
+
     /// Reads what wasmtime says about a call that had `time`.
     pub(crate) fn of(error: &wasmtime::Error, state: &State, time: Duration) -> Self {
         let trap = error.downcast_ref::<Trap>();
         if trap == Some(&Trap::Interrupt) {
-            return Self::TimedOut(time);
+            return Self::interrupted(state, time);
         }
         if let Some(journal) = state.journal_so_far() {
             journal.flush();
@@ -161,21 +170,18 @@ impl Failure {
             };
         }
         let message = panic.unwrap_or_else(|| {
-            if let Some(I32Exit(status)) = error.downcast_ref() {
-                return format!("it exited with status {status}; a handler must return");
-            }
+            let exit = error.downcast_ref().map(|I32Exit(status)| {
+                format!("it exited with status {status}; a handler must return")
+            });
             let cause = match trap {
                 Some(Trap::StackOverflow) => "it used up its call stack".to_owned(),
                 Some(Trap::UnreachableCodeReached) => {
                     "it aborted (`unreachable` was executed)".to_owned()
                 }
                 Some(trap) => trap.to_string(),
-                None => error.root_cause().to_string(),
+                None => exit.unwrap_or_else(|| error.root_cause().to_string()),
             };
-            match tail.last() {
-                Some(line) => format!("{cause}; it said last: {line}"),
-                None => cause,
-            }
+            last_words(cause, &tail)
         });
         Self::Trapped {
             function,
@@ -192,6 +198,57 @@ pub(crate) fn cut(text: String) -> String {
     }
     let head = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
     format!("{head} [cut: it had {} bytes]", text.len())
+}
+
+fn out_of_memory(asked: u64, limit: u64) -> String {
+    format!(
+        "out of memory: it asked for {asked} bytes in all, and limits.memory_bytes_max is {limit}"
+    )
+}
+
+/// The cause with what the guest said last: the line that tells most, and where there are several,
+/// all of them below it. Of what is too long the end stays.
+fn last_words(cause: String, tail: &[String]) -> String {
+    let said = tail.join("\n");
+    let said = said.trim_start_matches('\n').trim_end();
+    let Some(line) = headline(said) else {
+        return cause;
+    };
+    let text = format!("{cause}; it said last: {}", line.trim_start());
+    if line == said {
+        return text;
+    }
+    // One for the line feed.
+    let room = TEXT_BYTES_MAX.saturating_sub(text.len() + CUT_BYTES + 1);
+    if said.len() <= room {
+        return format!("{text}\n{said}");
+    }
+    let left_out = said.ceil_char_boundary(said.len() - room);
+    let rest = &said[left_out..];
+    // From the beginning of a line, if one begins soon.
+    let rest = match rest.split_once('\n') {
+        Some((torn, whole)) if torn.len() < rest.len() / 2 => whole,
+        _ => rest,
+    };
+    format!("{text}\n[cut: it had {} bytes]\n{rest}", said.len())
+}
+
+/// The line that says what happened: in languages that write their stack beside it, the last that
+/// reads `Name: text` and is not part of the stack. Otherwise the last one.
+fn headline(said: &str) -> Option<&str> {
+    let names_an_error = |line: &&str| {
+        let name = line
+            .split(": ")
+            .next()
+            .filter(|name| name.len() < line.len());
+        name.is_some_and(|name| {
+            let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_');
+            name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(is_part)
+        })
+    };
+    let mut lines = said.lines().rev().filter(|line| !line.trim().is_empty());
+    let last = lines.clone().next()?;
+    Some(lines.find(names_an_error).unwrap_or(last))
 }
 
 /// The message of a Rust panic, from what the guest said last.
@@ -283,6 +340,8 @@ const FOREIGN: [&str; 16] = [
     "function ",
 ];
 
+/// Room for what says that something was cut.
+const CUT_BYTES: usize = 48;
 const FRAMES_MAX: usize = 64;
 /// Longer than any name that a person wrote; a guest may name its functions as it likes.
 const NAME_BYTES_MAX: usize = 512;
@@ -335,9 +394,56 @@ mod tests {
         assert!(readable(&"f".repeat(1 << 20)).len() <= NAME_BYTES_MAX);
     }
 
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn last_words_are_whole_and_begin_with_the_line_that_tells_most() {
+        let of = |text: &str| last_words("it exited".to_owned(), &lines(text));
+        assert_eq!(of(""), "it exited");
+        assert_eq!(of("\naborting\n\n"), "it exited; it said last: aborting");
+        assert_eq!(of("aborting"), "it exited; it said last: aborting");
+
+        let python = "Traceback (most recent call last):\n  File \"app.py\", line 9, in handle\n    \
+                      self.join(spec[\"room\"])\nKeyError: 'room'";
+        let said = format!("it exited; it said last: KeyError: 'room'\n{python}");
+        assert_eq!(of(python), said);
+
+        let javascript = "Uncaught exception:\nTypeError: room is undefined\nStack:\n  \
+                          join@bot.js:4:7\n  handle@bot.js:12:3";
+        let said = format!("it exited; it said last: TypeError: room is undefined\n{javascript}");
+        assert_eq!(of(javascript), said);
+    }
+
+    #[test]
+    fn of_last_words_that_are_too_long_the_end_stays() {
+        let mut tail = vec!["é".repeat(99); 100];
+        tail.push("ValueError: the end".to_owned());
+        let text = last_words("it exited".to_owned(), &tail);
+        assert!(text.len() <= TEXT_BYTES_MAX, "{}", text.len());
+        assert!(text.len() > TEXT_BYTES_MAX / 2, "{}", text.len());
+        let begin = "it exited; it said last: ValueError: the end\n[cut: it had 19919 bytes]\né";
+        assert!(text.starts_with(begin), "{text}");
+        assert!(text.ends_with("é\nValueError: the end"), "{text}");
+    }
+
+    #[test]
+    fn a_lack_of_memory_is_said_once() {
+        let failure = Failure::OutOfMemory {
+            function: "probe::grow".into(),
+            limit: 8,
+            asked: 9,
+        };
+        let text = "the handler trapped in `probe::grow`: out of memory: it asked for 9 bytes in \
+                    all, and limits.memory_bytes_max is 8";
+        assert_eq!(failure.to_string(), text);
+        let called = failure.into_call_error(&"m".parse().unwrap());
+        assert_eq!(called.to_string(), text);
+    }
+
     #[test]
     fn a_panic_is_read_from_stderr() {
-        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
         let tail = lines(
             "hello\n\nthread '<unnamed>' panicked at src/lib.rs:3:9:\nindex out of bounds\nnote: run with x",
         );

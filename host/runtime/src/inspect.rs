@@ -52,6 +52,19 @@ pub enum LoadError {
          wasm32-wasip2, or wrap the module with `wasm-tools component new`"
     )]
     CoreModule,
+    /// It uses what the component model has for asynchronous functions.
+    #[error(
+        "the component uses async functions, streams or futures of the component model (WASI 0.3), \
+         and nodes run components of WASI 0.2: {}; {detail}{}",
+        BUILD_WITHOUT_ASYNC,
+        at(.offset)
+    )]
+    Async {
+        /// What it uses.
+        detail: String,
+        /// Where in the file, in bytes.
+        offset: Option<u64>,
+    },
     /// It is no valid component.
     #[error("the component is not valid{}: {detail}", at(.offset))]
     Malformed {
@@ -75,7 +88,11 @@ pub enum LoadError {
     System(String),
     /// It imports interfaces, or functions of known interfaces, that the node does not have. All
     /// of them are named.
-    #[error("the component imports what handlers cannot have: {}", .0.join(", "))]
+    #[error(
+        "the component imports what handlers cannot have: {}{}",
+        .0.join(", "),
+        for_wasi_0_3(.0)
+    )]
     UnknownImports(Vec<String>),
     /// It does not export `resource-handler`.
     #[error("the component does not export `{RESOURCE_HANDLER}`; it exports {}", list(.found))]
@@ -131,22 +148,37 @@ impl LoadError {
         if detail.contains("(os error ") {
             return Self::System(detail);
         }
-        let Some((text, offset)) = detail.rsplit_once("(at offset 0x") else {
-            return Self::Malformed {
-                detail,
-                offset: None,
-            };
+        let (detail, offset) = match detail.rsplit_once("(at offset 0x") {
+            None => (detail, None),
+            Some((text, offset)) => {
+                let offset = u64::from_str_radix(offset.trim_end_matches(')'), 16);
+                (text.trim_end().to_owned(), offset.ok())
+            }
         };
-        let offset = offset.trim_end_matches(')');
-        Self::Malformed {
-            detail: text.trim_end().to_owned(),
-            offset: u64::from_str_radix(offset, 16).ok(),
+        match detail.contains("component model async") {
+            true => Self::Async { detail, offset },
+            false => Self::Malformed { detail, offset },
         }
     }
 }
 
+/// What to do about a component with `async`, in each language.
+const BUILD_WITHOUT_ASYNC: &str = "build it with plain `func` exports: in Rust for the target \
+                                   wasm32-wasip2, without `async` in wit-bindgen; in Python and \
+                                   JavaScript with `def` and functions that are not `async`, and \
+                                   the WIT of WASI 0.2";
+
 fn at(offset: &Option<u64>) -> String {
     offset.map_or_else(String::new, |offset| format!(" at byte {offset}"))
+}
+
+/// The remedy where what is unknown is of the next WASI.
+fn for_wasi_0_3(imports: &[String]) -> String {
+    let is_next = |name: &String| name.starts_with("wasi:") && name.contains("@0.3");
+    match imports.iter().any(is_next) {
+        true => format!("; it is built for WASI 0.3, and nodes have 0.2: {BUILD_WITHOUT_ASYNC}"),
+        false => String::new(),
+    }
 }
 
 fn list(names: &[String]) -> String {

@@ -196,7 +196,7 @@ impl Instance {
                 let call = func.call_async(&mut self.store, params);
                 match tokio::time::timeout_at(deadline.into(), call).await {
                     Ok(result) => result,
-                    Err(_) => return Err(Failure::TimedOut(time)),
+                    Err(_) => return Err(Failure::interrupted(self.store.data(), time)),
                 }
             }
         };
@@ -241,7 +241,7 @@ impl Started {
                 let instantiate = pre.instantiate_async(&mut store);
                 match tokio::time::timeout_at(deadline.into(), instantiate).await {
                     Ok(result) => result,
-                    Err(_) => return Err(Failure::TimedOut(time)),
+                    Err(_) => return Err(Failure::interrupted(store.data(), time)),
                 }
             }
         };

@@ -115,6 +115,8 @@ struct Lines {
     /// Last lines of the current call on stderr and in critical messages: where a panic leaves
     /// its message, and nowhere else.
     tail: VecDeque<String>,
+    /// What all lines of the tail cost together.
+    tail_bytes: usize,
     allowance: Allowance,
 }
 
@@ -146,6 +148,7 @@ impl Journal {
     pub(crate) fn begin_call(&self) {
         let mut lines = self.lines.lock();
         lines.tail.clear();
+        lines.tail_bytes = 0;
         self.tell_left_out(&mut lines);
     }
 
@@ -155,7 +158,7 @@ impl Journal {
         let message = cut(message, LINE_BYTES_MAX).trim_end();
         let mut lines = self.lines.lock();
         if level == Level::Critical {
-            for line in message.lines().take(TAIL_LINES_MAX) {
+            for line in message.lines() {
                 lines.remember(line);
             }
         }
@@ -255,10 +258,13 @@ impl Lines {
     }
 
     fn remember(&mut self, line: &str) {
-        if self.tail.len() == TAIL_LINES_MAX {
-            self.tail.pop_front();
-        }
+        self.tail_bytes += line.len() + LINE_COST;
         self.tail.push_back(line.to_owned());
+        // The last line stays, however long: it is bounded by itself.
+        while self.tail_bytes > TAIL_BYTES_MAX && self.tail.len() > 1 {
+            let first = self.tail.pop_front().unwrap_or_default();
+            self.tail_bytes -= first.len() + LINE_COST;
+        }
     }
 }
 
@@ -294,7 +300,10 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 
 const LINE_BYTES_MAX: usize = 8 << 10;
 const CONTEXT_BYTES_MAX: usize = 256;
-const TAIL_LINES_MAX: usize = 16;
+/// The stack of an interpreter in full; what is reported of it is cut once more.
+const TAIL_BYTES_MAX: usize = 8 << 10;
+/// What a line costs beside its text.
+const LINE_COST: usize = 32;
 /// What an instance may log at once, and a second on average. More than a person reads; less than
 /// what fills a disk.
 const BURST: f64 = 1000.0;

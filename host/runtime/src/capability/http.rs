@@ -24,9 +24,11 @@ use wasmtime_wasi_http::{
     },
 };
 
-use crate::{fence::Fence, follow::Follow, state::State};
+use self::{denied::Denied, destination::Destination};
+use crate::{fence::Fence, follow::Follow, journal::Journal, state::State};
 
 mod client;
+mod denied;
 mod destination;
 mod pool;
 mod share;
@@ -48,6 +50,8 @@ struct Hooks {
     permits: Arc<Semaphore>,
     share: Arc<Share>,
     fence: Fence,
+    /// Where it is said which grant a request lacks.
+    journal: Arc<Journal>,
     /// Who follows the call of the moment.
     follow: Option<Arc<dyn Follow>>,
 }
@@ -69,6 +73,7 @@ pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let journal = self.journal().clone();
         let grounds = &self.grounds;
         let outbound = self.http.get_or_insert_with(|| {
             let mut context = WasiHttpCtx::new();
@@ -81,6 +86,7 @@ impl WasiHttpView for State {
                     permits: Arc::new(Semaphore::new(REQUESTS_PER_INSTANCE_MAX)),
                     share: grounds.http_share.clone(),
                     fence: grounds.fence.clone(),
+                    journal,
                     follow: self.follow.clone(),
                 },
             })
@@ -103,6 +109,8 @@ impl WasiHttpHooks for Hooks {
         let (client, grants) = (self.client.clone(), self.grants.clone());
         let (permit, share) = (self.permits.clone().try_acquire_owned(), self.share.clone());
         let fence = self.fence.clone();
+        let journal = self.journal.clone();
+        let destination = Destination::of(request.uri());
         let (mut head, body) = request.into_parts();
         let follow = self.follow.clone();
         let followed = follow.and_then(|follow| follow.request(&mut head));
@@ -116,6 +124,11 @@ impl WasiHttpHooks for Hooks {
                     .await
             };
             let sent = sent.await;
+            if let (Ok(destination), Err(error)) = (&destination, &sent)
+                && let Some(why) = Denied::of(error, destination, &grants)
+            {
+                why.tell(destination, &journal);
+            }
             if let Some(followed) = followed {
                 followed.ended(match &sent {
                     Ok(response) => Ok(response.status()),
@@ -154,7 +167,18 @@ fn handle(
     let state = store.data_mut();
     let open = state.grounds.lane == Lane::Fiber && !state.grounds.grants.is_empty();
     if !open {
-        state.table.delete(request)?;
+        let request = state.table.delete(request)?;
+        let destination = request.authority.as_deref().map(|authority| {
+            let tls = !matches!(request.scheme, Some(types::Scheme::Http));
+            Destination::at(tls, authority)
+        });
+        if let Some(Ok(destination)) = destination {
+            let why = match destination.is_granted(&state.grounds.grants) {
+                true => Denied::DirectLane,
+                false => Denied::NotGranted,
+            };
+            why.tell(&destination, state.journal());
+        }
         return Ok((Err(ErrorCode::HttpRequestDenied),));
     }
     match outgoing_handler::Host::handle(&mut state.http(), request, options) {

@@ -110,3 +110,31 @@ fn the_last_words_are_those_on_stderr_and_critical_ones() {
     journal.begin_call();
     assert!(journal.tail().is_empty());
 }
+
+#[test]
+fn the_last_words_are_kept_to_the_end_in_bounded_memory() {
+    let (journal, _) = journal();
+    for n in 0..100 {
+        journal.write(
+            Source::Stderr,
+            format!("  File \"app.py\", line {n}\n").as_bytes(),
+        );
+    }
+    assert_eq!(journal.tail().len(), 100);
+    for n in 0..10_000 {
+        journal.log(Level::Critical, "", &format!("line {n}\n"));
+        journal.write(Source::Stderr, b"\n");
+    }
+    let tail = journal.tail();
+    let bytes: usize = tail.iter().map(|line| line.len() + LINE_COST).sum();
+    assert!(bytes <= TAIL_BYTES_MAX, "{bytes}");
+    assert_eq!(tail[tail.len() - 2..], ["line 9999", ""]);
+    journal.write(Source::Stderr, &[b'x'; 3 * LINE_BYTES_MAX]);
+    journal.flush();
+    assert_eq!(journal.tail().len(), 1);
+    journal.begin_call();
+    assert_eq!(
+        (journal.tail().len(), journal.lines.lock().tail_bytes),
+        (0, 0)
+    );
+}

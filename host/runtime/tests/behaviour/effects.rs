@@ -176,10 +176,22 @@ async fn what_is_not_granted_is_denied_before_anything_is_sent() {
         lane: Some(Lane::Direct),
         ..server.settings("127.0.0.1:*", "127.0.0.1")
     };
-    for settings in [elsewhere, nothing, direct] {
-        let module = load(&runtime(), &probe(), &settings).await.unwrap();
+    let port = server.addr.port();
+    let lacks = format!("\"127.0.0.1:{port}\" in grants.http");
+    let lane = "lane = \"fiber\"".to_owned();
+    for (settings, remedy) in [(elsewhere, &lacks), (nothing, &lacks), (direct, &lane)] {
+        let (runtime, said) = runtime_that_keeps();
+        let module = load(&runtime, &probe(), &settings).await.unwrap();
         let mut instance = module.instantiate(resource("{}")).await.unwrap();
         let failure = instance.handle().await.unwrap_err();
+        let said = said.0.lock();
+        let denied = said
+            .iter()
+            .find(|(.., text)| text.contains("is denied"))
+            .unwrap();
+        let of = format!("outgoing HTTP to 127.0.0.1:{port} is denied");
+        assert!(denied.3.starts_with(&of), "{denied:?}");
+        assert!(denied.3.contains(remedy.as_str()), "{denied:?}");
         assert!(matches!(failure, Failure::Retry(_)), "{failure:?}");
         assert!(
             failure.to_string().to_lowercase().contains("denied"),

@@ -41,6 +41,28 @@ async fn a_broken_component_says_where() {
 }
 
 #[tokio::test]
+async fn a_component_with_async_is_told_how_to_build_it() {
+    for component in [
+        "(component (core func (canon backpressure.inc)))",
+        "(component (type (future)))",
+        "(component (type (stream u8)))",
+    ] {
+        let error = refused(wat::parse_str(component).unwrap()).await;
+        assert!(
+            matches!(error, LoadError::Async { .. }),
+            "{component}: {error}"
+        );
+        for told in ["WASI 0.2", "wasm32-wasip2", "at byte"] {
+            assert!(error.to_string().contains(told), "{error}");
+        }
+    }
+    let next = r#"(component (import "wasi:clocks/monotonic-clock@0.3.0" (instance)))"#;
+    let error = refused(wat::parse_str(next).unwrap()).await;
+    assert!(matches!(error, LoadError::UnknownImports(_)), "{error}");
+    assert!(error.to_string().contains("nodes have 0.2"), "{error}");
+}
+
+#[tokio::test]
 async fn size_and_digest_are_checked() {
     let options = Options {
         component_bytes_max: 8,

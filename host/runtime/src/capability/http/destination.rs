@@ -17,11 +17,23 @@ pub(super) struct Destination {
 impl Destination {
     pub(super) fn of(uri: &http::Uri) -> Result<Self, Error> {
         let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
+        let tls = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
+        Self::of_authority(tls, authority)
+    }
+
+    /// The destination of a request that has not been put together yet.
+    pub(super) fn at(tls: bool, authority: &str) -> Result<Self, Error> {
+        let authority = authority
+            .parse()
+            .map_err(|_| Error::HttpRequestUriInvalid)?;
+        Self::of_authority(tls, &authority)
+    }
+
+    fn of_authority(tls: bool, authority: &http::uri::Authority) -> Result<Self, Error> {
         // `https://granted@elsewhere` invites mistakes about who is meant.
         if authority.as_str().contains('@') {
             return Err(Error::HttpRequestUriInvalid);
         }
-        let tls = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
         let host = authority.host();
         let literal = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
         let host = literal.unwrap_or(host);
