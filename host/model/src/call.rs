@@ -87,6 +87,13 @@ pub enum Error {
     /// Retry-After). It may be repeated with an idempotency key.
     #[error("the owner was lost during the call; it may have had its effect")]
     Interrupted,
+    /// The handler has refused the resource for good; the request had no effect (503). Only a change
+    /// helps, of its spec or of its module.
+    #[error("the resource is quarantined until its spec or its module changes: {why}")]
+    Quarantined {
+        /// The handler's words.
+        why: String,
+    },
 }
 
 /// The kinds of `invocation.error`.

@@ -41,6 +41,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::answer::Body;
 use self::error::Error;
+pub(crate) use self::invoke::CALLS;
 use crate::{
     conditions::Conditions, control::Control, deploy::Deploy, dispatch::Dispatch, events::Events,
     logs::Logs, metrics::Metrics, modules::Modules, peer::Peers, placement::Placement,

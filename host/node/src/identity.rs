@@ -151,6 +151,12 @@ pub enum Error {
 }
 
 impl DataDir {
+    /// Whether there is something in the directory that a node left, whole or not.
+    #[must_use]
+    pub fn is_used(path: &Path) -> bool {
+        fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
     /// Creates the directory where it is missing (mode 0700), locks it, reads the node's identity or
     /// makes one, and begins a new incarnation.
     ///

@@ -297,7 +297,7 @@ fn result_of(result: Result<(), &call::Error>) -> usize {
         Err(Error::Trapped { .. }) => 2,
         Err(Error::TimedOut(_)) => 3,
         Err(Error::QueueFull { .. }) => 4,
-        Err(Error::Unavailable { .. }) => 5,
+        Err(Error::Unavailable { .. } | Error::Quarantined { .. }) => 5,
         Err(Error::Interrupted) => 6,
         Err(
             Error::UnknownModule(_)

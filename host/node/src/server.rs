@@ -140,15 +140,25 @@ struct Node {
 
 impl Node {
     async fn open(config: NodeConfig, runtimes: Runtimes) -> Result<Self, Error> {
-        let dir = Arc::new(DataDir::open(&config.data_dir)?);
-        let made = dir.path().join(SECRET_FILE);
+        // A directory of before first: another node that uses it says more than its ports do. A new one
+        // last: what keeps the node from starting leaves nothing behind.
+        let former = match DataDir::is_used(&config.data_dir) {
+            true => Some(DataDir::open(&config.data_dir)?),
+            false => None,
+        };
+        let made = config.data_dir.join(SECRET_FILE);
         let mut config = config;
         if config.secret.is_none() && made.exists() {
             config.secret = Some(Secret::read(&made)?);
         }
-        config.check(dir.cluster().is_some())?;
+        config.check(former.as_ref().is_some_and(|dir| dir.cluster().is_some()))?;
         let (listener, socket, cluster_addr) = ports::peers(&config).await?;
         let (http, http_addr) = ports::http(&config).await?;
+        let dir = match former {
+            Some(dir) => dir,
+            None => DataDir::open(&config.data_dir)?,
+        };
+        let dir = Arc::new(dir);
         let secret = match &config.secret {
             Some(secret) => secret.clone(),
             None => {

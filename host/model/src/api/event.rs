@@ -236,7 +236,7 @@ happenings! {
         resource: ResourceId,
         /// What went wrong.
         error: String,
-        /// Whether the resource is set aside until its spec or module changes.
+        /// Whether the resource is quarantined until its spec or module changes.
         quarantined: bool,
     }
     /// An instance was ended: `terminate` has returned, or its time was up.

@@ -65,12 +65,19 @@ impl fmt::Display for Problem {
         match (self.title.as_str(), self.detail.as_str()) {
             ("", "") => write!(f, "status {}", self.status),
             (only, "") | ("", only) => f.write_str(only),
+            // Some details are a whole sentence that begins with the title.
+            (title, detail) if begins_with(detail, title) => f.write_str(detail),
             (title, detail) => write!(f, "{title}: {detail}"),
         }
     }
 }
 
 impl std::error::Error for Problem {}
+
+fn begins_with(detail: &str, title: &str) -> bool {
+    let begin = detail.get(..title.len());
+    begin.is_some_and(|begin| begin.eq_ignore_ascii_case(title))
+}
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])* $kind:ident = $name:literal, $status:literal, $title:literal;)*) => {
@@ -130,15 +137,15 @@ macro_rules! kinds {
 kinds! {
     /// The request cannot be understood: path, query, header or body.
     InvalidRequest = "invalid-request", 400, "Invalid request";
-    /// The node wants a bearer token, or another one.
+    /// The node wants a bearer token, or another one: `error` is `invalid_token` then.
     Unauthorized = "unauthorized", 401, "Unauthorized";
     /// The node has no API token, and the request comes from a web page or under a foreign name.
     Forbidden = "forbidden", 403, "Forbidden";
     /// There is no such route.
     NotFound = "not-found", 404, "Not found";
-    /// There is no such module.
+    /// There is no such module; `module` has the name.
     UnknownModule = "unknown-module", 404, "Unknown module";
-    /// There is no such resource.
+    /// There is no such resource; `module` and `resource` have the names.
     UnknownResource = "unknown-resource", 404, "Unknown resource";
     /// There is no such node.
     UnknownNode = "unknown-node", 404, "Unknown node";
@@ -152,6 +159,9 @@ kinds! {
     NotInvocable = "not-invocable", 501, "Not invocable";
     /// The handler answered with an error of its own; the status says which kind.
     HandlerRefused = "handler-refused", 500, "Refused by the handler";
+    /// The handler has refused the resource for good: it stays allocated, and is quarantined until its
+    /// spec or its module changes.
+    Quarantined = "quarantined", 503, "Quarantined";
     /// The handler trapped; `function` names where. The instance is started anew.
     Trap = "trap", 500, "The handler trapped";
     /// It took longer than the caller wanted to wait.

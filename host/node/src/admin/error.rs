@@ -80,11 +80,16 @@ impl Error {
         self
     }
 
-    fn with(mut self, member: &str, value: impl Into<serde_json::Value>) -> Self {
+    /// The same with one more member.
+    pub(super) fn with(mut self, member: &str, value: impl Into<serde_json::Value>) -> Self {
         self.problem
             .extensions
             .insert(member.to_owned(), value.into());
         self
+    }
+
+    pub(super) fn as_problem(&self) -> &Problem {
+        &self.problem
     }
 
     pub(super) fn problem(self) -> Problem {
@@ -123,8 +128,15 @@ impl From<call::Error> for Error {
     fn from(error: call::Error) -> Self {
         let detail = error.to_string();
         match error {
-            call::Error::UnknownModule(_) => Self::new(ProblemKind::UnknownModule, detail),
-            call::Error::UnknownResource(_) => Self::new(ProblemKind::UnknownResource, detail),
+            call::Error::UnknownModule(name) => {
+                Self::new(ProblemKind::UnknownModule, detail).with("module", name)
+            }
+            call::Error::UnknownResource(key) => {
+                let (module, id) = key.split_once('/').unwrap_or_default();
+                Self::new(ProblemKind::UnknownResource, detail)
+                    .with("module", module)
+                    .with("resource", id)
+            }
             call::Error::NotInvocable(_) => Self::new(ProblemKind::NotInvocable, detail),
             call::Error::Refused { kind, .. } => {
                 Self::new(ProblemKind::HandlerRefused, detail).with_status(refused(kind))
@@ -139,6 +151,9 @@ impl From<call::Error> for Error {
                 Self::new(ProblemKind::Unavailable, detail).after(retry_after)
             }
             call::Error::Interrupted => Self::new(ProblemKind::Interrupted, detail),
+            call::Error::Quarantined { .. } => {
+                Self::new(ProblemKind::Quarantined, detail).after(QUARANTINE_RETRY)
+            }
         }
     }
 }
@@ -174,7 +189,11 @@ impl From<Refused> for Error {
             Refused::Invalid(_) => ProblemKind::InvalidRequest,
             Refused::OtherTerm { .. } | Refused::Unfounded => ProblemKind::Unavailable,
         };
-        Self::new(kind, refused.to_string())
+        let error = Self::new(kind, refused.to_string());
+        match refused {
+            Refused::UnknownModule(name) => error.with("module", name.as_str()),
+            _ => error,
+        }
     }
 }
 
@@ -288,6 +307,8 @@ fn rejected(error: &LoadError, detail: String) -> Error {
     }
 }
 
+/// When it may make sense to ask a quarantined resource again: somebody has to change it first.
+const QUARANTINE_RETRY: Duration = Duration::from_secs(60);
 const NOT_DONE: &str = "it was not done";
 const MAYBE_DONE: &str = "it may have been done: repeat it";
 

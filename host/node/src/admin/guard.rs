@@ -23,11 +23,18 @@ pub(super) fn admit(token: Option<&Token>, headers: &HeaderMap) -> Result<()> {
 fn shows(token: &Token, headers: &HeaderMap) -> Result<()> {
     let shown = headers.get(header::AUTHORIZATION);
     let shown = shown.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    if shown.is_some_and(|shown| token.is(shown)) {
-        return Ok(());
+    let refused = |detail| Error::new(ProblemKind::Unauthorized, detail);
+    match shown {
+        Some(shown) if token.is(shown) => Ok(()),
+        // The words of RFC 6750, section 3.1.
+        Some(_) => Err(refused("the API token of this request is not the one of this node")
+            .with("error", INVALID_TOKEN)
+            .header(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")),
+        None => Err(refused(
+            "this request shows no API token, and this node wants one: `Authorization: Bearer TOKEN`",
+        )
+        .header(header::WWW_AUTHENTICATE, "Bearer")),
     }
-    let detail = "this node wants `Authorization: Bearer` and its API token";
-    Err(Error::new(ProblemKind::Unauthorized, detail).header(header::WWW_AUTHENTICATE, "Bearer"))
 }
 
 fn is_local(headers: &HeaderMap) -> Result<()> {
@@ -71,6 +78,9 @@ fn is_loopback(host: &str) -> bool {
         Err(_) => name.eq_ignore_ascii_case("localhost"),
     }
 }
+
+/// The member `error` of a problem tells a wrong token apart from none.
+const INVALID_TOKEN: &str = "invalid_token";
 
 #[cfg(test)]
 mod tests {
@@ -144,5 +154,30 @@ mod tests {
         assert_eq!(asked(Some(&token), &page), None);
         let local = [(header::HOST, "127.0.0.1:7300")];
         assert_eq!(asked(Some(&token), &local), Some(401));
+    }
+
+    #[test]
+    fn a_wrong_token_is_told_apart_from_none() {
+        let token = Token::new("0123456789abcdef").unwrap();
+        let told = |headers: HeaderMap| {
+            let answer = || admit(Some(&token), &headers).unwrap_err();
+            let challenge = answer().response().headers()[header::WWW_AUTHENTICATE].clone();
+            let problem = answer().problem();
+            let error = problem.extensions.get("error").cloned();
+            (
+                problem.detail,
+                error,
+                challenge.to_str().unwrap().to_owned(),
+            )
+        };
+        let (none, error, challenge) = told(HeaderMap::new());
+        assert!(none.contains("shows no API token"), "{none}");
+        assert_eq!((error, challenge.as_str()), (None, "Bearer"));
+        let wrong = HeaderValue::from_static("Bearer 0123456789abcdeX");
+        let wrong = HeaderMap::from_iter([(header::AUTHORIZATION, wrong)]);
+        let (wrong, error, challenge) = told(wrong);
+        assert!(wrong.contains("is not the one of this node"), "{wrong}");
+        assert_eq!(error, Some("invalid_token".into()));
+        assert_eq!(challenge, "Bearer error=\"invalid_token\"");
     }
 }

@@ -1,7 +1,10 @@
 //! Calls of resources over HTTP: the one route that does not go through the router, because it is
 //! the one that is hot.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use holdfast_model::{
@@ -9,8 +12,9 @@ use holdfast_model::{
     api::{
         IDEMPOTENCY_KEY_HEADER, NODE_HEADER,
         ProblemKind::{
-            self, Forbidden, HandlerRefused, Interrupted, InvalidRequest, NotInvocable, QueueFull,
-            Timeout, TooLarge, Trap, Unauthorized, Unavailable, UnknownModule, UnknownResource,
+            self, Forbidden, HandlerRefused, Interrupted, InvalidRequest, NotInvocable,
+            Quarantined, QueueFull, Timeout, TooLarge, Trap, Unauthorized, Unavailable,
+            UnknownModule, UnknownResource,
         },
         REQUEST_ID_HEADER, TIMEOUT_HEADER,
     },
@@ -77,7 +81,11 @@ where
         Ok(None) => fresh_id(),
         Err(error) => return error.response(),
     };
+    let begun = tracing::enabled!(target: CALLS, tracing::Level::DEBUG).then(Instant::now);
     let called = call(admin, &parts, body, request_id.clone(), scope).await;
+    if let Some(begun) = begun {
+        log(parts.uri.path(), &called, begun.elapsed());
+    }
     let mut response = match called {
         Ok(Answer { response, node }) => {
             let mut answer = Response::new(Full::from(response.body));
@@ -103,6 +111,34 @@ where
             .insert(HeaderName::from_static(REQUEST_ID_HEADER), id);
     }
     response
+}
+
+/// Writes a line to the log for a call that has ended, for whoever wants one for each.
+fn log(at: &str, called: &Result<Answer>, took: Duration) {
+    let (module, id) = path(at).unwrap_or_default();
+    let id = ResourceId::from_path_segment(id);
+    let id = id.as_ref().map_or("?", ResourceId::as_str);
+    let took_ms = took.as_secs_f64() * 1e3;
+    match called {
+        Ok(answer) => tracing::debug!(
+            target: CALLS,
+            module,
+            resource.id = id,
+            status = 200,
+            took_ms,
+            node = %answer.node,
+            "called"
+        ),
+        Err(error) => tracing::debug!(
+            target: CALLS,
+            module,
+            resource.id = id,
+            status = error.as_problem().status,
+            took_ms,
+            error = error.as_problem().detail,
+            "called"
+        ),
+    }
 }
 
 /// An id for a request that came without. From the thread's own generator: one of the system's for
@@ -212,6 +248,7 @@ impl IntoResponses for Called {
             UnknownResource,
             TooLarge,
             QueueFull,
+            Quarantined,
             Trap,
             NotInvocable,
             Unavailable,
@@ -268,6 +305,9 @@ fn text(headers: &HeaderMap, name: &str) -> Result<Option<String>> {
 }
 
 const HEADER_BYTES_MAX: usize = 512;
+
+/// The target of the log's lines for calls, at the level debug.
+pub(crate) const CALLS: &str = "calls";
 
 /// What the paths of invokes have in common, in traces.
 pub(super) const ROUTE: &str = "/v1/modules/{module}/resources/{id}/invoke";

@@ -15,7 +15,7 @@ use holdfast_model::{
     api::{
         AllocateQuery, DeallocateQuery, Owner,
         ProblemKind::{
-            self, Conflict, HandlerRefused, Internal, NoLeader, Timeout, TooLarge, Unavailable,
+            self, Conflict, Internal, NoLeader, Quarantined, Timeout, TooLarge, Unavailable,
             UnknownModule, UnknownResource,
         },
         ResourceInfo, ResourceList, ResourceStatus, ResourcesQuery,
@@ -38,7 +38,7 @@ use crate::{
 
 /// Allocate a resource, or change its spec
 ///
-/// It is durable when it is answered. With `wait=held` a resource that is set aside answers `handler-refused`; it
+/// It is durable when it is answered. With `wait=held` a resource that its handler refuses answers `quarantined`; it
 /// is allocated all the same then.
 #[utoipa::path(
     put,
@@ -50,7 +50,7 @@ use crate::{
     responses(
         (status = CREATED, description = "It is new", body = ResourceInfo),
         (status = OK, description = "It was there; another spec restarts its instance once", body = ResourceInfo),
-        Problems<{ usual(&[TooLarge, UnknownModule, UnknownResource, Conflict, HandlerRefused, Unavailable, NoLeader, Timeout, Internal]) }>,
+        Problems<{ usual(&[TooLarge, UnknownModule, UnknownResource, Conflict, Quarantined, Unavailable, NoLeader, Timeout, Internal]) }>,
     )
 )]
 pub(super) async fn allocate(
@@ -143,8 +143,8 @@ async fn await_held(
                     .last_error
                     .map(|error| error.message)
                     .unwrap_or_default();
-                let detail = format!("{} is set aside: {why}", key());
-                return Err(Error::new(ProblemKind::HandlerRefused, detail));
+                let detail = format!("{} is allocated, but {QUARANTINED}: {why}", key());
+                return Err(Error::new(ProblemKind::Quarantined, detail));
             }
             _ => tokio::time::sleep(LOOK_AGAIN).await,
         }
@@ -452,6 +452,9 @@ async fn await_gone(
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
+
+/// What becomes of a resource that its handler has refused for good.
+const QUARANTINED: &str = "quarantined until its spec or its module changes";
 
 /// How long an owner may take to report.
 const REPORT: Duration = Duration::from_secs(2);

@@ -33,6 +33,22 @@ mod tests {
     }
 
     #[test]
+    fn the_handbook_says_how_long_pauses_are() {
+        let page = include_str!("../../../../docs/HANDLERS.md").replace('\n', " ");
+        let [first, longest] = [FIRST, LONGEST].map(|time| match time.as_secs() {
+            0 => format!("{} ms", time.as_millis()),
+            seconds => format!("{seconds} s"),
+        });
+        let says = format!(
+            "Pauses are {first}, doubled with each failure in a row up to {longest}, and up to a half \
+             shorter at random."
+        );
+        assert!(page.contains(&says), "{says}");
+        assert_eq!(FORGIVEN_AFTER, Duration::from_secs(60));
+        assert!(page.contains(&format!("was held for a minute begins at {first} again")));
+    }
+
+    #[test]
     fn pauses_grow_up_to_a_limit() {
         for (failures, longest) in [
             (1, 100),

@@ -262,8 +262,8 @@ impl Entry {
         self.mind.lock().status
     }
 
-    /// Waits until the resource is held with this revision of its spec or a later one, set aside
-    /// with it, or ends; gives its status then.
+    /// Waits until the resource is held with this revision of its spec or a later one,
+    /// quarantined with it, or ends; gives its status then.
     pub(super) async fn settled(&self, revision: u64) -> ResourceStatus {
         self.until(|| {
             let mind = self.mind.lock();
@@ -334,6 +334,12 @@ impl Entry {
         let before = mind.want.kind();
         mind.want = want;
         let wanted = mind.want.kind();
+        if let (Some(wanted), before) = (wanted, before)
+            && before.is_none_or(|before| !before.is_same_handler(wanted))
+        {
+            // What another version or spec failed with is no news of this one.
+            mind.last_error = None;
+        }
         if wanted.is_some() && wanted != before {
             (mind.failures, mind.retry_at) = (0, None);
             if mind.runs.is_none() {
@@ -350,7 +356,8 @@ impl Entry {
             warn!(module = %self.module, resource.id = %self.id, error = %failure, "the instance died");
             let error = failure.to_string();
             host.teller.failed(&self.module, &self.id, &error, false);
-            mind.last_error = Some(last_error(failure));
+            let runs = mind.runs;
+            mind.note(runs, last_error(failure));
         }
         if mind
             .held_since
@@ -387,7 +394,23 @@ impl Want {
     }
 }
 
+impl Kind {
+    /// Whether the same version with the same spec is behind it, under whatever token.
+    fn is_same_handler(self, other: Self) -> bool {
+        (self.number, self.revision) == (other.number, other.revision)
+    }
+}
+
 impl Mind {
+    /// An instance of this kind failed so. Of one that is replaced meanwhile there is no more to say.
+    fn note(&mut self, kind: Option<Kind>, error: LastError) {
+        let wanted = self.want.kind();
+        let replaced = |kind: Kind| wanted.is_some_and(|wanted| !kind.is_same_handler(wanted));
+        if !kind.is_some_and(replaced) {
+            self.last_error = Some(error);
+        }
+    }
+
     /// The cell was emptied; says what was in it.
     fn emptied(&mut self) -> Option<Kind> {
         self.held_since = None;

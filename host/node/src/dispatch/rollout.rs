@@ -106,7 +106,7 @@ impl Trial {
                 Some(Err(failed)) => {
                     warn!(%module, number, error = failed, "the new version could not hold a resource");
                     entry.end_trial(&shared.host, number);
-                    verdict = Some(Err(failed));
+                    verdict = Some(Err(format!("{}: {failed}", entry.id())));
                 }
             }
         }

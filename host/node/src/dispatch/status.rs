@@ -39,7 +39,7 @@ impl Question for CountsOf {
 }
 
 /// Asks an owner to answer once a resource is held with this revision of its spec or a later one,
-/// set aside or gone.
+/// quarantined or gone.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AwaitHeld {
     pub(crate) module: ModuleName,
@@ -87,7 +87,7 @@ impl Dispatch {
         all
     }
 
-    /// Waits until a resource of this node is held as asked, set aside or gone.
+    /// Waits until a resource of this node is held as asked, quarantined or gone.
     pub(crate) async fn await_held(&self, question: AwaitHeld) -> Option<ResourceStatus> {
         let table = self.0.shared.tables.get(question.module.as_str())?;
         let entry = table.entries.pin().get(&question.id).map(Arc::clone)?;

@@ -62,6 +62,43 @@ fn the_port_for_peers_is_open_until_the_last_instance_has_ended_even_if_the_node
     let _ = call.join();
 }
 
+#[test]
+fn a_node_that_cannot_start_leaves_no_directory_behind() {
+    let above = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap();
+    let new = || NodeConfig {
+        data_dir: above.path().join("new/data"),
+        http: "127.0.0.1:0".parse().unwrap(),
+        ..founder()
+    };
+    let nobody = NodeConfig {
+        bootstrap: false,
+        ..new()
+    };
+    for config in [
+        NodeConfig { http: at, ..new() },
+        NodeConfig {
+            listen: at,
+            ..new()
+        },
+        nobody,
+    ] {
+        let error = run(config, stream::pending(), |_| panic!("it listens")).unwrap_err();
+        assert!(
+            matches!(error, Error::Listen { .. } | Error::Config(_)),
+            "{error:?}"
+        );
+        let left: Vec<_> = fs::read_dir(above.path()).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    // An empty one that somebody made stays as it is.
+    fs::create_dir_all(new().data_dir).unwrap();
+    let config = NodeConfig { http: at, ..new() };
+    run(config, stream::pending(), |_| panic!("it listens")).unwrap_err();
+    assert_eq!(fs::read_dir(new().data_dir).unwrap().count(), 0);
+}
+
 /// How many threads that run guests compute now. They are told by the name that [`run`] gives them,
 /// which the compiler's, that only wait, have from them.
 fn guests_that_compute() -> usize {

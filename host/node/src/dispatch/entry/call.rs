@@ -169,7 +169,8 @@ impl Entry {
         };
         let now = Instant::now();
         let unavailable = |what: &str, retry_after| {
-            let why = error.map_or_else(String::new, |error| format!(": {}", error.message));
+            let why = error.as_ref();
+            let why = why.map_or_else(String::new, |error| format!(": {}", error.message));
             let reason = format!("the resource is {what}{why}");
             Called::Answered(Err(call::Error::Unavailable {
                 reason,
@@ -185,10 +186,8 @@ impl Entry {
                 }
             }
             ResourceStatus::Quarantined => {
-                return Err(unavailable(
-                    "set aside until it is changed",
-                    QUARANTINE_RETRY,
-                ));
+                let why = error.map_or_else(String::new, |error| error.message);
+                return Err(Called::Answered(Err(call::Error::Quarantined { why })));
             }
             _ => return Err(Called::NotHere),
         }
@@ -228,9 +227,6 @@ fn late() -> call::Error {
 
 /// A pause up to this long is waited out by callers.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// What callers of a resource that was set aside are told.
-const QUARANTINE_RETRY: Duration = Duration::from_secs(60);
 
 /// How long after its deadline a call may be answered, so that the usual one, whose caller names no
 /// deadline and finds the resource idle, runs without a task of its own. A guest is interrupted no

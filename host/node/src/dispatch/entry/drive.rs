@@ -165,7 +165,7 @@ impl Entry {
                 let teller = &host.teller;
                 teller.failed(&self.module, &self.id, &error.message, fatal);
                 let mut mind = self.mind.lock();
-                mind.last_error = Some(error);
+                mind.note(Some(kind), error);
                 mind.failed(kind, fatal);
             }
         }
@@ -247,7 +247,6 @@ impl Entry {
             warn!(?reason, error = %failure, "terminate failed");
             let error = last_error(&failure);
             span.failed(lowercase(&error.kind), &error.message);
-            self.mind.lock().last_error = Some(error);
         }
     }
 }

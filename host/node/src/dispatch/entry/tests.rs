@@ -368,6 +368,29 @@ async fn the_end_of_the_old_instance_is_not_held_against_the_version_on_trial() 
     entry.died(&node.host, Some(&trap));
     drop(cell);
     assert_eq!(soon(entry.tried(2)).await, Some(Ok(())));
+    assert!(entry.report().last_error.is_none(), "nor told of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_former_version_or_spec_failed_with_is_gone_with_it() {
+    let node = Node::start(Lane::Direct).await;
+    let entry = entry(&Turns::new(NodeTurns::new(8)));
+    entry.run(&node.host, node.run(1, r#"{"fatal": true}"#));
+    assert_eq!(soon(entry.settled(1)).await, ResourceStatus::Quarantined);
+    assert!(entry.report().last_error.is_some());
+    // Another owner of the same: its failure stays known until it is held.
+    let mut again = node.run(1, r#"{"fatal": true}"#);
+    again.token = Token(2);
+    entry.run(&node.host, again);
+    assert!(entry.report().last_error.is_some());
+    let mut run = node.run(1, r#"{"fatal": true}"#);
+    run.version = node.version(2);
+    entry.run(&node.host, run);
+    soon(entry.until(|| (entry.report().status == ResourceStatus::Quarantined).then_some(())))
+        .await;
+    entry.run(&node.host, node.run(2, "{}"));
+    assert_eq!(soon(entry.settled(2)).await, ResourceStatus::Held);
+    assert!(entry.report().last_error.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
