@@ -5,7 +5,7 @@
 //! not build or run is said, and the version before goes on.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -16,8 +16,12 @@ use bytes::Bytes;
 use clap::Args;
 use holdfast_model::{
     ModuleName, ResourceId, Spec,
-    api::{AllocateQuery, AllocateWait, DeallocateQuery, DeployQuery, LogLevel, LogsQuery},
+    api::{
+        self as model, AllocateQuery, AllocateWait, DeallocateQuery, DeployQuery, EventType,
+        EventsQuery, Happening, LogLevel, LogsQuery,
+    },
 };
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use self::{
@@ -31,18 +35,20 @@ use super::{
     local_node::{self, Launch, Log},
     manifest::Manifest,
     output::Output,
+    session::Session,
 };
 use crate::client::Client;
 
+mod node_log;
 mod tell;
 mod watch;
 
 /// Run a handler while you write it
 ///
 /// Builds the handler in a folder, starts one node on this machine, deploys it, allocates what
-/// `[[resources]]` in its holdfast.toml lists, and shows what it says. Whenever a file of the folder
-/// changes, it is built and deployed anew. The other commands talk to the node as to any other.
-/// Ctrl-C ends it all and leaves nothing behind.
+/// `[[resources]]` in its holdfast.toml lists, and shows what it says and each call of it. Whenever
+/// something changes that the build reads, in path dependencies too, it is built and deployed anew.
+/// The other commands talk to the node as to any other. Ctrl-C ends it all and leaves nothing behind.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct DevArgs {
@@ -100,18 +106,22 @@ async fn develop(
     teller.tell(&Event::Listening {
         server: client.server(),
     })?;
+    let waited_for = Mutex::default();
     let mut handler = Handler {
         dir: &args.dir,
-        module,
+        module: module.clone(),
         client: &client,
         teller,
         present: None,
         allocated: BTreeMap::new(),
+        waited_for: &waited_for,
+        shown: None,
     };
     let node = node.as_mut().expect("it was started just now");
+    let log = node.child.stderr.take().expect("its log is read");
     let work = async {
         loop {
-            handler.refresh().await?;
+            handler.refresh(&mut watch).await?;
             watch.changed().await?;
             teller.tell(&Event::Changed)?;
         }
@@ -119,6 +129,8 @@ async fn develop(
     let ended = tokio::select! {
         ended = work => ended,
         ended = follow(args.level, &client, teller) => ended,
+        ended = follow_failures(&module, &client, teller, &waited_for) => ended,
+        ended = node_log::follow(log, teller) => ended,
         _ = node.child.wait() => Ok(()),
     };
     // Whatever came of that, if the node has ended, that is what there is to know.
@@ -147,10 +159,9 @@ async fn start(
         http: args.http,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         seed: None,
-        // What handlers say is shown from what the node keeps.
-        log: "warn,guest=off",
+        log: node_log::FILTER,
     };
-    let (process, announcement) = launch.spawn(Log::Shown)?;
+    let (process, announcement) = launch.spawn(Log::Read)?;
     *node = Some(process);
     let listening = announcement.listening().await.context("start the node")?;
     let client = Client::new(&listening.http.to_string())?;
@@ -176,6 +187,42 @@ async fn follow(level: LogLevel, client: &Client, teller: Teller) -> anyhow::Res
     anyhow::bail!("the node says no more what the handler says")
 }
 
+/// Shows which resources fail, and why, from now on.
+async fn follow_failures(
+    module: &ModuleName,
+    client: &Client,
+    teller: Teller,
+    waited_for: &Mutex<BTreeSet<ResourceId>>,
+) -> anyhow::Result<()> {
+    let query = EventsQuery {
+        kind: Some(EventType::InstanceFailed),
+        module: Some(module.clone()),
+        ..EventsQuery::default()
+    };
+    let told = |_: &str, event: model::Event| match event.what {
+        Happening::InstanceFailed {
+            resource,
+            error,
+            quarantined,
+            ..
+        } => {
+            // Whoever waits for it is told by the answer.
+            if quarantined && waited_for.lock().contains(&resource) {
+                return Ok(());
+            }
+            teller.tell(&Event::ResourceFailed {
+                module,
+                id: &resource,
+                error: &error,
+                quarantined,
+            })
+        }
+        _ => Ok(()),
+    };
+    client.events(&query, None, told).await?;
+    anyhow::bail!("the node says no more which resources fail")
+}
+
 /// The handler that is being written, and what became of it on the node.
 struct Handler<'a> {
     dir: &'a Path,
@@ -187,6 +234,10 @@ struct Handler<'a> {
     present: Option<(Manifest, Bytes)>,
     /// What was allocated for the manifest.
     allocated: BTreeMap<ResourceId, Spec>,
+    /// Resources whose answer is awaited.
+    waited_for: &'a Mutex<BTreeSet<ResourceId>>,
+    /// What to do next, as it was shown last.
+    shown: Option<Vec<String>>,
 }
 
 impl Handler<'_> {
@@ -194,8 +245,8 @@ impl Handler<'_> {
     ///
     /// # Errors
     /// When nobody can be told.
-    async fn refresh(&mut self) -> anyhow::Result<()> {
-        let refreshed = self.try_refresh().await;
+    async fn refresh(&mut self, watch: &mut Watch) -> anyhow::Result<()> {
+        let refreshed = self.try_refresh(watch).await;
         match refreshed {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -205,9 +256,16 @@ impl Handler<'_> {
         }
     }
 
-    async fn try_refresh(&mut self) -> anyhow::Result<()> {
+    async fn try_refresh(&mut self, watch: &mut Watch) -> anyhow::Result<()> {
         let teller = self.teller;
+        watch.building();
         let built = teller.build(self.dir).await?;
+        match &built {
+            Ok(built) => watch.built(&built.packages, Some(&built.dep_info())),
+            Err(build::Error::Cargo { packages, .. }) => watch.built(packages, None),
+            Err(_) => watch.built(&BTreeSet::new(), None),
+        }
+        let built = built.map_err(build::explain)?;
         if built.manifest.name != self.module {
             let (was, is) = (&self.module, &built.manifest.name);
             let failure = Failure::new(format!("the module's name was changed: {was} is now {is}"));
@@ -222,8 +280,38 @@ impl Handler<'_> {
             teller.tell(&Event::Unchanged)?;
         }
         let wanted = built.manifest.resources.clone();
+        let can_be_called = self.present(built).await?;
+        self.reconcile(wanted).await?;
+        self.show_next(can_be_called)
+    }
+
+    /// Keeps what serves now; says whether it can be called.
+    async fn present(&mut self, built: build::Built) -> anyhow::Result<bool> {
         self.present = Some((built.manifest, built.bytes));
-        self.reconcile(wanted).await
+        let info = self.client.module(&self.module).await?;
+        Ok(info
+            .version
+            .exports
+            .iter()
+            .any(|name| name.contains("invocation")))
+    }
+
+    /// Says what to do next, with commands that can be copied as they are.
+    fn show_next(&mut self, can_be_called: bool) -> anyhow::Result<()> {
+        let commands = next(
+            self.client.server(),
+            &self.module,
+            &self.allocated,
+            can_be_called,
+        );
+        if self.shown.as_ref() == Some(&commands) {
+            return Ok(());
+        }
+        self.teller.tell(&Event::Next {
+            commands: &commands,
+        })?;
+        self.shown = Some(commands);
+        Ok(())
     }
 
     async fn deploy(&self, built: &build::Built) -> anyhow::Result<()> {
@@ -244,7 +332,8 @@ impl Handler<'_> {
         })
     }
 
-    /// Has exactly what the manifest lists, of what was allocated for it.
+    /// Has exactly what the manifest lists, of what was allocated for it. One that cannot be held keeps
+    /// none of the others from being.
     async fn reconcile(&mut self, wanted: BTreeMap<ResourceId, Spec>) -> anyhow::Result<()> {
         let gone = self.allocated.keys().filter(|id| !wanted.contains_key(*id));
         for id in gone.cloned().collect::<Vec<_>>() {
@@ -264,15 +353,57 @@ impl Handler<'_> {
                 wait: Some(AllocateWait::Held),
                 timeout_ms: Some(HELD_TIMEOUT.as_millis() as u64),
             };
-            let info = self
-                .client
-                .allocate(&self.module, &id, &spec, &query)
-                .await
-                .with_context(|| format!("allocate {}/{id}", self.module))?;
+            self.waited_for.lock().insert(id.clone());
+            let answer = self.client.allocate(&self.module, &id, &spec, &query).await;
+            self.waited_for.lock().remove(&id);
+            match answer {
+                Ok(info) => self.teller.tell(&Event::Held { resource: &info })?,
+                Err(error) => {
+                    let what = format!("{}/{id} is not held", self.module);
+                    let error = anyhow::Error::new(error).context(what);
+                    self.teller.failed_resource(&self.module, &id, error)?;
+                }
+            }
+            // Allocated it is either way: what is not in the manifest any more goes.
             self.allocated.insert(id, spec);
-            self.teller.tell(&Event::Held { resource: &info })?;
         }
         Ok(())
+    }
+}
+
+/// What to do next with a module that serves.
+fn next(
+    server: &str,
+    module: &ModuleName,
+    allocated: &BTreeMap<ResourceId, Spec>,
+    can_be_called: bool,
+) -> Vec<String> {
+    let holdfast = match server == Session::SERVER_DEFAULT {
+        true => "holdfast".to_owned(),
+        false => format!("holdfast --server {server}"),
+    };
+    let mut commands = Vec::new();
+    let id = match allocated.keys().next() {
+        Some(id) => id.to_string(),
+        None => {
+            commands.push(format!("{holdfast} resources allocate {module}/a --wait"));
+            "a".to_owned()
+        }
+    };
+    let target = quoted(&format!("{module}/{id}"));
+    commands.push(match can_be_called {
+        true => format!("{holdfast} invoke {target} hello"),
+        false => format!("{holdfast} resources get {target}"),
+    });
+    commands
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
+    match word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 
@@ -288,3 +419,32 @@ Examples:
   holdfast dev                                the handler in this folder
   holdfast dev handlers/counter --level info
   holdfast dev --http 127.0.0.1:0 --format json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_next_can_be_copied_as_it_stands() {
+        let module: ModuleName = "my-bot".parse().unwrap();
+        let listed = |id: &str| BTreeMap::from([(id.parse().unwrap(), Spec::default())]);
+        let default = Session::SERVER_DEFAULT;
+        let next = |server, listed: &BTreeMap<_, _>| next(server, &module, listed, true);
+        assert_eq!(
+            next(default, &listed("ada")),
+            ["holdfast invoke my-bot/ada hello"]
+        );
+        let elsewhere = next("http://127.0.0.1:4711", &BTreeMap::new());
+        assert_eq!(
+            elsewhere,
+            [
+                "holdfast --server http://127.0.0.1:4711 resources allocate my-bot/a --wait",
+                "holdfast --server http://127.0.0.1:4711 invoke my-bot/a hello",
+            ]
+        );
+        let odd = next(default, &listed("ada's room"));
+        assert_eq!(odd, ["holdfast invoke 'my-bot/ada'\\''s room' hello"]);
+        let silent = super::next(default, &module, &listed("ada"), false);
+        assert_eq!(silent, ["holdfast resources get my-bot/ada"]);
+    }
+}

@@ -33,8 +33,8 @@ pub(super) struct Launch {
 pub(super) enum Log<'a> {
     /// At the end of this file.
     File(&'a Path),
-    /// To the standard error of this process.
-    Shown,
+    /// To whoever reads the standard error of the child, one JSON object a line.
+    Read,
 }
 
 /// A node that was started.
@@ -48,6 +48,10 @@ impl Launch {
     /// Starts the process.
     pub(super) fn spawn(&self, log: Log<'_>) -> anyhow::Result<(Process, Announcement)> {
         let program = std::env::current_exe().context("find the path of this program")?;
+        let format = match log {
+            Log::File(_) => "text",
+            Log::Read => "json",
+        };
         let log = match log {
             Log::File(path) => {
                 let file = std::fs::File::options()
@@ -57,7 +61,7 @@ impl Launch {
                 file.with_context(|| format!("open {}", path.display()))?
                     .into()
             }
-            Log::Shown => Stdio::inherit(),
+            Log::Read => Stdio::piped(),
         };
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
@@ -71,7 +75,7 @@ impl Launch {
             .arg(&self.data_dir)
             .args(["--http", &self.http.to_string()])
             .args(["--listen", &self.listen.to_string()])
-            .args(["--log", self.log]);
+            .args(["--log", self.log, "--log-format", format]);
         match &self.seed {
             None => command.arg("--bootstrap"),
             Some((seed, secret)) => command

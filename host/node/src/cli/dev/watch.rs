@@ -1,170 +1,151 @@
-//! Says when a file of a handler's folder has changed.
+//! Says when something that a handler's build reads has changed.
+//!
+//! What that is, cargo says: the dep-info of the last good build names every source, of path
+//! dependencies too. Before the first one, and after one that failed, every source of the packages
+//! counts, for what is missing may be about to come. Events only wake it: what counts is whether a file
+//! has other content than the build has read. So neither a build directory, nor a log in the
+//! folder, nor a build script that writes the same again can make it build for ever; and folders that
+//! are replaced, as by a change of branch, cannot make it deaf.
 
 use std::{
-    collections::BTreeSet,
-    fs,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::Context as _;
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _, event::ModifyKind};
-use tokio::sync::mpsc;
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::{sync::mpsc, time::Instant};
 
-/// A folder that is watched. Unwatched when dropped.
+use self::{inputs::Inputs, print::Print};
+
+mod inputs;
+mod print;
+
+/// What a build reads, watched. Unwatched when dropped.
 pub(super) struct Watch {
-    root: PathBuf,
+    inputs: Inputs,
     watcher: RecommendedWatcher,
-    /// Folders in it that are watched with all that is below them.
-    below: BTreeSet<PathBuf>,
+    armed: BTreeSet<PathBuf>,
     changes: mpsc::Receiver<()>,
+    /// What the last build has read.
+    read: BTreeMap<PathBuf, Print>,
+    /// How many builds in a row have ended with another content of a file than they began with.
+    touched: BTreeMap<PathBuf, u32>,
 }
 
 impl Watch {
-    /// Watches a folder from now on, with all that is below it but what is hidden or made by a build.
+    /// Watches the package in a folder from now on.
     pub(super) fn begin(dir: &Path) -> anyhow::Result<Self> {
         let watching = || format!("watch {}", dir.display());
         let root = dir.canonicalize().with_context(watching)?;
         // One is enough: whoever is told looks at everything.
         let (tell, changes) = mpsc::channel(1);
-        let told_of = root.clone();
         let heard = move |event: notify::Result<notify::Event>| {
             // An error is a lost event, which may have mattered.
-            if event.map_or(true, |event| is_change(&told_of, &event)) {
+            if event.map_or(true, |event| !matches!(event.kind, EventKind::Access(_))) {
                 let _ = tell.try_send(());
             }
         };
-        let mut watcher = notify::recommended_watcher(heard).with_context(watching)?;
-        // Its own files, and folders that are made in it: what a build makes is in one of those, and
-        // is not to be watched file by file.
-        watcher
-            .watch(&root, RecursiveMode::NonRecursive)
-            .with_context(watching)?;
+        let watcher = notify::recommended_watcher(heard).with_context(watching)?;
         let mut watch = Self {
-            root,
+            inputs: Inputs::of(root),
             watcher,
-            below: BTreeSet::new(),
+            armed: BTreeSet::new(),
             changes,
+            read: BTreeMap::new(),
+            touched: BTreeMap::new(),
         };
-        watch.watch_folders().with_context(watching)?;
+        watch.arm();
         Ok(watch)
     }
 
-    /// Waits until something has changed, and then for a moment in which nothing does: editors and
-    /// version control write several files. Cancel-safe.
+    /// A build begins. What changes from now on is not in it.
+    pub(super) fn building(&mut self) {
+        self.read = self.inputs.prints();
+    }
+
+    /// The build that began last has ended. `packages` are the manifests of the packages of this
+    /// machine that it built, and `dep_info` what cargo says that it has read, if it succeeded.
+    pub(super) fn built(&mut self, packages: &BTreeSet<PathBuf>, dep_info: Option<&Path>) {
+        self.inputs.learn(packages, dep_info);
+        let began = std::mem::take(&mut self.read);
+        let mut touched = BTreeMap::new();
+        for (path, now) in self.inputs.prints() {
+            let before = match began.get(&path) {
+                Some(before) if *before != now => before.clone(),
+                // It was not known to be read, and is read as it is now, or as it was a moment ago.
+                _ => {
+                    self.read.insert(path, now);
+                    continue;
+                }
+            };
+            let times = self.touched.get(&path).map_or(1, |times| times + 1);
+            // What changes in every build, the build makes; or somebody saves while it runs.
+            let is_made = self.inputs.is_ours(&path) || times >= MADE_AFTER;
+            self.read
+                .insert(path.clone(), if is_made { now } else { before });
+            touched.insert(path, times);
+        }
+        self.touched = touched;
+        self.arm();
+    }
+
+    /// Waits until something has other content than the last build has read, and then for a moment in
+    /// which nothing changes: editors and version control write several files. Cancel-safe.
     pub(super) async fn changed(&mut self) -> anyhow::Result<()> {
         let gone = "nobody watches the folder any more";
-        self.changes.recv().await.context(gone)?;
-        while let Ok(change) = tokio::time::timeout(CALM, self.changes.recv()).await {
-            change.context(gone)?;
-        }
-        self.watch_folders()
-            .with_context(|| format!("watch {}", self.root.display()))
-    }
-
-    /// Watches the folders in it that it does not watch yet.
-    fn watch_folders(&mut self) -> anyhow::Result<()> {
-        for entry in fs::read_dir(&self.root)? {
-            let path = entry?.path();
-            if !path.is_dir() || !matters(&self.root, &path) || self.below.contains(&path) {
-                continue;
-            }
-            match self.watcher.watch(&path, RecursiveMode::Recursive) {
-                Ok(()) => {
-                    self.below.insert(path);
+        loop {
+            // Whether or not anything is heard: some file systems tell nobody.
+            if let Ok(change) = tokio::time::timeout(POLL, self.changes.recv()).await {
+                change.context(gone)?;
+                // Something else in a folder may change all the time.
+                let latest = Instant::now() + CALM_WAIT_MAX;
+                while Instant::now() < latest
+                    && let Ok(change) = tokio::time::timeout(CALM, self.changes.recv()).await
+                {
+                    change.context(gone)?;
                 }
-                // It is gone already.
-                Err(_) if !path.exists() => {}
-                Err(error) => return Err(error.into()),
+            }
+            // First, so that what changes after the look is heard.
+            self.arm();
+            if self.differs() {
+                return Ok(());
             }
         }
-        self.below.retain(|path| path.exists());
-        Ok(())
     }
-}
 
-fn is_change(root: &Path, event: &notify::Event) -> bool {
-    let changes = match event.kind {
-        EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(_)) => false,
-        EventKind::Any
-        | EventKind::Create(_)
-        | EventKind::Modify(_)
-        | EventKind::Remove(_)
-        | EventKind::Other => true,
-    };
-    changes && event.paths.iter().any(|path| matters(root, path))
-}
-
-/// Whether a file could be one that a component is made of.
-fn matters(root: &Path, path: &Path) -> bool {
-    let Ok(inside) = path.strip_prefix(root) else {
-        return false;
-    };
-    let mut names = inside.iter().map(|name| name.to_string_lossy());
-    let is_hidden = |name: &str| name.starts_with(['.', '#']) || name.ends_with('~');
-    if names.clone().any(|name| is_hidden(&name)) {
-        return false;
+    fn differs(&mut self) -> bool {
+        let paths = self.inputs.paths();
+        paths.iter().any(|path| match self.read.get_mut(path) {
+            Some(read) => !read.is_still(path),
+            None => Print::of(path).exists(),
+        })
     }
-    // What cargo writes, and the file by which Vim finds out whether it can write.
-    let first = names.next();
-    let last = names.next_back();
-    !matches!(first.as_deref(), None | Some("target" | "Cargo.lock"))
-        && last.or(first).as_deref() != Some("4913")
+
+    /// Watches the folders of all that counts, those that took the place of others too.
+    fn arm(&mut self) {
+        let folders = self.inputs.folders();
+        for gone in self.armed.difference(&folders) {
+            let _ = self.watcher.unwatch(gone);
+        }
+        for folder in &folders {
+            // Again where it is watched already: it may be another one of the same name. One that
+            // cannot be watched is looked at from time to time all the same.
+            let _ = self.watcher.watch(folder, RecursiveMode::NonRecursive);
+        }
+        self.armed = folders;
+    }
 }
 
 /// How long nothing must change until a change counts as complete.
 const CALM: Duration = Duration::from_millis(150);
+/// How long that is waited for.
+const CALM_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How often it looks where nothing is heard.
+const POLL: Duration = Duration::from_secs(2);
+/// After so many builds in a row that ended with another content of a file, the build makes it.
+const MADE_AFTER: u32 = 3;
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[test]
-    fn what_a_component_is_made_of_matters() {
-        let root = Path::new("/h");
-        for path in [
-            "/h/src/lib.rs",
-            "/h/Cargo.toml",
-            "/h/holdfast.toml",
-            "/h/data/a.json",
-        ] {
-            assert!(matters(root, Path::new(path)), "{path}");
-        }
-        for path in [
-            "/h",
-            "/h/target/wasm32-wasip2/release/x.wasm",
-            "/h/Cargo.lock",
-            "/h/.git/index",
-            "/h/.holdfast/wit/world.wit",
-            "/h/src/.lib.rs.swp",
-            "/h/src/lib.rs~",
-            "/h/src/#lib.rs#",
-            "/h/src/4913",
-            "/elsewhere/lib.rs",
-        ] {
-            assert!(!matters(root, Path::new(path)), "{path}");
-        }
-    }
-
-    #[tokio::test]
-    async fn changes_are_heard_in_folders_that_were_made_later_too() -> io::Result<()> {
-        let dir = tempfile::tempdir()?;
-        fs::create_dir_all(dir.path().join("src/deep"))?;
-        fs::create_dir(dir.path().join("target"))?;
-        let mut watch = Watch::begin(dir.path()).unwrap();
-        fs::write(dir.path().join("target/x"), "")?;
-        fs::read_dir(dir.path().join("src"))?.count();
-        fs::write(dir.path().join("src/deep/a.rs"), "")?;
-        watch.changed().await.unwrap();
-        fs::create_dir(dir.path().join("more"))?;
-        watch.changed().await.unwrap();
-        fs::write(dir.path().join("more/b.rs"), "")?;
-        watch.changed().await.unwrap();
-        fs::write(dir.path().join("target/y"), "")?;
-        let none = tokio::time::timeout(CALM * 4, watch.changed());
-        none.await.unwrap_err();
-        Ok(())
-    }
-}
+mod tests;
