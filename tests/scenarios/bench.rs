@@ -94,7 +94,7 @@ fn failures_are_told_by_kind_with_the_first_words_and_an_exit_code() {
     );
     assert_nothing_is_left(&cluster);
 
-    // A spec that the handler sets aside: nothing can be called.
+    // A spec that the handler quarantines: nothing can be called.
     let args = [
         "invoke",
         "probe",

@@ -264,7 +264,7 @@ fn a_panicking_handle_is_told_with_its_words() {
 }
 
 #[test]
-fn a_fatal_error_sets_its_resource_aside_until_it_is_changed() {
+fn a_fatal_error_quarantines_its_resource_until_it_is_changed() {
     let cluster = one_node();
     let api = cluster.api(0);
     let _ = api

@@ -12,6 +12,7 @@ mod dev;
 mod doctor;
 mod drain;
 mod durability;
+mod errors;
 mod events;
 mod examples;
 mod failure;

@@ -12,6 +12,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod bench;
 pub mod build;
+mod completions;
 mod config;
 pub mod demo;
 mod deploy;
@@ -41,6 +42,7 @@ mod settings;
 mod start;
 mod status;
 mod subject;
+mod suggest;
 mod target;
 
 use self::output::Output;
@@ -58,6 +60,8 @@ pub type RunNode = fn(StartArgs, Format) -> anyhow::Result<ExitCode>;
 /// Parses the process's arguments and does what they say.
 #[must_use]
 pub fn main(run_node: RunNode) -> ExitCode {
+    // Asked by a shell: answers it, and exits.
+    completions::answer();
     // Exits with status 2 on a mistake, and with 0 after --help and --version.
     let line = Line::parse();
     let format = line.session.format;
@@ -97,9 +101,7 @@ fn dispatch(line: Line, run_node: RunNode) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command_named(), "holdfast", &mut script);
-            output::write(&script)?;
+            output::write(&completions::script(shell)?)?;
             return Ok(ExitCode::SUCCESS);
         }
         _ => {}
@@ -126,7 +128,10 @@ async fn talk(session: Session, command: Command) -> anyhow::Result<Exit> {
         Command::Doctor(args) => return doctor::run(&args, &session, &output).await,
         command => {
             let client = session.client()?;
-            let exit = ask(command, &client, &output).await;
+            let exit = match ask(command, &client, &output).await {
+                Err(error) => Err(suggest::what_was_meant(error, &client).await),
+                exit => exit,
+            };
             if let Some(age) = client.take_stale() {
                 output.warn(&format!(
                     "this may be out of date: the node has had no contact with a majority of the \
@@ -226,10 +231,14 @@ enum Command {
     Openapi,
     Man(man::ManArgs),
     /// Print a script that completes this command line in a shell
+    ///
+    /// Commands and options, and the names of modules, resources and nodes: those are asked of the node
+    /// that the line names with --server, or of HOLDFAST_SERVER. One that does not answer within half a
+    /// second completes nothing.
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
         /// The shell.
-        shell: clap_complete::Shell,
+        shell: completions::Shell,
     },
 }
 
@@ -239,7 +248,7 @@ Exit codes:
   1  failed
   2  the command line makes no sense
   3  there is no such module, resource or node
-  4  the node refused the request
+  4  the node, or the handler, refused the request
   5  the node cannot be reached, or cannot do it now: try again
   6  it took too long
 
@@ -269,7 +278,8 @@ Examples:
 const COMPLETIONS_HELP: &str = "\
 Examples:
   holdfast completions bash > /etc/bash_completion.d/holdfast
-  holdfast completions fish > ~/.config/fish/completions/holdfast.fish";
+  holdfast completions fish > ~/.config/fish/completions/holdfast.fish
+  holdfast completions zsh > ~/.zfunc/_holdfast";
 
 #[cfg(test)]
 mod tests;

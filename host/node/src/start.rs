@@ -132,6 +132,9 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
     let waiting = |path: &Path| {
         tracing::info!(path = %path.display(), "waiting for the file with the cluster's secret");
     };
+    let advertise = args.advertised(|name| {
+        tracing::info!(name, "waiting for the address of the name to advertise");
+    })?;
     let secret = args.secret(waiting)?;
     let secret = secret.map(|secret| secret.parse()).transpose()?;
     let (listen, http_listener) = former()?.unzip();
@@ -150,7 +153,7 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
         bootstrap: args.bootstrap,
         listen: listen.unwrap_or(args.listen),
         http: args.http,
-        advertise: args.advertise,
+        advertise,
         seeds: args.seeds,
         secret,
         token,

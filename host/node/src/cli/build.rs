@@ -4,7 +4,8 @@
 //! for backtraces. What the user's shell or an outer cargo set for native builds is kept away.
 
 use std::{
-    ffi::OsString,
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -17,12 +18,18 @@ use serde::Serialize;
 use tokio::process::Command;
 
 use super::{
-    failure::Failure, human, manifest, manifest::Manifest, output, output::Output, scaffold,
+    failure::Failure,
+    human, manifest,
+    manifest::Manifest,
+    output,
+    output::Output,
+    scaffold::{self, Refreshed},
 };
 
 mod cargo;
 mod profile;
 mod target;
+pub(super) mod toolchain;
 
 /// Build a handler's package to a component
 ///
@@ -47,6 +54,15 @@ pub struct Built {
     pub manifest: Manifest,
     /// How long it took.
     pub took: Duration,
+    /// The manifests of all packages of this machine that it is made of.
+    pub packages: BTreeSet<PathBuf>,
+}
+
+impl Built {
+    /// The file in which cargo says what the build has read.
+    pub(super) fn dep_info(&self) -> PathBuf {
+        self.path.with_extension("d")
+    }
 }
 
 /// What a build tells while it runs.
@@ -89,6 +105,21 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The toolchain is older than the SDK.
+    #[error(
+        "rustc here is {found}, and handlers need {} or newer",
+        toolchain::NEEDED
+    )]
+    TooOld {
+        /// Its version.
+        found: String,
+    },
+    /// The compiler does not run.
+    #[error("rustc does not run: {said}")]
+    NoCompiler {
+        /// What it said.
+        said: String,
+    },
     /// The target is not installed, and there is no rustup to install it.
     #[error("the Rust toolchain has no target wasm32-wasip2, and rustup is not installed")]
     NoRustup,
@@ -108,6 +139,8 @@ pub enum Error {
         status: ExitStatus,
         /// The last of what it said.
         said: String,
+        /// The manifests of the packages of this machine that it came to.
+        packages: BTreeSet<PathBuf>,
     },
     /// The package makes no component.
     #[error("the package in {} makes no component", .dir.display())]
@@ -134,6 +167,13 @@ impl Error {
                 "name the folder of a handler; `holdfast new NAME` makes one"
             }
             Self::Run { .. } => "install Rust from https://rustup.rs",
+            Self::TooOld { .. } => {
+                "`rustup update stable`, or a newer Rust from whatever installed this one; a \
+                 rust-toolchain.toml in the folder, or above it, chooses one of its own"
+            }
+            Self::NoCompiler { .. } => {
+                "`rustup default stable` repairs most; else install Rust from https://rustup.rs"
+            }
             Self::NoRustup => {
                 "install the target with whatever installed Rust, or Rust from https://rustup.rs"
             }
@@ -168,8 +208,9 @@ pub async fn component(
         return Err(Error::NoPackage { dir });
     }
     match scaffold::refresh(dir) {
-        Ok(true) => report(Progress::Diagnostic(REFRESHED)),
-        Ok(false) => {}
+        Ok(Refreshed::Same) => {}
+        Ok(Refreshed::Replaced) => report(Progress::Diagnostic(REPLACED)),
+        Ok(Refreshed::Restored) => report(Progress::Diagnostic(RESTORED)),
         Err(source) => {
             let dir = dir.to_owned();
             return Err(Error::Sdk { dir, source });
@@ -177,13 +218,14 @@ pub async fn component(
     }
     target::ensure(dir, report).await?;
     report(Progress::Step("compiling"));
-    let path = cargo::build(dir, target_dir, report).await?;
+    let (path, packages) = cargo::build(dir, target_dir, report).await?;
     match tokio::fs::read(&path).await {
         Ok(bytes) => Ok(Built {
             path,
             bytes: bytes.into(),
             manifest,
             took: started.elapsed(),
+            packages,
         }),
         Err(source) => Err(Error::Read { path, source }),
     }
@@ -196,6 +238,11 @@ pub(super) async fn last(dir: &Path) -> Result<PathBuf, Error> {
 
 /// Builds with a spinner, and compiler messages on standard error.
 pub(super) async fn with_spinner(dir: &Path) -> anyhow::Result<Built> {
+    shown(dir).await.map_err(explain)
+}
+
+/// The same, with an error that is not explained yet.
+pub(super) async fn shown(dir: &Path) -> Result<Built, Error> {
     let spinner = output::spinner(format!("building {}", dir.display()));
     let built = component(dir, None, &mut |progress| match progress {
         Progress::Step(step) => spinner.set_message(step.to_owned()),
@@ -203,7 +250,7 @@ pub(super) async fn with_spinner(dir: &Path) -> anyhow::Result<Built> {
     })
     .await;
     spinner.finish_and_clear();
-    built.map_err(explain)
+    built
 }
 
 /// The error with a hint for people.
@@ -268,21 +315,40 @@ fn tool(program: &str, dir: &Path) -> Command {
         .current_dir(dir)
         .kill_on_drop(true)
         .stdin(Stdio::null());
-    for (name, _) in std::env::vars_os() {
+    for (name, value) in std::env::vars_os() {
         if disturbs(&name) {
             command.env_remove(name);
+        } else if let Some(path) = of_caller(&name, &value) {
+            command.env(name, path);
         }
     }
     command
+}
+
+/// A folder that the caller named, as the caller meant it: from where the caller is, and not from the
+/// package.
+fn of_caller(name: &OsStr, value: &OsStr) -> Option<PathBuf> {
+    const FOLDERS: [&str; 4] = [
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET_DIR",
+        "CARGO_HOME",
+        "RUSTUP_HOME",
+    ];
+    let is_folder = FOLDERS.iter().any(|folder| name == *folder);
+    if !is_folder || value.is_empty() {
+        return None;
+    }
+    std::path::absolute(value).ok()
 }
 
 fn disturbs(name: &OsString) -> bool {
     let Some(name) = name.to_str() else {
         return false;
     };
-    const KEPT: [&str; 7] = [
+    const KEPT: [&str; 8] = [
         "CARGO_HOME",
         "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET_DIR",
         "CARGO_HTTP_",
         "CARGO_NET_",
         "CARGO_REGISTR",
@@ -302,7 +368,12 @@ fn disturbs(name: &OsString) -> bool {
     DROPPED.contains(&name) || name.starts_with("CARGO_")
 }
 
-const REFRESHED: &str = concat!(
+const RESTORED: &str = concat!(
+    "note: .holdfast/ was missing; it now holds the SDK of this holdfast, ",
+    env!("CARGO_PKG_VERSION")
+);
+
+const REPLACED: &str = concat!(
     "note: .holdfast/ held another SDK; it now holds the one of this holdfast, ",
     env!("CARGO_PKG_VERSION")
 );

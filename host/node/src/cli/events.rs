@@ -8,6 +8,7 @@ use holdfast_model::api::{Event, EventType, EventsQuery};
 use super::{
     output::{self, Output},
     subject::Subject,
+    suggest,
 };
 use crate::client::{Client, Error};
 
@@ -23,7 +24,7 @@ pub(super) struct EventsArgs {
     subject: Option<Subject>,
 
     /// Only events of this type, like node-down or instance-failed.
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = event_type)]
     kind: Option<EventType>,
 
     /// Begin with all that the nodes still know of the past.
@@ -33,6 +34,7 @@ pub(super) struct EventsArgs {
 
 pub(super) async fn run(args: EventsArgs, client: &Client, output: &Output) -> anyhow::Result<()> {
     let (module, resource) = Subject::parts(args.subject);
+    suggest::warn_of_unknown(module.as_ref(), client, *output).await;
     let mut query = EventsQuery {
         kind: args.kind,
         module,
@@ -63,6 +65,16 @@ pub(super) async fn run(args: EventsArgs, client: &Client, output: &Output) -> a
         (seen, query.replay) = (last, false);
         tokio::time::sleep(AGAIN).await;
     }
+}
+
+fn event_type(text: &str) -> Result<EventType, String> {
+    text.parse().map_err(|error| {
+        let known = EventType::ALL.iter().map(|kind| kind.to_string());
+        match suggest::did_you_mean(&suggest::alike(text, known)) {
+            Some(question) => format!("{error}; {question}"),
+            None => format!("{error}"),
+        }
+    })
 }
 
 /// An event for people: when, its type, and what else it has.

@@ -19,7 +19,7 @@ pub enum Exit {
     Usage = 2,
     /// There is no such module, resource or node.
     NotFound = 3,
-    /// The node refused the request.
+    /// The node, or the handler, refused the request.
     Refused = 4,
     /// The node cannot be reached, or cannot do it now.
     Unavailable = 5,
@@ -51,6 +51,16 @@ impl Failure {
             hint: hint_of(error),
             exit: exit_of(error),
             problem: error.problem().cloned().map(Box::new),
+        }
+    }
+
+    /// The same of a node's problem, where more is to be said than its own words.
+    pub(super) fn of_problem(message: impl Into<String>, problem: &Problem) -> Self {
+        Self {
+            message: message.into(),
+            hint: hint_of_problem(problem).map(str::to_owned),
+            exit: exit_of_problem(problem),
+            problem: Some(Box::new(problem.clone())),
         }
     }
 
@@ -184,7 +194,8 @@ fn reasons(problem: &Problem) -> Option<impl Iterator<Item = &str>> {
     Some(reasons.iter().filter_map(|reason| reason.as_str()))
 }
 
-fn message(error: &anyhow::Error) -> String {
+/// An error and its causes on one line, none of them twice.
+pub(super) fn message(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
@@ -201,11 +212,20 @@ fn exit_of(error: &client::Error) -> Exit {
     match error {
         Error::Unreachable { .. } | Error::Broken { .. } => Exit::Unavailable,
         Error::TimedOut { .. } => Exit::TimedOut,
-        Error::Problem(problem) => exit_of_status(problem.status),
+        Error::Problem(problem) => exit_of_problem(problem),
         Error::InvalidServer { .. } | Error::InvalidToken | Error::InvalidHeader { .. } => {
             Exit::Usage
         }
         Error::Malformed { .. } => Exit::Failed,
+    }
+}
+
+fn exit_of_problem(problem: &Problem) -> Exit {
+    match (problem.kind, problem.status) {
+        // Whatever status a handler chooses: that something does not exist is said of what it knows.
+        (ProblemKind::Quarantined, _) => Exit::Refused,
+        (ProblemKind::HandlerRefused, status) if status != 503 => Exit::Refused,
+        (_, status) => exit_of_status(status),
     }
 }
 
@@ -237,13 +257,28 @@ fn hint_of(error: &client::Error) -> Option<String> {
         Error::InvalidServer { .. } | Error::InvalidToken | Error::InvalidHeader { .. } => {
             return None;
         }
-        Error::Problem(problem) => hint_of_problem(problem.kind)?,
+        Error::Problem(problem) => hint_of_problem(problem)?,
     };
     Some(hint.to_owned())
 }
 
-fn hint_of_problem(kind: ProblemKind) -> Option<&'static str> {
-    Some(match kind {
+fn hint_of_problem(problem: &Problem) -> Option<&'static str> {
+    Some(match problem.kind {
+        ProblemKind::Unauthorized if problem.extensions.contains_key("error") => {
+            "--token-file, --token or HOLDFAST_TOKEN holds another token; in that order, the first \
+             one that is given counts"
+        }
+        ProblemKind::HandlerRefused if problem.status == 503 => {
+            "the handler says that it cannot do it now: try again in a moment"
+        }
+        ProblemKind::HandlerRefused => {
+            "the handler refused this call; the resource stays as it was"
+        }
+        ProblemKind::Quarantined => {
+            "it stays allocated, and nothing is tried: allocate it with another spec, deploy the \
+             module anew, or deallocate it"
+        }
+        ProblemKind::Trap => "a new instance is started; `holdfast logs` shows what it said",
         ProblemKind::Unauthorized => "give the API token with --token-file FILE or HOLDFAST_TOKEN",
         ProblemKind::UnknownModule => "`holdfast modules` lists the modules",
         ProblemKind::UnknownResource => "`holdfast resources list MODULE` lists the resources",
@@ -290,12 +325,42 @@ mod tests {
             (ProblemKind::NoLeader, Exit::Unavailable),
             (ProblemKind::Timeout, Exit::TimedOut),
             (ProblemKind::Trap, Exit::Failed),
+            (ProblemKind::Quarantined, Exit::Refused),
+            (ProblemKind::HandlerRefused, Exit::Refused),
         ] {
             assert_eq!(Told::of(&problem(kind)).exit, exit, "{kind}");
             let wrapped = problem(kind).context("deploy counter");
             assert_eq!(Told::of(&wrapped).exit, exit, "{kind}");
         }
         assert_eq!(Told::of(&anyhow!("x")).exit, Exit::Failed);
+        for (status, exit) in [
+            (400, Exit::Refused),
+            (404, Exit::Refused),
+            (409, Exit::Refused),
+            (503, Exit::Unavailable),
+            (500, Exit::Refused),
+        ] {
+            let refused = Problem::new(ProblemKind::HandlerRefused, "no").with_status(status);
+            let error = anyhow!(client::Error::Problem(refused));
+            assert_eq!(Told::of(&error).exit, exit, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_token_is_told_apart_from_none() {
+        let none = Problem::new(ProblemKind::Unauthorized, "none");
+        let wrong = none.clone().with("error", "invalid_token");
+        let hint = |problem| Told::of(&anyhow!(client::Error::Problem(problem))).hint;
+        assert!(hint(none).unwrap().starts_with("give the API token"));
+        assert!(hint(wrong).unwrap().contains("holds another token"));
+    }
+
+    #[test]
+    fn what_a_handler_refuses_is_said_to_leave_the_resource_where_it_is() {
+        for kind in [ProblemKind::HandlerRefused, ProblemKind::Quarantined] {
+            let told = Told::of(&problem(kind)).to_string();
+            assert!(told.contains("stays"), "{told}");
+        }
     }
 
     #[test]

@@ -30,15 +30,16 @@ enum Action {
     List,
     /// Remove a node for good
     ///
-    /// One that is drained and empty, or that is down and owns nothing, is removed as it is. Of
-    /// any other the resources start elsewhere at once; were it alive, two nodes would hold them:
-    /// make sure that its process is gone and stays so, and say it with --confirm-dead.
+    /// One that is drained and empty, or that is down and owns nothing, is removed as it is. Of any
+    /// other make sure that its process has ended, and say so with --confirm-dead: its resources
+    /// start elsewhere once its lease is over, within 4 seconds of its last sign of life. One that
+    /// still answers is not removed: drain it first.
     #[command(after_help = REMOVE_HELP)]
     Remove {
         /// The node: its id, or the beginning of it.
         node: String,
-        /// You have made sure that it is dead and stays so; needed while it owns resources or
-        /// counts as alive.
+        /// You have made sure that its process has ended; needed where it owns resources, or is neither
+        /// down nor drained.
         #[arg(long)]
         confirm_dead: bool,
     },

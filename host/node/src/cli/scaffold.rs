@@ -66,13 +66,46 @@ pub(super) fn sdk() -> Vec<File> {
     files
 }
 
-/// Brings the SDK of a project to what this binary has, and says whether it was another one. A
-/// package that `holdfast new` did not make has none, and gets none.
-pub(super) fn refresh(project: &Path) -> io::Result<bool> {
-    if !project.join(OURS).join("guest-sdk/Cargo.toml").is_file() {
-        return Ok(false);
+/// What became of the SDK of a project.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refreshed {
+    /// There is none of ours, or it is what this binary has.
+    Same,
+    /// It was another one.
+    Replaced,
+    /// It was not there, though the package is built with it.
+    Restored,
+}
+
+/// Brings the SDK of a project to what this binary has. A package that is not built with it has none,
+/// and gets none.
+pub(super) fn refresh(project: &Path) -> io::Result<Refreshed> {
+    let there = project.join(OURS).join("guest-sdk/Cargo.toml").is_file();
+    if !there && !is_built_with_ours(project) {
+        return Ok(Refreshed::Same);
     }
-    write(project, &sdk())
+    Ok(match (write(project, &sdk())?, there) {
+        (false, _) => Refreshed::Same,
+        (true, true) => Refreshed::Replaced,
+        (true, false) => Refreshed::Restored,
+    })
+}
+
+/// Whether the package names a dependency in our folder. One whose Cargo.toml makes no sense does not:
+/// cargo says what is wrong with it.
+fn is_built_with_ours(project: &Path) -> bool {
+    let text = fs::read_to_string(project.join("Cargo.toml")).unwrap_or_default();
+    let Ok(package) = text.parse::<toml::Table>() else {
+        return false;
+    };
+    let dependencies = package
+        .get("dependencies")
+        .and_then(|table| table.as_table());
+    let in_ours = |dependency: &toml::Value| {
+        let path = dependency.get("path").and_then(|path| path.as_str());
+        path.is_some_and(|path| Path::new(path).starts_with(OURS))
+    };
+    dependencies.is_some_and(|table| table.values().any(in_ours))
 }
 
 /// Writes the files below `dir`, takes away what else is in its `.holdfast/`, and says whether
@@ -235,7 +268,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
         write(dir.path(), &project(&"a".parse().unwrap())).unwrap();
-        assert!(!refresh(dir.path()).unwrap(), "nothing differs");
+        assert_eq!(refresh(dir.path()).unwrap(), Refreshed::Same);
 
         fs::write(at(".holdfast/guest-sdk/src/lib.rs"), "old").unwrap();
         fs::write(at(".holdfast/guest-sdk/src/gone.rs"), "old").unwrap();
@@ -246,7 +279,7 @@ mod tests {
         fs::create_dir(at(".holdfast/wit/world.wit")).unwrap();
         fs::write(at("src/lib.rs"), "mine").unwrap();
         fs::write(at("src/more.rs"), "mine").unwrap();
-        assert!(refresh(dir.path()).unwrap());
+        assert_eq!(refresh(dir.path()).unwrap(), Refreshed::Replaced);
 
         for file in sdk() {
             assert_eq!(fs::read(dir.path().join(&file.path)).unwrap(), file.content);
@@ -256,13 +289,23 @@ mod tests {
         for path in ["src/lib.rs", "src/more.rs"] {
             assert_eq!(fs::read(at(path)).unwrap(), b"mine", "{path}");
         }
-        assert!(!refresh(dir.path()).unwrap(), "nothing differs any more");
+        assert_eq!(refresh(dir.path()).unwrap(), Refreshed::Same);
+
+        // Left out of version control, or deleted.
+        fs::remove_dir_all(at(OURS)).unwrap();
+        assert_eq!(refresh(dir.path()).unwrap(), Refreshed::Restored);
+        for file in sdk() {
+            assert_eq!(fs::read(dir.path().join(&file.path)).unwrap(), file.content);
+        }
     }
 
     #[test]
     fn a_package_that_is_not_of_ours_gets_no_sdk() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(!refresh(dir.path()).unwrap());
+        for manifest in ["", "not toml", "[dependencies]\nholdfast-guest = \"1\""] {
+            fs::write(dir.path().join("Cargo.toml"), manifest).unwrap();
+            assert_eq!(refresh(dir.path()).unwrap(), Refreshed::Same, "{manifest}");
+        }
         assert!(!dir.path().join(OURS).exists());
     }
 }

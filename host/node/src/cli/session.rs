@@ -13,7 +13,7 @@ use crate::client::Client;
 pub struct Session {
     /// The node to talk to; any node of the cluster will do.
     #[arg(long, global = true, value_name = "URL", env = "HOLDFAST_SERVER")]
-    #[arg(default_value = "http://127.0.0.1:7300")]
+    #[arg(default_value = Self::SERVER_DEFAULT)]
     pub server: String,
 
     /// The API token. Others on this machine can see it: prefer --token-file or the variable.
@@ -31,6 +31,9 @@ pub struct Session {
 }
 
 impl Session {
+    /// The node that is talked to unless another is named.
+    pub const SERVER_DEFAULT: &str = "http://127.0.0.1:7300";
+
     /// The API token, if any.
     ///
     /// # Errors

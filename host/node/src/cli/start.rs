@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{SocketAddr, ToSocketAddrs as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -58,9 +58,10 @@ pub struct StartArgs {
     /// Address at which peers reach this node, where it is not the one of --listen.
     ///
     /// Needed when --listen is 0.0.0.0 or behind a translation of addresses. When it is wrong,
-    /// the node joins and is then suspected of being dead.
-    #[arg(long, value_name = "ADDR")]
-    pub advertise: Option<SocketAddr>,
+    /// the node joins and is then suspected of being dead. A name is looked up once, as the node
+    /// starts; one that is not known yet is waited for, 10 seconds at most.
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    pub advertise: Option<String>,
 
     /// Address of a node of the cluster to join; can be given several times.
     ///
@@ -240,6 +241,22 @@ impl StartArgs {
         Ok(Some(secret.to_owned()))
     }
 
+    /// The address that peers are told, if one was given: of those that its name has, the first of
+    /// the kind that the node listens at. A name that is not known yet is waited for, and `waiting`
+    /// hears of that once.
+    ///
+    /// # Errors
+    /// When the name has no such address in time.
+    pub fn advertised(&self, waiting: impl FnOnce(&str)) -> anyhow::Result<Option<SocketAddr>> {
+        let Some(given) = &self.advertise else {
+            return Ok(None);
+        };
+        let look_up = || given.to_socket_addrs().map(Iterator::collect);
+        let addr = wait_for_address(given, self.listen, NAME_WAIT, look_up, waiting);
+        addr.map(Some)
+            .with_context(|| format!("find the address of --advertise {given}"))
+    }
+
     /// Starts to watch standard input, where that was asked for.
     pub(super) fn watch_parent(&self) {
         if !self.exit_with_stdin {
@@ -290,6 +307,43 @@ fn wait_for_secret(
     }
 }
 
+/// The address of a name that fits the one listened at, once the name is known.
+fn wait_for_address(
+    name: &str,
+    listen: SocketAddr,
+    patience: Duration,
+    look_up: impl Fn() -> io::Result<Vec<SocketAddr>>,
+    waiting: impl FnOnce(&str),
+) -> anyhow::Result<SocketAddr> {
+    let started = Instant::now();
+    let mut waiting = Some(waiting);
+    // A socket on [::] takes both kinds.
+    let both = listen.is_ipv6() && listen.ip().is_unspecified();
+    loop {
+        let failed = match look_up() {
+            Ok(found) => {
+                let fits = |addr: &&SocketAddr| both || addr.is_ipv4() == listen.is_ipv4();
+                if let Some(addr) = found.iter().find(fits) {
+                    return Ok(*addr);
+                }
+                let kind = if listen.is_ipv4() { "IPv4" } else { "IPv6" };
+                anyhow::anyhow!(
+                    "it has no {kind} address, and --listen {listen} is one: give an address of the \
+                     same kind, or listen at one of the other"
+                )
+            }
+            Err(error) => anyhow::Error::new(error),
+        };
+        if started.elapsed() >= patience {
+            return Err(failed);
+        }
+        if let Some(waiting) = waiting.take() {
+            waiting(name);
+        }
+        std::thread::sleep(SECRET_POLL);
+    }
+}
+
 fn read_from(path: &Path) -> String {
     format!("read the secret from {}", path.display())
 }
@@ -309,6 +363,8 @@ pub(super) const SECRET_VARIABLE: &str = "HOLDFAST_SECRET";
 /// Long enough for a founder that is started at the same time on a busy machine; short enough for
 /// whoever mistyped the path.
 const SECRET_WAIT: Duration = Duration::from_secs(10);
+/// Long enough for a name that is made together with the node, as orchestrators do.
+const NAME_WAIT: Duration = Duration::from_secs(10);
 const SECRET_POLL: Duration = Duration::from_millis(50);
 
 const AFTER_HELP: &str = "\
@@ -366,5 +422,36 @@ mod tests {
         // What waiting does not help is told at once.
         let error = wait_for_secret(folder.path(), SECRET_WAIT, |_| panic!("it waits"));
         assert!(error.is_err());
+    }
+
+    #[test]
+    fn the_advertised_name_stands_for_an_address_of_the_kind_that_is_listened_at() {
+        let listen = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (v4, v6) = (listen("10.0.0.1:7301"), listen("[fd00::1]:7301"));
+        let find = |at: &str, found: &[SocketAddr]| {
+            let look_up = || Ok(found.to_vec());
+            wait_for_address("a:1", listen(at), Duration::ZERO, look_up, |_| {})
+        };
+        assert_eq!(find("0.0.0.0:7301", &[v6, v4]).unwrap(), v4);
+        assert_eq!(find("[fd00::9]:7301", &[v4, v6]).unwrap(), v6);
+        assert_eq!(find("[::]:7301", &[v4, v6]).unwrap(), v4);
+        let error = find("0.0.0.0:7301", &[v6]).unwrap_err().to_string();
+        assert!(error.contains("no IPv4 address"), "{error}");
+    }
+
+    #[test]
+    fn an_advertised_name_that_is_not_known_yet_is_waited_for() {
+        let addr: SocketAddr = "10.0.0.1:7301".parse().unwrap();
+        let known = std::cell::Cell::new(false);
+        let look_up = || match known.get() {
+            true => Ok(vec![addr]),
+            false => Err(io::Error::other("Name or service not known")),
+        };
+        let waiting = |name: &str| known.set(name == "node-1:7301");
+        let found = wait_for_address("node-1:7301", addr, NAME_WAIT, look_up, waiting);
+        assert_eq!(found.unwrap(), addr);
+        known.set(false);
+        let error = wait_for_address("a:1", addr, Duration::ZERO, look_up, |_| {}).unwrap_err();
+        assert!(error.to_string().contains("not known"), "{error}");
     }
 }

@@ -4,7 +4,10 @@ use anyhow::Context as _;
 use clap::Args;
 use holdfast_model::{NodeId, ResourceKey, api::NodeInfo};
 
-use super::failure::{Exit, Failure};
+use super::{
+    failure::{Exit, Failure},
+    suggest,
+};
 use crate::client::Client;
 
 /// A resource, given as `MODULE/ID` or `MODULE ID`.
@@ -84,12 +87,24 @@ fn choose(nodes: &[NodeInfo], beginning: &str) -> anyhow::Result<NodeId> {
         (Some(_), _) => Err(usage(format!(
             "{beginning:?} begins the ids of several nodes; give more of it"
         ))),
-        (None, _) => Err(Failure::new(format!("there is no node {beginning}"))
-            .hint("`holdfast nodes` lists the nodes")
-            .exit(Exit::NotFound)
-            .into()),
+        (None, _) => {
+            let beginnings = nodes.iter().map(|info| {
+                let id = info.node.to_string();
+                id[..wanted.len().clamp(ID_CHARS_SHOWN, id.len())].to_owned()
+            });
+            let meant = suggest::alike(&wanted, beginnings);
+            let hint = suggest::did_you_mean(&meant);
+            let hint = hint.unwrap_or_else(|| "`holdfast nodes` lists the nodes".to_owned());
+            Err(Failure::new(format!("there is no node {beginning}"))
+                .hint(hint)
+                .exit(Exit::NotFound)
+                .into())
+        }
     }
 }
+
+/// How much of an id tables show.
+const ID_CHARS_SHOWN: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -137,5 +152,9 @@ mod tests {
             let error = choose(&nodes, beginning).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
+        // One letter of the id in the table is wrong.
+        let error = choose(&nodes, "2d000000").unwrap_err();
+        let told = super::super::failure::told(&error);
+        assert!(told.contains("hint: did you mean 2c000000?"), "{told}");
     }
 }

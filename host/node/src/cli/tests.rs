@@ -103,6 +103,45 @@ fn help_fits_80_columns() {
     }
 }
 
+/// What is said in two places is said alike: of each, what the help and a page of the handbook have.
+#[test]
+fn the_help_and_the_handbook_agree() {
+    let operating = include_str!("../../../../docs/OPERATING.md").replace('\n', " ");
+    let commands = commands();
+    for (path, help, page) in [
+        (
+            "holdfast nodes remove",
+            "start elsewhere once its lease is over, within 4 seconds of its last sign of life",
+            "starts elsewhere when its lease is over: within 4 s of its last sign of life",
+        ),
+        (
+            "holdfast nodes remove",
+            "One that still answers is not removed: drain it first",
+            "A node that still answers is removed only once it is drained and empty",
+        ),
+        (
+            "holdfast start",
+            "started again, it finds them without --seed",
+            "`--seed` only helps: the node knows its peers from its disk",
+        ),
+        (
+            "holdfast start",
+            "With data of a cluster already there it changes nothing",
+            "`--bootstrap` changes nothing any more",
+        ),
+    ] {
+        let command = commands.iter().find(|(at, _)| at == path);
+        let (_, mut command) = command.expect("there is such a command").clone();
+        let said = command.render_long_help().to_string();
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains(help), "{path} does not say {help:?}: {said}");
+        assert!(
+            operating.contains(page),
+            "the handbook does not say {page:?}"
+        );
+    }
+}
+
 #[test]
 fn global_options_stand_before_and_after_the_command() {
     for line in [
@@ -180,6 +219,11 @@ fn mistakes_are_named() {
         ("holdfast start --cluster-name a", "--data-dir"),
         ("holdfast modules get No", "module name \"No\""),
         ("holdfast resources list a --status happy", "quarantined"),
+        (
+            "holdfast events --type node-dwon",
+            "did you mean node-down?",
+        ),
+        ("holdfast events --type nonsense", "docs/EVENTS.md"),
         ("holdfast resources list a --limit 0", "1..=1000"),
         ("holdfast deploy --set limits", "must look like"),
         ("holdfast drain a --cancel --wait", "cannot be used"),

@@ -1,7 +1,7 @@
 //! Running cargo, and finding what it made.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -11,12 +11,22 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 
 use super::{Error, Progress, TARGET, output, profile, tool};
 
-/// Builds the package in `dir` and says where its component is.
+/// What cargo has made.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// Components of the package.
+    components: Vec<PathBuf>,
+    /// The manifests of all packages of this machine that it is made of.
+    packages: BTreeSet<PathBuf>,
+}
+
+/// Builds the package in `dir`; says where its component is, and of which packages of this machine it
+/// is made.
 pub(super) async fn build(
     dir: &Path,
     target_dir: Option<&Path>,
     report: &mut (dyn FnMut(Progress<'_>) + Send),
-) -> Result<PathBuf, Error> {
+) -> Result<(PathBuf, BTreeSet<PathBuf>), Error> {
     let run = |source| Error::Run {
         program: "cargo",
         source,
@@ -43,17 +53,18 @@ pub(super) async fn build(
     let messages = child.stdout.take().expect("stdout is piped");
     let words = child.stderr.take().expect("stderr is piped");
     // Both at once: cargo would stop at a pipe that is full.
-    let (found, said) = tokio::join!(artifacts(messages, dir), listen(words, report));
+    let (made, said) = tokio::join!(artifacts(messages, dir), listen(words, report));
     let status = child.wait().await.map_err(run)?;
+    let mut made = made.map_err(run)?;
     if !status.success() {
         return Err(Error::Cargo {
             status,
             said: said.map_err(run)?,
+            packages: made.packages,
         });
     }
-    let mut found = found.map_err(run)?;
-    match (found.pop(), found.is_empty()) {
-        (Some(path), true) => Ok(path),
+    match (made.components.pop(), made.components.is_empty()) {
+        (Some(path), true) => Ok((path, made.packages)),
         _ => Err(Error::NoComponent {
             dir: dir.to_owned(),
         }),
@@ -77,6 +88,7 @@ pub(super) async fn last(dir: &Path) -> Result<PathBuf, Error> {
         return Err(Error::Cargo {
             status: said.status,
             said: String::from_utf8_lossy(&said.stderr).into_owned(),
+            packages: BTreeSet::new(),
         });
     }
     let metadata: Metadata = serde_json::from_slice(&said.stdout).map_err(|_| no_component())?;
@@ -125,23 +137,28 @@ struct Library {
 struct Message {
     reason: String,
     #[serde(default)]
+    package_id: String,
+    #[serde(default)]
     manifest_path: PathBuf,
     #[serde(default)]
     filenames: Vec<PathBuf>,
 }
 
-/// The components made of the package in `dir`.
-async fn artifacts(messages: impl AsyncRead + Unpin, dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// What cargo says that it has made of the package in `dir`.
+async fn artifacts(messages: impl AsyncRead + Unpin, dir: &Path) -> std::io::Result<Made> {
     let manifest = dir.join("Cargo.toml").canonicalize()?;
-    let mut found = Vec::new();
+    let mut made = Made::default();
     let mut lines = BufReader::new(messages).lines();
     while let Some(line) = lines.next_line().await? {
         let Ok(message) = serde_json::from_str::<Message>(&line) else {
             continue;
         };
-        found.extend(component_of(message, &manifest));
+        if message.package_id.contains("path+file://") && message.manifest_path.is_absolute() {
+            made.packages.insert(message.manifest_path.clone());
+        }
+        made.components.extend(component_of(message, &manifest));
     }
-    Ok(found)
+    Ok(made)
 }
 
 fn component_of(message: Message, manifest: &Path) -> Option<PathBuf> {
@@ -236,6 +253,29 @@ mod tests {
         ] {
             assert_eq!(component_of(other, &manifest), None);
         }
+    }
+
+    #[tokio::test]
+    async fn the_packages_of_this_machine_are_told_apart_from_those_of_a_registry() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("Cargo.toml"), "").unwrap();
+        let mut words = String::new();
+        for (id, manifest) in [
+            (
+                "registry+https://github.com/rust-lang/crates.io-index#serde@1.0.0",
+                "/r/Cargo.toml",
+            ),
+            ("path+file:///work/lib#0.1.0", "/work/lib/Cargo.toml"),
+            ("old 0.1.0 (path+file:///work/old)", "/work/old/Cargo.toml"),
+        ] {
+            let message = serde_json::json!({
+                "reason": "compiler-message", "package_id": id, "manifest_path": manifest,
+            });
+            words.push_str(&format!("{message}\n"));
+        }
+        let made = artifacts(words.as_bytes(), dir.path()).await.unwrap();
+        let expected = ["/work/lib/Cargo.toml", "/work/old/Cargo.toml"];
+        assert_eq!(made.packages, expected.map(PathBuf::from).into());
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use tokio::process::Command;
 
-use super::{Error, Progress, TARGET, tool};
+use super::{Error, Progress, TARGET, tool, toolchain};
 
 /// Installs the target when the toolchain of this folder does not have it.
 pub(super) async fn ensure(
@@ -19,6 +19,7 @@ async fn ensure_by(
     tool: &(dyn Fn(&str) -> Command + Sync),
     report: &mut (dyn FnMut(Progress<'_>) + Send),
 ) -> Result<(), Error> {
+    toolchain::check(tool).await?;
     if is_installed(tool).await? {
         return Ok(());
     }
@@ -71,6 +72,7 @@ mod tests {
     struct Toolchain {
         folder: tempfile::TempDir,
         adds: &'static str,
+        version: &'static str,
     }
 
     impl Toolchain {
@@ -84,7 +86,11 @@ mod tests {
                 std::os::unix::fs::symlink(script, folder.path().join(program)).unwrap();
             }
             std::fs::create_dir(folder.path().join("libraries")).unwrap();
-            Self { folder, adds }
+            Self {
+                folder,
+                adds,
+                version: "1.95.0",
+            }
         }
 
         fn install(&self) {
@@ -99,7 +105,8 @@ mod tests {
                 command
                     .env("PATH", here)
                     .env("LIBRARIES", here.join("libraries"))
-                    .env("ADDS", self.adds);
+                    .env("ADDS", self.adds)
+                    .env("VERSION", self.version);
                 command
             };
             let mut told = false;
@@ -146,6 +153,27 @@ mod tests {
             let hint = error.hint().unwrap();
             assert!(error.to_string().contains(named), "{error}");
             assert!(hint.contains(remedy), "{hint}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_compiler_that_is_too_old_or_broken_is_named_before_anything_is_installed() {
+        for (version, named, remedy) in [
+            (
+                "1.94.1",
+                "rustc here is 1.94.1, and handlers need 1.95",
+                "rustup update",
+            ),
+            ("1.9.0", "rustc here is 1.9.0", "rust-toolchain.toml"),
+            ("", "no default is configured", "rustup default stable"),
+        ] {
+            let mut toolchain = Toolchain::of(&["rustc", "rustup"], "it");
+            toolchain.version = version;
+            let (result, told) = toolchain.ensure().await;
+            let error = result.unwrap_err();
+            assert!(error.to_string().contains(named), "{error}");
+            assert!(error.hint().unwrap().contains(remedy), "{error}");
+            assert!(!told, "it installs something");
         }
     }
 }

@@ -14,6 +14,7 @@ fn what_an_outer_cargo_or_a_native_build_set_is_kept_away() {
         ("RUSTC_WORKSPACE_WRAPPER", true),
         ("CARGO_HOME", false),
         ("CARGO_TARGET_DIR", false),
+        ("CARGO_BUILD_TARGET_DIR", false),
         ("CARGO_NET_OFFLINE", false),
         ("CARGO_REGISTRIES_CRATES_IO_PROTOCOL", false),
         ("CARGO_BUILD_JOBS", false),
@@ -23,6 +24,22 @@ fn what_an_outer_cargo_or_a_native_build_set_is_kept_away() {
     ] {
         assert_eq!(disturbs(&name.into()), disturbing, "{name}");
     }
+}
+
+#[test]
+fn folders_that_the_caller_named_are_the_callers() {
+    let here = std::env::current_dir().unwrap();
+    let of = |name: &str, value: &str| of_caller(OsStr::new(name), OsStr::new(value));
+    for name in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "CARGO_HOME"] {
+        assert_eq!(
+            of(name, "build/out"),
+            Some(here.join("build/out")),
+            "{name}"
+        );
+        assert_eq!(of(name, "/abs"), Some("/abs".into()), "{name}");
+        assert_eq!(of(name, ""), None, "{name}");
+    }
+    assert_eq!(of("CARGO_NET_OFFLINE", "true"), None);
 }
 
 #[tokio::test]

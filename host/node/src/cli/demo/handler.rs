@@ -35,7 +35,7 @@ pub(super) async fn build(
     })
     .await;
     let built = match built {
-        Err(build::Error::Cargo { status, said }) => {
+        Err(build::Error::Cargo { status, said, .. }) => {
             anyhow::bail!(
                 "build the handler in {}: cargo ended with {status}:\n{said}",
                 dir.display()

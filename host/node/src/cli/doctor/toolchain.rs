@@ -6,7 +6,13 @@ use std::{io, path::Path, time::Duration};
 
 use tokio::time::timeout;
 
-use super::{super::build, Finding};
+use super::{
+    super::build::{
+        self,
+        toolchain::{NEEDED, parts},
+    },
+    Finding,
+};
 
 /// What a program of the toolchain said.
 #[derive(Debug)]
@@ -119,15 +125,6 @@ fn judge_target(there: bool, rustup: bool) -> Finding {
     }
 }
 
-/// Major and minor number of a version like `1.95.0` or `1.97.0-nightly`.
-fn parts(version: &str) -> Option<(u32, u32)> {
-    let mut numbers = version.trim().split('.');
-    let major = numbers.next()?.parse().ok()?;
-    Some((major, numbers.next()?.parse().ok()?))
-}
-
-/// What the SDK needs, in the packages that `holdfast new` makes too.
-const NEEDED: &str = env!("CARGO_PKG_RUST_VERSION");
 /// The first call of a toolchain may read much from a slow disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 
