@@ -340,7 +340,10 @@ mod tests {
             model.done(&operation);
             let text = format!("{operation:?}");
             kinds.insert(text.split([' ', '(']).next().unwrap_or_default().to_owned());
-            let out = model.nodes.values().filter(|node| !node.runs || node.drains);
+            let out = model
+                .nodes
+                .values()
+                .filter(|node| !node.runs || node.drains);
             assert!(out.count() <= 1, "{operation}: {model:?}");
             assert!((NODES_MIN..=NODES_MAX).contains(&model.nodes.len()));
             assert!(model.modules.len() <= 12);

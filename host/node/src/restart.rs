@@ -60,7 +60,9 @@ pub enum RestartError {
     #[error("the node did not answer: {0}")]
     NotReached(String),
     /// The cluster may hear of it yet. Then the node restarts.
-    #[error("the restart was not acknowledged in time; the node restarts if the cluster hears of it yet")]
+    #[error(
+        "the restart was not acknowledged in time; the node restarts if the cluster hears of it yet"
+    )]
     Unknown,
 }
 
@@ -177,7 +179,9 @@ impl Restarts {
             match self.announce().await {
                 Ok(()) => return ending,
                 Err(RestartError::Unknown) => {
-                    warn!("restart not acknowledged in time; restarting if the cluster hears of it yet");
+                    warn!(
+                        "restart not acknowledged in time; restarting if the cluster hears of it yet"
+                    );
                 }
                 Err(error) => warn!(%error, "restart not announced; going on"),
             }

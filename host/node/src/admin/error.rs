@@ -239,10 +239,9 @@ impl From<RestartError> for Error {
                 ProblemKind::NoLeader,
                 format!("{error}; it goes on as it is"),
             ),
-            RestartError::Unknown => Self::new(
-                ProblemKind::NoLeader,
-                format!("{error}; {MAYBE_DONE}"),
-            ),
+            RestartError::Unknown => {
+                Self::new(ProblemKind::NoLeader, format!("{error}; {MAYBE_DONE}"))
+            }
             RestartError::NotReached(_) => Self::new(ProblemKind::Unavailable, error.to_string()),
         }
     }
