@@ -21,6 +21,7 @@
 //!
 //! Absent: clocks, messages, and what ends when a lease does.
 
+mod grants;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,7 @@ use std::{
 use holdfast_model::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 
+pub use self::grants::{Grants, TermGrants};
 use crate::{
     handover::Now,
     state::{self, Cluster, Decision, Owner, State},

@@ -28,13 +28,16 @@ pub struct Candidate {
     pub caught_up: bool,
     /// It is about to leave the cluster for good.
     pub leaving: bool,
+    /// It is about to end, and may come back: it gives its vote to another that is ready for it, and
+    /// keeps it where there is none.
+    pub stopping: bool,
     /// How long nothing was heard of it, and its lease has been expired.
     pub silent_for: Duration,
 }
 
 impl Candidate {
     fn may_become_voter(&self) -> bool {
-        !self.voter && self.live && self.caught_up && !self.leaving
+        !self.voter && self.live && self.caught_up && !self.leaving && !self.stopping
     }
 }
 
@@ -51,7 +54,8 @@ pub enum Change {
 /// 1), or `None` when all is as it should be or nothing can be done safely.
 ///
 /// In this order: voters that leave for good are replaced, or else demoted; a leader that leaves
-/// hands over before it is demoted itself; a voter that has been silent for `replace_after` is
+/// hands over before it is demoted itself; voters that stop are replaced, as many as there is somebody
+/// for, and a leader that stops hands over; a voter that has been silent for `replace_after` is
 /// replaced, if there is somebody to replace it with; voters are added two by two up to `wanted`,
 /// and taken away two by two down to it. A sole voter that leaves waits for a successor.
 #[must_use]
@@ -109,6 +113,31 @@ pub fn next_change(nodes: &[Candidate], wanted: usize, replace_after: Duration) 
         }
     }
 
+    // All at once: whoever has to wait for a second step may be gone before it.
+    let stopping = voters
+        .iter()
+        .filter(|voter| voter.stopping && !voter.leader);
+    let replacements: Vec<(NodeId, NodeId)> = stopping
+        .map(|voter| voter.node)
+        .zip(spares.iter().map(|spare| spare.node))
+        .collect();
+    if !replacements.is_empty() {
+        let mut next = ids.clone();
+        for (out, spare) in replacements {
+            next.remove(&out);
+            next.insert(spare);
+        }
+        return Some(Change::Voters(next)).filter(safe);
+    }
+    if voters.iter().any(|voter| voter.leader && voter.stopping) {
+        let heir = voters
+            .iter()
+            .find(|v| !v.leader && !v.leaving && !v.stopping && v.live && v.caught_up);
+        if let Some(heir) = heir {
+            return Some(Change::Transfer(heir.node));
+        }
+    }
+
     let silent = voters
         .iter()
         .filter(|v| !v.live && !v.leader && v.silent_for >= replace_after);
@@ -136,6 +165,14 @@ pub fn next_change(nodes: &[Candidate], wanted: usize, replace_after: Duration) 
         return Some(Change::Voters(next)).filter(safe);
     }
     None
+}
+
+/// Whether nodes are a majority of each set that needs one of its own: one, or two while the voters
+/// change. Of no set, nobody is a majority.
+#[must_use]
+pub fn is_quorum(sets: &[BTreeSet<NodeId>], nodes: &BTreeSet<NodeId>) -> bool {
+    let has_majority = |set: &BTreeSet<NodeId>| set.intersection(nodes).count() > set.len() / 2;
+    !sets.is_empty() && sets.iter().all(has_majority)
 }
 
 /// How many more voters may be lost, whichever they are, while the others can still decide.

@@ -34,6 +34,7 @@ struct Inner {
     stopped: Family<Labels<1>, Counter>,
     requests: Family<Labels<3>, Counter>,
     spans: Spans,
+    lease: LeaseTimes,
 }
 
 /// Names and values.
@@ -55,6 +56,22 @@ pub struct Spans {
     pub dropped: Counter,
     /// The collector did not take them.
     pub failed: Counter,
+}
+
+/// How the renewals of this node's lease go.
+#[derive(Clone, Debug)]
+pub struct LeaseTimes {
+    seconds: Histogram,
+    slack: Histogram,
+}
+
+impl LeaseTimes {
+    /// A leader renewed the lease: `took` from the question to the grant, `slack` before the node would
+    /// have stopped without it.
+    pub fn observe(&self, took: Duration, slack: Duration) {
+        self.seconds.observe(took.as_secs_f64());
+        self.slack.observe(slack.as_secs_f64());
+    }
 }
 
 /// A value that is read when somebody asks, with the labels that tell it from others of its name.
@@ -133,6 +150,22 @@ impl Metrics {
             "Spans of traces that ended on this node, by what became of them",
             of_spans,
         );
+        let lease = LeaseTimes {
+            seconds: Histogram::new(SECONDS),
+            slack: Histogram::new(SLACK_SECONDS),
+        };
+        registry.register_with_unit(
+            "lease_renewal",
+            "From a question about the lease of this node to the grant that answered it",
+            Unit::Seconds,
+            lease.seconds.clone(),
+        );
+        registry.register_with_unit(
+            "lease_slack",
+            "How long before this node would have lost its lease the next grant came",
+            Unit::Seconds,
+            lease.slack.clone(),
+        );
         Self(Arc::new(Inner {
             registry,
             calls,
@@ -142,6 +175,7 @@ impl Metrics {
             stopped,
             requests,
             spans,
+            lease,
         }))
     }
 
@@ -200,6 +234,12 @@ impl Metrics {
     #[must_use]
     pub fn spans(&self) -> Spans {
         self.0.spans.clone()
+    }
+
+    /// What counts renewals of this node's lease.
+    #[must_use]
+    pub fn lease_times(&self) -> LeaseTimes {
+        self.0.lease.clone()
     }
 
     /// All that was counted, and these readings, as text. Readings of the same stand together.
@@ -319,6 +359,9 @@ const RESULTS: [&str; 8] = [
     "interrupted",
     "invalid",
 ];
+
+/// Up to half a minute, the longest leases in use; most are of some seconds.
+const SLACK_SECONDS: [f64; 10] = [0.0, 0.1, 0.25, 0.5, 1.0, 1.5, 1.75, 2.0, 5.0, 30.0];
 
 #[derive(Clone)]
 struct Buckets;

@@ -6,17 +6,20 @@
 //! deposed leader changes nothing.
 
 mod allocator;
+mod copies;
 mod leader;
 mod lease;
 mod placing;
 mod quorum;
 mod readiness;
+mod vote;
 mod withheld;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use holdfast_cluster::{
     evidence::{Death, Evidence},
+    lease::Grants,
     membership::Member,
     state::{Allocation, Owner, Refused},
 };
@@ -30,15 +33,17 @@ use tokio::{
 use tracing::debug;
 
 use self::allocator::Allocator;
-pub(crate) use self::lease::Renew;
-pub(crate) use self::withheld::ConditionsOf;
 pub use self::{
     allocator::Allocations,
     leader::Leader,
     lease::{Contacts, Lease, Renewals},
     quorum::{LostQuorum, QuorumWatch},
 };
-use self::{lease::Grants, quorum::Heard};
+pub use self::copies::WrongCopy;
+pub(crate) use self::{
+    copies::ReadDigests, lease::Renew, vote::GiveVote, withheld::ConditionsOf,
+};
+use self::{quorum::Heard, vote::Stopping};
 use crate::{
     clock::boot_time,
     conditions::Conditions,
@@ -59,8 +64,9 @@ struct Inner {
     members: watch::Receiver<Members>,
     conditions: Conditions,
     evidence: Mutex<Evidence>,
-    grants: Mutex<Grants>,
+    grants: Mutex<Grants<lease::Notes>>,
     heard: Mutex<Heard>,
+    stopping: Stopping,
     /// Something happened that the leader should look at now.
     news: Notify,
 }
@@ -149,6 +155,7 @@ impl Placement {
             evidence: Mutex::default(),
             grants: Mutex::default(),
             heard: Mutex::new(Heard::new(boot_time())),
+            stopping: Stopping::default(),
             news: Notify::new(),
         };
         let placement = Self(Arc::new(inner));

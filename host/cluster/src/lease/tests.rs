@@ -132,6 +132,26 @@ fn a_lease_is_lost_until_a_leader_with_a_majority_is_heard_after_its_end() {
 }
 
 #[test]
+fn an_older_term_never_takes_the_place_of_a_newer_one() {
+    let (_, state) = leader(ms(0));
+    let mut grants: Grants = Grants::default();
+    let of_second = grants.of_term(2, ms(10), 5).expect("none is newer");
+    of_second.grantor.confirmed(ms(20));
+    of_second.grantor.condemn(run(1, 1));
+    // Read before the second term began, used after.
+    assert!(grants.of_term(1, ms(1), 0).is_none());
+    let of_second = grants.of_term(2, ms(30), 9).expect("it is the same one");
+    let answer = of_second.grantor.answer(ms(30), run(1, 1), &state, 9);
+    assert_eq!(answer, Answer::Over, "it is condemned still");
+    let of_third = grants.of_term(3, ms(40), 12).expect("it is newer");
+    of_third.grantor.confirmed(ms(40));
+    assert_eq!(
+        of_third.grantor.answer(ms(40), run(1, 1), &state, 12),
+        grant(12)
+    );
+}
+
+#[test]
 fn answers_may_come_in_any_order() {
     let mut holder = Holder::default();
     holder.answered(ms(500), ms(600), grant(0));

@@ -3,7 +3,7 @@ use super::*;
 const REPLACE_AFTER: Duration = Duration::from_secs(30);
 
 /// Each word is a node, with ids from 1: `V` voter, `L` learner, then any of `*` leads, `x` dead
-/// for a moment, `X` dead for long, `~` lagging, `-` leaving.
+/// for a moment, `X` dead for long, `~` lagging, `-` leaving, `.` stopping.
 fn nodes(text: &str) -> Vec<Candidate> {
     let node = |(word, n): (&str, u128)| Candidate {
         node: id(n),
@@ -12,6 +12,7 @@ fn nodes(text: &str) -> Vec<Candidate> {
         live: !word.contains(['x', 'X']),
         caught_up: !word.contains(['~', 'x', 'X']),
         leaving: word.contains('-'),
+        stopping: word.contains('.'),
         silent_for: match (word.contains('x'), word.contains('X')) {
             (_, true) => REPLACE_AFTER,
             (true, _) => REPLACE_AFTER - Duration::from_millis(1),
@@ -127,6 +128,34 @@ fn a_leader_that_leaves_hands_over_first() {
 }
 
 #[test]
+fn a_voter_that_stops_gives_its_vote_to_a_ready_learner_or_keeps_it() {
+    check("V* V V. L", 3, voters([1, 2, 4]));
+    check("V* V V. L~ L", 3, voters([1, 2, 5]));
+    // A vote is worth more than an even number, and it may come back.
+    check("V* V V.", 3, None);
+    check("V* V V. L~", 3, None);
+    // Who stops as well is no successor.
+    check("V* V V. L.", 3, None);
+    check("V* L. L", 3, None);
+}
+
+#[test]
+fn voters_that_stop_at_once_are_replaced_at_once() {
+    check("V* V. V. L L", 3, voters([1, 4, 5]));
+    check("V* V. V. L", 3, voters([1, 3, 4]));
+    check("V*. V. V L L", 3, voters([1, 3, 4]));
+    check("V* V. V. V V L L", 5, voters([1, 4, 5, 6, 7]));
+}
+
+#[test]
+fn a_leader_that_stops_hands_over_first() {
+    check("V*. V V L", 3, Some(Change::Transfer(id(2))));
+    check("V*. V. V", 3, Some(Change::Transfer(id(3))));
+    check("V. V* V L", 3, voters([2, 3, 4]));
+    check("V*. V. V.", 3, None);
+}
+
+#[test]
 fn repeated_steps_end_with_as_many_voters_as_wanted() {
     for (text, wanted, want) in [
         ("V* L L L L L", 5, 5),
@@ -135,6 +164,8 @@ fn repeated_steps_end_with_as_many_voters_as_wanted() {
         ("V* V VX L L L L", 5, 5),
         ("V- V*- V- L L L", 3, 3),
         ("V*- V- V- L", 3, 1),
+        ("V*. V. V L L", 3, 3),
+        ("V*. V. V. L L", 3, 3),
         ("V* V- V-", 3, 1),
     ] {
         let mut nodes = nodes(text);
@@ -172,4 +203,21 @@ fn losses_that_are_survived_leave_a_majority() {
     ] {
         assert_eq!(survivable_losses(voters, live), want, "{live} of {voters}");
     }
+}
+
+#[test]
+fn while_the_voters_change_both_the_former_and_the_next_need_a_majority() {
+    let set = |ids: &[u128]| ids.iter().copied().map(id).collect::<BTreeSet<_>>();
+    let joint = [set(&[1, 2, 3]), set(&[3, 4, 5])];
+    for (nodes, want) in [
+        (vec![1, 2, 4, 5], true),
+        (vec![2, 3, 4], true),
+        // A majority of all five, and none of the next.
+        (vec![1, 2, 4], false),
+        (vec![3, 4, 5], false),
+    ] {
+        assert_eq!(is_quorum(&joint, &set(&nodes)), want, "{nodes:?}");
+    }
+    assert!(is_quorum(&joint[..1], &set(&[1, 3])));
+    assert!(!is_quorum(&[], &set(&[1, 2, 3])), "nobody decides yet");
 }

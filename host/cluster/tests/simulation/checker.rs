@@ -135,6 +135,13 @@ impl Checker {
         self.violated("logs go on", None, [host], text);
     }
 
+    /// A leader has granted a lease to a run that it had given up in the same term.
+    pub(crate) fn granted_after_all(&mut self, host: usize, run: Owner) {
+        let run = story::run(run);
+        let text = format!("host {host} has given {run} up, and grants it a lease");
+        self.violated("who is given up gets no lease", None, [host], text);
+    }
+
     fn violated(
         &mut self,
         invariant: &'static str,

@@ -145,6 +145,7 @@ const BUGS: [Bug; 10] = [
     Bug::TokenUnchecked,
     Bug::GrantsCondemned,
     Bug::GrantsUnknowing,
+    Bug::GrantsInOlderTerm,
     Bug::OutlastsNothing,
     Bug::AcksBeforeFlush,
     Bug::ForgetsItsRestart,

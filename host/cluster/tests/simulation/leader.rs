@@ -9,22 +9,21 @@ use std::{
 
 use holdfast_cluster::{
     handover::Now,
-    lease::{Answer, Grantor},
-    state::{About, Command, Decision, Outlasting, Owner, Standing, State},
+    lease::{Answer, Grantor, Grants},
+    state::{About, Command, Decision, Outlasting, Owner, Standing},
     voters::{self, Candidate, Change},
 };
 use holdfast_model::{Labels, NodeId, Weight};
+use rand::RngExt;
 
 use crate::{
     log::Lead,
-    node::{Bug, Out, Process},
+    node::{Bug, Out, Process, in_contact},
     story,
 };
 
 pub(crate) struct Leading {
-    term: u64,
-    elected: Now,
-    grantor: Grantor,
+    lead: Lead,
     round_at: Now,
     /// The last decision. The next round waits until it is applied: on a state without it, the same
     /// slots, or others in their place, would be moved once more.
@@ -35,21 +34,17 @@ pub(crate) struct Leading {
     clients: BTreeMap<u64, u64>,
     /// When each voter was in reach last.
     seen: BTreeMap<NodeId, Now>,
-    bug: Option<Bug>,
 }
 
 impl Leading {
-    fn new(lead: Lead, bug: Option<Bug>) -> Self {
+    fn new(lead: Lead) -> Self {
         Self {
-            term: lead.term,
-            elected: lead.elected,
-            grantor: Grantor::new(lead.elected, lead.first),
+            lead,
             round_at: lead.elected,
             decided: None,
             handing_over: None,
             clients: BTreeMap::new(),
             seen: BTreeMap::new(),
-            bug,
         }
     }
 
@@ -67,38 +62,65 @@ impl Leading {
         self.clients.remove(&number)
     }
 
-    pub(crate) fn answer(
-        &mut self,
-        now: Now,
-        contact: Option<(u64, Now)>,
-        asker: Owner,
-        state: &State,
-        applied: u64,
-    ) -> Answer {
-        let began = contact.filter(|(term, _)| *term == self.term);
-        if let Some((_, began)) = began {
-            self.grantor.confirmed(began);
-        }
-        let answer = self.grantor.answer(now, asker, state, applied);
-        // One that has forgotten whom it condemned, or does not know of earlier leaders.
-        let first = match (self.bug, answer) {
-            (Some(Bug::GrantsCondemned), Answer::Over) => applied,
-            (Some(Bug::GrantsUnknowing), Answer::NotNow) => 0,
-            _ => return answer,
-        };
-        let mut careless = Grantor::new(self.elected, first);
-        if let Some((_, began)) = began {
-            careless.confirmed(began);
-        }
-        careless.answer(now, asker, state, applied)
-    }
-
     pub(crate) fn clients(&self) -> usize {
         self.clients.len()
     }
 }
 
+/// The leases of the term that a process leads. Nobody else has begun a later one: rounds are not
+/// interrupted.
+fn grantor(grants: &mut Grants, lead: Lead) -> &mut Grantor {
+    let grants = grants.of_term(lead.term, lead.elected, lead.first);
+    &mut grants.expect("this is the newest term").grantor
+}
+
 impl Process {
+    /// Answers who asks for a lease. What the answer takes for the term that this process leads may be
+    /// read long before: threads stand still for as long as they like.
+    pub(crate) fn answer(&mut self, now: Now, asker: Owner) -> Answer {
+        let stood_still = self.rng.random_bool(0.3);
+        let lead = match self.leading.as_ref().map(|leading| leading.lead) {
+            _ if stood_still && !self.led.is_empty() => {
+                Some(self.led[self.rng.random_range(0..self.led.len())])
+            }
+            lead => lead,
+        };
+        let Some(lead) = lead else {
+            return Answer::NotNow;
+        };
+        if self.bug == Some(Bug::GrantsInOlderTerm)
+            && self
+                .grants
+                .of_term(lead.term, lead.elected, lead.first)
+                .is_none()
+        {
+            self.grants = Grants::default();
+        }
+        let Some(grants) = self.grants.of_term(lead.term, lead.elected, lead.first) else {
+            return Answer::NotNow;
+        };
+        let contact = self.log.contact(now);
+        let began = contact.filter(|(term, _)| *term == lead.term);
+        if let Some((_, began)) = began {
+            grants.grantor.confirmed(began);
+        }
+        let answer = grants.grantor.answer(now, asker, &self.state, self.applied);
+        if matches!(answer, Answer::Granted(_)) && self.gave_up.contains(&(lead.term, asker)) {
+            self.granted_after_all = Some(asker);
+        }
+        // One that has forgotten whom it condemned, or does not know of earlier leaders.
+        let first = match (self.bug, answer) {
+            (Some(Bug::GrantsCondemned), Answer::Over) => self.applied,
+            (Some(Bug::GrantsUnknowing), Answer::NotNow) => 0,
+            _ => return answer,
+        };
+        let mut careless = Grantor::new(lead.elected, first);
+        if let Some((_, began)) = began {
+            careless.confirmed(began);
+        }
+        careless.answer(now, asker, &self.state, self.applied)
+    }
+
     /// Looks who is there, and does the leader's work, if this node leads.
     pub(crate) fn lead(&mut self, now: Now, out: &mut Out) {
         let runs: Vec<Owner> = self.reached(now).collect();
@@ -109,10 +131,11 @@ impl Process {
             }
             return;
         };
-        let same = |leading: &Leading| leading.term == lead.term;
+        let same = |leading: &Leading| leading.lead.term == lead.term;
         if !self.leading.as_ref().is_some_and(same) {
             out.note(format!("leads term {}", lead.term));
-            self.leading = Some(Leading::new(lead, self.bug));
+            self.leading = Some(Leading::new(lead));
+            self.led.push(lead);
         }
         let Some(mut leading) = self.leading.take() else {
             return;
@@ -120,7 +143,7 @@ impl Process {
         if leading.handing_over.is_some_and(|until| now >= until) {
             // Still this one, then.
             leading.handing_over = None;
-            leading.grantor.pause(false);
+            grantor(&mut self.grants, lead).pause(false);
         }
         // What earlier leaders decided holds, so it is known before anything is decided.
         if self.applied >= lead.first && now >= leading.round_at {
@@ -147,7 +170,7 @@ impl Process {
         if leading.handing_over.is_none() {
             out.note(format!("hands the leadership over to {}", story::name(to)));
             leading.handing_over = Some(now + HAND_OVER);
-            leading.grantor.pause(true);
+            grantor(&mut self.grants, leading.lead).pause(true);
             out.hands_over = true;
             self.log.transfer(now, to);
         }
@@ -155,7 +178,7 @@ impl Process {
 
     fn round(&mut self, leading: &mut Leading, now: Now, out: &mut Out) {
         let live = self.live(now);
-        let mut decisions = self.admissions(leading, now);
+        let mut decisions = self.admissions(leading.lead, now);
         decisions.extend(self.deaths(leading, now, out));
         for decision in decisions {
             out.note(format!("decides {}", told(&decision)));
@@ -179,14 +202,14 @@ impl Process {
     }
 
     fn note_decided(&mut self, leading: &mut Leading, decision: Decision) -> Option<u64> {
-        let term = leading.term;
+        let term = leading.lead.term;
         let number = self.append(Command::Decide { term, decision })?;
         leading.decided = Some(number);
         Some(number)
     }
 
     /// Nodes in reach that the state does not know, or not in this run.
-    fn admissions(&self, leading: &mut Leading, now: Now) -> Vec<Decision> {
+    fn admissions(&mut self, lead: Lead, now: Now) -> Vec<Decision> {
         let members = self.membership.members();
         let reached = members.filter_map(|member| {
             let contact = self.contacts.get(&member.node)?;
@@ -200,13 +223,14 @@ impl Process {
             ))
         });
         let found = reached.chain([(self.me, about(self.addr, self.boot))]);
+        let found: Vec<(Owner, About)> = found.collect();
         let mut joins = Vec::new();
         for (run, about) in found {
             let known = self.state.nodes().get(&run.node);
             let news = known.is_none_or(|known| {
                 known.standing != Standing::Removed && known.incarnation < run.incarnation
             });
-            if news && self.has_ended_before(&mut leading.grantor, now, run, &about) {
+            if news && self.has_ended_before(lead, now, run, &about) {
                 joins.push(Decision::Join {
                     node: run.node,
                     incarnation: run.incarnation,
@@ -220,7 +244,7 @@ impl Process {
 
     /// Whether the former run of a node surely runs nothing any more. Under one boot of one kernel
     /// the lock of the data directory says so; under another one only the end of its lease does.
-    fn has_ended_before(&self, grantor: &mut Grantor, now: Now, run: Owner, about: &About) -> bool {
+    fn has_ended_before(&mut self, lead: Lead, now: Now, run: Owner, about: &About) -> bool {
         let Some(known) = self.state.nodes().get(&run.node) else {
             return true;
         };
@@ -231,13 +255,15 @@ impl Process {
         if known.about.boot_id == about.boot_id || !self.state.is_member(former) {
             return true;
         }
+        let grantor = grantor(&mut self.grants, lead);
         grantor.condemn(former);
         grantor.has_expired(now, former, &self.state)
     }
 
     /// Runs that are proven dead, or whose lease is over.
-    fn deaths(&mut self, leading: &mut Leading, now: Now, out: &mut Out) -> Vec<Decision> {
+    fn deaths(&mut self, leading: &Leading, now: Now, out: &mut Out) -> Vec<Decision> {
         let state = &self.state;
+        let grantor = grantor(&mut self.grants, leading.lead);
         let proven = self.evidence.pending(state);
         let mut proven: Vec<Decision> = proven
             .into_iter()
@@ -248,10 +274,10 @@ impl Process {
                 return true;
             };
             let run = Owner { node, incarnation };
-            let buried = !leading.grantor.is_reserved(now, run, state);
+            let buried = !grantor.is_reserved(now, run, state);
             if buried {
                 // Were it alive against all proof, it would not get another lease.
-                leading.grantor.condemn(run);
+                grantor.condemn(run);
             }
             buried
         });
@@ -261,14 +287,15 @@ impl Process {
                 incarnation: known.incarnation,
             });
             let long_ago = Grantor::new(Now::ZERO, 0);
-            let unheard = leading.grantor.silent(now, state);
+            let unheard = grantor.silent(now, state);
+            let (me, contacts) = (self.me, &self.contacts);
             let fresh = members.filter(|run| {
-                let here = *run != self.me && !self.in_contact(run.node, now);
+                let here = *run != me && !in_contact(contacts, run.node, now);
                 here && state.is_member(*run) && long_ago.has_expired(now, *run, state)
             });
             fresh.chain(unheard).collect()
         } else {
-            leading.grantor.silent(now, state)
+            grantor.silent(now, state)
         };
         for run in &silent {
             out.note(format!(
@@ -276,6 +303,8 @@ impl Process {
                 story::run(*run)
             ));
         }
+        let term = leading.lead.term;
+        self.gave_up.extend(silent.iter().map(|run| (term, *run)));
         out.given_up.extend(&silent);
         let silent = silent.into_iter().map(|run| Decision::Vacate {
             node: run.node,
@@ -285,7 +314,7 @@ impl Process {
             Some(Outlasting { since, .. }) if self.bug == Some(Bug::OutlastsNothing) => {
                 Some(Decision::Outlasted { since })
             }
-            _ => leading.grantor.outlasted(now, state),
+            _ => grantor.outlasted(now, state),
         };
         proven.into_iter().chain(outlasted).chain(silent).collect()
     }
@@ -349,6 +378,7 @@ impl Process {
                 live: live.contains(&node),
                 caught_up: self.log.is_near(node),
                 leaving: self.is_removed(node),
+                stopping: false,
                 silent_for: now.saturating_sub(seen),
             }
         };

@@ -15,7 +15,7 @@ use std::{
 use holdfast_cluster::{
     evidence::{Death, Evidence},
     handover::{Handover, Now, SlotKey},
-    lease::{Answer, Holder, RENEW_EVERY, Terms},
+    lease::{Grants, Holder, RENEW_EVERY, Terms},
     membership::{self, Member, Membership, Options},
     placement::stability::Stability,
     state::{Changes, Command, Key, Owner, Position, State},
@@ -25,7 +25,7 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use crate::{
     leader::Leading,
-    log::{Committed, ELECTION_MAX, Entry, Log, Proposal, Store, What},
+    log::{Committed, ELECTION_MAX, Entry, Lead, Log, Proposal, Store, What},
     network::{Envelope, Message, To},
     story,
 };
@@ -54,6 +54,8 @@ pub(crate) enum Bug {
     GrantsCondemned,
     /// A leader grants before it knows what earlier ones decided.
     GrantsUnknowing,
+    /// A thread that took an earlier term for the present one has that one's leases begin anew.
+    GrantsInOlderTerm,
     /// A leader counts silence by shorter leases from the moment that they are granted.
     OutlastsNothing,
     /// A disk's promises are made before it keeps them.
@@ -109,6 +111,14 @@ pub(crate) struct Process {
     pub(crate) state: State,
     pub(crate) applied: u64,
     pub(crate) leading: Option<Leading>,
+    /// The leases of the term that it leads, or led last.
+    pub(crate) grants: Grants,
+    /// The terms that it has led.
+    pub(crate) led: Vec<Lead>,
+    /// The runs that it has given up, and in which term.
+    pub(crate) gave_up: BTreeSet<(u64, Owner)>,
+    /// One of those that it has granted a lease all the same.
+    pub(crate) granted_after_all: Option<Owner>,
     pub(crate) evidence: Evidence,
     /// Runs of other nodes that a connection stood to lately.
     pub(crate) contacts: BTreeMap<NodeId, Contact>,
@@ -132,7 +142,7 @@ pub(crate) struct Process {
     ask_at: Now,
     hello_at: Now,
     tell_at: Now,
-    rng: ChaCha8Rng,
+    pub(crate) rng: ChaCha8Rng,
 }
 
 /// A connection to another node's process.
@@ -174,6 +184,10 @@ impl Process {
             state: checkpoint.state.clone(),
             applied: checkpoint.at.index,
             leading: None,
+            grants: Grants::default(),
+            led: Vec::new(),
+            gave_up: BTreeSet::new(),
+            granted_after_all: None,
             evidence: Evidence::default(),
             contacts: BTreeMap::new(),
             handover: Handover::new(me, RELEASE_RETRY),
@@ -431,21 +445,12 @@ impl Process {
     }
 
     pub(crate) fn in_contact(&self, node: NodeId, now: Now) -> bool {
-        let contact = self.contacts.get(&node);
-        contact.is_some_and(|contact| now < contact.at + CONTACT_LOST)
+        in_contact(&self.contacts, node, now)
     }
 
     /// What became of the evidence, for the bounds of queues.
     pub(crate) fn pending_deaths(&mut self) -> usize {
         self.evidence.pending(&self.state).len()
-    }
-
-    fn answer(&mut self, now: Now, asker: Owner) -> Answer {
-        let contact = self.log.contact(now);
-        match &mut self.leading {
-            Some(leading) => leading.answer(now, contact, asker, &self.state, self.applied),
-            None => Answer::NotNow,
-        }
     }
 
     /// Has something appended, if this node leads; gives its number.
@@ -518,6 +523,11 @@ impl Process {
         };
         members.filter(answers).map(run).chain([self.me])
     }
+}
+
+pub(crate) fn in_contact(contacts: &BTreeMap<NodeId, Contact>, node: NodeId, now: Now) -> bool {
+    let contact = contacts.get(&node);
+    contact.is_some_and(|contact| now < contact.at + CONTACT_LOST)
 }
 
 fn member(

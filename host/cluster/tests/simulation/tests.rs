@@ -119,6 +119,12 @@ fn a_leader_that_grants_before_it_knows_earlier_decisions_is_found() {
 }
 
 #[test]
+fn a_leader_whose_older_term_replaces_a_newer_one_is_found() {
+    let invariants = [TWO_RUN, &["who is given up gets no lease"]].concat();
+    finds(Bug::GrantsInOlderTerm, "all", &invariants);
+}
+
+#[test]
 fn a_leader_that_forgets_longer_leases_of_the_past_is_found() {
     finds(Bug::OutlastsNothing, "terms,pause,drift", TWO_RUN);
 }

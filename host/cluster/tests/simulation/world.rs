@@ -399,6 +399,9 @@ impl<'a> World<'a> {
         process.log.stall(now < host.stalls);
         let inbox = std::mem::take(&mut host.inbox);
         process.step(local, inbox, &mut out);
+        if let Some(run) = process.granted_after_all {
+            self.checker.granted_after_all(at, run);
+        }
         for committed in out.committed {
             self.checker.commits(now, at, committed, &mut self.story);
         }

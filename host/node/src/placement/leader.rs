@@ -106,7 +106,7 @@ impl Leader {
                     ..Watched::default()
                 };
             }
-            self.refuse_overdue();
+            self.refuse_overdue(lead.term);
             // Without a majority each round would fail as the one before, and wakes come often.
             if !self.watched.patience.is_over(Instant::now()) {
                 continue;
@@ -173,7 +173,7 @@ impl Leader {
                 continue;
             };
             let run = Owner { node, incarnation };
-            let condemned = self.placement.with_grants(|grantor| {
+            let condemned = self.placement.with_grants(term, |grantor| {
                 let is_reserved = |state: &State| grantor.is_reserved(boot_time(), run, state);
                 if inner.control.read(is_reserved) {
                     return false;
@@ -190,12 +190,14 @@ impl Leader {
     }
 
     /// Lets the leases of those run out that do not give slots away which they were to.
-    fn refuse_overdue(&mut self) {
+    fn refuse_overdue(&mut self, term: u64) {
         let leaving = &mut self.watched.leaving;
         let control = &self.placement.0.control;
         let overdue = control.read(|state| leaving.owners(boot_time(), state));
         for run in overdue {
-            let fresh = self.placement.with_grants(|grantor| grantor.condemn(run));
+            let fresh = self
+                .placement
+                .with_grants(term, |grantor| grantor.condemn(run));
             if fresh == Some(true) {
                 warn!(
                     node.id = %run.node, node.incarnation = %run.incarnation,
@@ -208,7 +210,7 @@ impl Leader {
     /// Frees the slots of incarnations whose leases are over.
     async fn give_up(&self, term: u64) -> Result<(), Unheard> {
         let control = &self.placement.0.control;
-        let found = self.placement.with_grants(|grantor| {
+        let found = self.placement.with_grants(term, |grantor| {
             control.read(|state| {
                 let now = boot_time();
                 (grantor.silent(now, state), grantor.outlasted(now, state))
@@ -388,6 +390,7 @@ impl Leader {
         now: Instant,
     ) -> Vec<Candidate> {
         let me = self.placement.0.me;
+        let stopping = self.placement.0.stopping.at(boot_time());
         let candidate = |node: &NodeId| {
             let standing = state.nodes().get(node).map(|known| known.standing);
             let near = raft
@@ -402,6 +405,7 @@ impl Leader {
                 live: live.contains(node),
                 caught_up: *node == me || near,
                 leaving: standing == Some(Standing::Removed),
+                stopping: stopping.contains(node),
                 silent_for: seen.map_or(Duration::ZERO, |seen| now.saturating_duration_since(seen)),
             }
         };

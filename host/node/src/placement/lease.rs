@@ -10,7 +10,7 @@ use std::{
 };
 
 use holdfast_cluster::{
-    lease::{Answer, Grantor, Holder, RENEW_EVERY, Standing},
+    lease::{Answer, Grantor, Holder, RENEW_EVERY, Standing, TermGrants},
     placement::withheld::{Unfit, Withheld},
     state::{Cluster, Owner},
 };
@@ -31,7 +31,8 @@ use super::{
 };
 use crate::{
     clock::boot_time,
-    control::ChangeError,
+    control::{ChangeError, Leadership},
+    metrics::LeaseTimes,
     modules::Modules,
     peer::{Kind, Lane},
     rpc::{self, Question},
@@ -79,40 +80,20 @@ pub struct Renewals {
     me: Owner,
     fences: Fences,
     modules: Modules,
+    times: LeaseTimes,
     lease: watch::Sender<Lease>,
 }
 
 /// The task that makes sure, while this node leads, that a quorum takes it for the leader.
 pub struct Contacts(pub(super) Placement);
 
-/// The leases that this node grants, in the term that it leads.
+/// What the leader of a term notes beside its leases.
 #[derive(Default)]
-pub(super) struct Grants(Option<OfTerm>);
-
-struct OfTerm {
-    term: u64,
-    grantor: Grantor,
+pub(super) struct Notes {
     /// Who would not run at once all that it is given, by what it said last.
     unready: BTreeMap<Owner, Readiness>,
     /// Who was given nothing in the last round, and why; none before the first one.
     withheld: Option<BTreeMap<Owner, Withheld>>,
-}
-
-impl Grants {
-    /// The grants of a term, begun when this node is first asked for one. Its state, applied up to
-    /// `applied`, has the term's first entry.
-    fn of(&mut self, term: u64, applied: u64) -> &mut OfTerm {
-        let Self(grants) = self;
-        if grants.as_ref().is_none_or(|grants| grants.term != term) {
-            *grants = Some(OfTerm {
-                term,
-                grantor: Grantor::new(boot_time(), applied),
-                unready: BTreeMap::new(),
-                withheld: None,
-            });
-        }
-        grants.as_mut().expect("it was made just above")
-    }
 }
 
 impl Placement {
@@ -123,6 +104,7 @@ impl Placement {
         me: Owner,
         fences: Fences,
         modules: Modules,
+        times: LeaseTimes,
     ) -> (Renewals, watch::Receiver<Lease>) {
         let (lease, follow) = watch::channel(Lease::Waiting);
         let renewals = Renewals {
@@ -130,6 +112,7 @@ impl Placement {
             me,
             fences,
             modules,
+            times,
             lease,
         };
         (renewals, follow)
@@ -141,9 +124,18 @@ impl Placement {
         Contacts(self.clone())
     }
 
-    /// Does something with the leases of the present term; none when this node does not lead.
-    pub(super) fn with_grants<T>(&self, act: impl FnOnce(&mut Grantor) -> T) -> Option<T> {
-        self.with_grants_of_term(|grants| act(&mut grants.grantor))
+    /// Does something with the leases of a term; none when this node does not lead it, or has led a
+    /// later one since.
+    pub(super) fn with_grants<T>(
+        &self,
+        term: u64,
+        act: impl FnOnce(&mut Grantor) -> T,
+    ) -> Option<T> {
+        let lead = *self.0.control.leadership().borrow();
+        if lead.term != term {
+            return None;
+        }
+        self.with_grants_of(lead, |grants| act(&mut grants.grantor))
     }
 
     /// The nodes that have said, in this term, that they would run nothing that they are given.
@@ -176,33 +168,42 @@ impl Placement {
     /// What members have said of their readiness in this term, those that are not ready for all.
     fn said<T>(&self, look: impl Fn(&Owner, &Readiness) -> Option<T>) -> Vec<T> {
         let control = &self.0.control;
-        let said = self.with_grants_of_term(|grants| {
-            control.read(|state| grants.unready.retain(|run, _| state.is_member(*run)));
-            let unready = grants.unready.iter();
+        let lead = *control.leadership().borrow();
+        let said = self.with_grants_of(lead, |grants| {
+            let unready = &mut grants.notes.unready;
+            control.read(|state| unready.retain(|run, _| state.is_member(*run)));
+            let unready = unready.iter();
             unready.filter_map(|(run, said)| look(run, said)).collect()
         });
         said.unwrap_or_default()
     }
 
-    /// Notes who was given nothing in a round of this term, and why.
+    /// Notes who was given nothing in a round of a term, and why.
     pub(super) fn note_withheld(&self, withheld: BTreeMap<Owner, Withheld>) {
-        self.with_grants_of_term(|grants| grants.withheld = Some(withheld));
+        let lead = *self.0.control.leadership().borrow();
+        self.with_grants_of(lead, |grants| grants.notes.withheld = Some(withheld));
     }
 
     /// Who was given nothing in the last round, while this node leads.
     pub(super) fn withheld(&self) -> BTreeMap<Owner, Withheld> {
-        let withheld = self.with_grants_of_term(|grants| grants.withheld.clone());
+        let lead = *self.0.control.leadership().borrow();
+        let withheld = self.with_grants_of(lead, |grants| grants.notes.withheld.clone());
         withheld.flatten().unwrap_or_default()
     }
 
-    fn with_grants_of_term<T>(&self, act: impl FnOnce(&mut OfTerm) -> T) -> Option<T> {
-        let lead = *self.0.control.leadership().borrow();
+    fn with_grants_of<T>(
+        &self,
+        lead: Leadership,
+        act: impl FnOnce(&mut TermGrants<Notes>) -> T,
+    ) -> Option<T> {
         if !lead.me {
             return None;
         }
-        let applied = *self.0.control.applied().borrow();
+        // This node's state, applied up to there, has the term's first entry.
+        let (elected, first) = (boot_time(), *self.0.control.applied().borrow());
+        // By now this node may lead a later term: then this does nothing.
         let mut grants = self.0.grants.lock();
-        Some(act(grants.of(lead.term, applied)))
+        grants.of_term(lead.term, elected, first).map(act)
     }
 
     /// How long it takes until a node that fell silent is replaced, even if it led: its silence is
@@ -220,13 +221,15 @@ impl Placement {
     pub(crate) fn answer_renew(&self, asker: Owner, question: &Renew) -> Renewed {
         let index = *self.0.control.applied().borrow();
         let control = &self.0.control;
-        let granted = self.with_grants_of_term(|grants| {
+        let lead = *control.leadership().borrow();
+        let granted = self.with_grants_of(lead, |grants| {
+            let notes = &mut grants.notes;
             if question.readiness.is_full() {
-                grants.unready.remove(&asker);
+                notes.unready.remove(&asker);
             } else {
-                grants.unready.insert(asker, question.readiness.clone());
+                notes.unready.insert(asker, question.readiness.clone());
             }
-            let verdict = match &grants.withheld {
+            let verdict = match &notes.withheld {
                 None => Verdict::Unknown,
                 Some(withheld) => withheld
                     .get(&asker)
@@ -251,11 +254,12 @@ impl Placement {
         to: NodeId,
         deadline: std::time::Instant,
     ) -> Result<(), ChangeError> {
-        self.with_grants(|grantor| grantor.pause(true));
+        let term = self.0.control.leadership().borrow().term;
+        self.with_grants(term, |grantor| grantor.pause(true));
         let handed = self.0.control.transfer_leadership(to, deadline).await;
         if handed.is_err() {
             // Still this one, then; or another one, and then these grants are nobody's.
-            self.with_grants(|grantor| grantor.pause(false));
+            self.with_grants(term, |grantor| grantor.pause(false));
         }
         handed
     }
@@ -295,7 +299,13 @@ impl Renewals {
                 }
             }
             if let Some(answer) = answer {
-                holder.answered(asked, boot_time(), answer);
+                let now = boot_time();
+                let before = holder.standing(now, *applied.borrow());
+                holder.answered(asked, now, answer);
+                if let (Standing::Runs { until }, Answer::Granted(_)) = (before, answer) {
+                    let (took, slack) = (now.saturating_sub(asked), until.saturating_sub(now));
+                    self.times.observe(took, slack);
+                }
             }
             let index = *applied.borrow_and_update();
             let standing = holder.standing(boot_time(), index);
@@ -410,10 +420,8 @@ impl Contacts {
             let began = boot_time();
             let deadline = (Instant::now() + CONTACT_MAX).into_std();
             let confirmed = placement.0.control.confirm_leadership(deadline).await;
-            let lead = *placement.0.control.leadership().borrow();
-            // A later term, should one begin right here, was elected by a quorum since.
-            if confirmed.is_ok_and(|term| term == lead.term) {
-                placement.with_grants(|grantor| grantor.confirmed(began));
+            if let Ok(term) = confirmed {
+                placement.with_grants(term, |grantor| grantor.confirmed(began));
             }
         }
     }

@@ -238,8 +238,8 @@ pub(super) async fn name_taken(heard: gossip::Handle, control: Control, founder:
     }
 }
 
-/// Hands over what this node has, as far as there is somebody to take it and it is not kept for the
-/// next run, and its leadership.
+/// Hands over its vote and what this node has, as far as there is somebody to take it and it is not kept
+/// for the next run, and its leadership.
 pub(super) async fn leave(
     ending: Ending,
     config: &NodeConfig,
@@ -265,6 +265,10 @@ pub(super) async fn leave(
                 .is_ok()
         }
     };
+    if others && joined && !reserved {
+        // Before anything that takes long: others may be told to stop at the same time.
+        placement.give_vote(Instant::now() + VOTE).await;
+    }
     if others && joined && !reserved && !config.drain_timeout.is_zero() {
         info!(
             timeout_ms = config.drain_timeout.as_millis() as u64,
@@ -337,6 +341,8 @@ fn owned(node: NodeId, control: &Control) -> usize {
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 const FOUND: Duration = Duration::from_secs(10);
+/// How long it may take until another node votes in the place of this one: a few seconds of catching up.
+const VOTE: Duration = Duration::from_secs(5);
 const TRANSFER: Duration = Duration::from_secs(2);
 const LOOKUP: Duration = Duration::from_secs(2);
 const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);

@@ -104,7 +104,8 @@ impl Services {
             members.subscribe(),
             conditions.clone(),
         );
-        let (renewals, lease) = placement.renewals(me, fences.clone(), modules.clone());
+        let times = metrics.lease_times();
+        let (renewals, lease) = placement.renewals(me, fences.clone(), modules.clone(), times);
         let stop = ends.http.clone();
         let logs = Logs::new(
             me,

@@ -40,7 +40,7 @@ impl Leader {
             if !news {
                 continue;
             }
-            if !self.has_ended_before(node, incarnation, &about) {
+            if !self.has_ended_before(term, node, incarnation, &about) {
                 continue;
             }
             if !raft.voters.contains(&node) && !raft.learners.contains(&node) {
@@ -70,7 +70,13 @@ impl Leader {
 
     /// Whether the former run of a node surely runs nothing any more. Under one boot of one kernel
     /// the lock of the data directory says so; under another one only the end of its lease does.
-    fn has_ended_before(&self, node: NodeId, incarnation: Incarnation, about: &About) -> bool {
+    fn has_ended_before(
+        &self,
+        term: u64,
+        node: NodeId,
+        incarnation: Incarnation,
+        about: &About,
+    ) -> bool {
         let former = self.placement.0.control.read(|state| {
             let known = state.nodes().get(&node)?;
             let run = Owner {
@@ -82,7 +88,7 @@ impl Leader {
         });
         let Some(former) = former else { return true };
         let control = &self.placement.0.control;
-        let ended = self.placement.with_grants(|grantor| {
+        let ended = self.placement.with_grants(term, |grantor| {
             grantor.condemn(former);
             control.read(|state| grantor.has_expired(boot_time(), former, state))
         });
