@@ -3,14 +3,17 @@
 //! Invariant: a deployment is acknowledged only when a majority of the voters have the component
 //! on disk, so that it survives whatever the state that names it survives.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{
     future::BoxFuture,
     stream::{FuturesUnordered, StreamExt},
 };
-use holdfast_cluster::state::{Command, Outcome, Refused};
+use holdfast_cluster::{
+    state::{Command, Outcome, Refused},
+    voters,
+};
 use holdfast_model::{Digest, ModuleName, NodeId, Settings, module::OutOfBounds};
 use holdfast_runtime::LoadError;
 use serde::{Deserialize, Serialize};
@@ -56,14 +59,12 @@ pub enum Error {
     #[error("this node cannot keep the component; another node may")]
     Keep(#[from] modules::Error),
     /// Too few voters have the component.
-    #[error("only {kept} of {voters} voters could keep the component, {needed} must: {reasons}")]
+    #[error("only {kept} of {voters} voters could keep the component, a majority must: {reasons}")]
     Spread {
         /// How many have it.
         kept: usize,
         /// How many there are.
         voters: usize,
-        /// How many must have it.
-        needed: usize,
         /// What the others said.
         reasons: String,
     },
@@ -73,6 +74,9 @@ pub enum Error {
     /// The state refuses it.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The state answered something else: a mistake of the program.
+    #[error("the state answered a deployment with {0:?}, which is none; it may have been deployed")]
+    Unexpected(Outcome),
 }
 
 impl Deploy {
@@ -121,10 +125,7 @@ impl Deploy {
                 info!(module = %name, module.digest = %digest, number, new, "deployed");
                 Ok(Deployed { number, new })
             }
-            _ => Ok(Deployed {
-                number: 0,
-                new: false,
-            }),
+            other => Err(Error::Unexpected(other)),
         }
     }
 
@@ -145,9 +146,7 @@ impl Deploy {
 
     /// Has every node that can be reached keep the component; returns once enough voters did.
     async fn spread(&self, digest: Digest) -> Result<(), Error> {
-        let voters = self.control.members().voters;
-        let needed = voters.len() / 2 + 1;
-        let mut kept = usize::from(voters.contains(&self.me));
+        let mut kept = BTreeSet::from([self.me]);
         let nodes = self
             .control
             .read(|state| state.nodes().keys().copied().collect::<Vec<_>>());
@@ -164,13 +163,17 @@ impl Deploy {
             })
             .collect();
         let mut reasons = Vec::new();
-        while kept < needed {
+        // While the voters change, a majority of the former ones and one of the next must have it. Which
+        // they are is read anew each time, for that may end or begin meanwhile.
+        let enough =
+            |kept: &BTreeSet<NodeId>| voters::is_quorum(&self.control.members().quorums, kept);
+        while !enough(&kept) {
             let Some((node, asked)) = asked.next().await else {
                 break;
             };
             let reason = match asked {
                 Ok(Ok(Ok(()))) => {
-                    kept += usize::from(voters.contains(&node));
+                    kept.insert(node);
                     continue;
                 }
                 Ok(Ok(Err(reason))) => reason,
@@ -180,15 +183,14 @@ impl Deploy {
             warn!(node.id = %node, reason, "a node did not keep the component");
             reasons.push(format!("{node}: {reason}"));
         }
-        if kept >= needed {
+        if enough(&kept) {
             return Ok(());
         }
-        let (voters, reasons) = (voters.len(), reasons.join("; "));
+        let voters = self.control.members().voters;
         Err(Error::Spread {
-            kept,
-            voters,
-            needed,
-            reasons,
+            kept: voters.intersection(&kept).count(),
+            voters: voters.len(),
+            reasons: reasons.join("; "),
         })
     }
 }

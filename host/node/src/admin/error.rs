@@ -282,6 +282,10 @@ impl From<deploy::Error> for Error {
             deploy::Error::Spread { .. } => Self::new(ProblemKind::Unavailable, detail),
             deploy::Error::Propose(error) => error.into(),
             deploy::Error::Refused(refused) => refused.into(),
+            deploy::Error::Unexpected(_) => {
+                tracing::error!(error = detail, "a deployment has no outcome");
+                Self::new(ProblemKind::Internal, detail)
+            }
         }
     }
 }
