@@ -4,7 +4,9 @@
 //! to the end of its `terminate`, or of the process. A `terminate` that the host cut off never
 //! reports its end, so it counts as going on. While a process is stopped by a
 //! signal it executes nothing, so it holds nothing; when it goes on it holds again what nobody
-//! took meanwhile.
+//! took meanwhile. A process that loses its lease tells nobody at that moment, only that it has begun anew a
+//! little later: what it held had ended by then, and before somebody else held it unless it gave a
+//! sign of life since.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -330,6 +332,8 @@ struct Judge {
     resources: BTreeMap<Key, Resource>,
     ended: BTreeSet<u32>,
     paused: BTreeSet<u32>,
+    /// When each process was last seen to do something for a resource.
+    signs: BTreeMap<(Key, u32), Duration>,
     findings: Findings,
 }
 
@@ -362,7 +366,7 @@ impl Judge {
                 },
             ),
             // Says nothing about who began or ended to hold.
-            Fact::Called { .. } => {}
+            Fact::Called { key, pid, .. } => self.sign(key, *pid, at),
             Fact::Terminating { key, pid, .. } => self.terminating(key, *pid, at),
             Fact::Terminated {
                 key, pid, reason, ..
@@ -371,7 +375,10 @@ impl Judge {
                 self.ended.insert(*pid);
                 self.let_go(*pid, at);
             }
-            Fact::StartedAnew { pid } => self.let_go(*pid, at),
+            Fact::StartedAnew { pid } => {
+                self.lost_its_lease(*pid, at);
+                self.let_go(*pid, at);
+            }
             Fact::Paused { pid } => {
                 self.paused.insert(*pid);
                 for resource in self.resources.values_mut() {
@@ -394,6 +401,7 @@ impl Judge {
             // Sent by a process that never saw the answer: `handle` did not return.
             return;
         }
+        self.sign(key, holding.pid, holding.since);
         let resource = self.resources.entry(key.clone()).or_default();
         let same_owner = resource.last.is_some_and(|last| last.pid == holding.pid);
         if let Some(last) = resource.last
@@ -425,6 +433,21 @@ impl Judge {
         }
     }
 
+    fn sign(&mut self, key: &Key, pid: u32, at: Duration) {
+        self.signs.insert((key.clone(), pid), at);
+    }
+
+    /// What others took from the process lately, and it did nothing for since, it held no more by then.
+    fn lost_its_lease(&mut self, pid: u32, at: Duration) {
+        let signs = &self.signs;
+        self.findings.overlaps.retain(|overlap| {
+            let taken = overlap.second.since;
+            let sign = signs.get(&(overlap.key.clone(), pid));
+            let silent = sign.is_none_or(|sign| *sign <= taken);
+            overlap.first.pid != pid || !silent || at > taken + TOLD_WITHIN
+        });
+    }
+
     /// Nothing that the process held goes on.
     fn let_go(&mut self, pid: u32, at: Duration) {
         for resource in self.resources.values_mut() {
@@ -434,6 +457,7 @@ impl Judge {
     }
 
     fn terminating(&mut self, key: &Key, pid: u32, at: Duration) {
+        self.sign(key, pid, at);
         let resource = self.resources.entry(key.clone()).or_default();
         let all = resource.holders.iter_mut().chain(&mut resource.suspended);
         match all.into_iter().find(|holding| holding.pid == pid) {
@@ -447,6 +471,7 @@ impl Judge {
         if self.ended.contains(&pid) {
             return;
         }
+        self.sign(key, pid, at);
         let resource = self.resources.entry(key.clone()).or_default();
         let suspended = resource.suspended.len();
         resource.suspended.retain(|holding| holding.pid != pid);
@@ -486,6 +511,9 @@ impl Resource {
         still_its_own.then(|| self.hold(key, holding, at)).flatten()
     }
 }
+
+/// How long after the end of its lease a process says at the latest that it has begun anew.
+const TOLD_WITHIN: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests;

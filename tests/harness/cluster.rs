@@ -321,13 +321,9 @@ impl Cluster {
     #[track_caller]
     pub fn wait_started_anew(&self, node: usize) {
         wait_until("the node has lost its lease", LONG, || {
-            let log = self.log(node);
-            log.contains("starting anew")
-                .then_some(())
-                .ok_or("it has not")
+            let anew = !self.begun_anew(node).is_empty();
+            anew.then_some(()).ok_or("it has not")
         });
-        let pid = self.pid(node);
-        self.collector.note(Fact::StartedAnew { pid });
     }
 
     /// Starts one more node and waits until it listens; it may not have joined yet.
@@ -412,6 +408,13 @@ impl Cluster {
                 process.log_tail()
             )
         })
+    }
+
+    /// Asks a node to stop (SIGTERM), and does not wait for its end: see [`Cluster::ended`].
+    #[track_caller]
+    pub fn tell_to_stop(&self, node: usize) {
+        let process = self.nodes[node].process.as_ref().expect("the node runs");
+        process.signal(Signal::TERM);
     }
 
     /// Asks a node to replace its process by a new run (SIGUSR2).
@@ -526,6 +529,7 @@ impl Cluster {
             match process.listening(LONG) {
                 Ok(listening) => {
                     let pid = process.pid();
+                    process.each_new_run(self.collector.notes_new_runs(pid));
                     return (process, listening, Run { log_from, pid });
                 }
                 // Between two runs of a node another process may have got its port for a

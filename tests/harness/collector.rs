@@ -84,6 +84,12 @@ impl Collector {
         self.notes.add(fact);
     }
 
+    /// What notes each new run of a process that goes on as another one.
+    pub(crate) fn notes_new_runs(&self, pid: u32) -> impl Fn() + Send + 'static {
+        let notes = Arc::clone(&self.notes);
+        move || notes.add(Fact::StartedAnew { pid })
+    }
+
     /// The address that probes report to, for their grants.
     #[must_use]
     pub fn ip(&self) -> IpAddr {

@@ -1,6 +1,7 @@
 //! One `holdfast start` process: launched, listened to, signalled, and never left behind.
 
 use std::{
+    fmt,
     fs::{self, File},
     io::{BufRead as _, BufReader},
     net::IpAddr,
@@ -33,7 +34,6 @@ pub struct Launch {
 }
 
 /// A child process. Killed and reaped when dropped.
-#[derive(Debug)]
 pub struct Process {
     child: Child,
     log: PathBuf,
@@ -41,6 +41,8 @@ pub struct Process {
     first_line: mpsc::Receiver<String>,
     /// When each line came.
     lines: Arc<Mutex<Vec<Instant>>>,
+    /// Told of each line but the first.
+    anew: Arc<Mutex<Option<Box<dyn Fn() + Send>>>>,
 }
 
 impl Process {
@@ -75,10 +77,21 @@ impl Process {
         let (tell, first_line) = mpsc::sync_channel(1);
         let lines = Arc::<Mutex<Vec<Instant>>>::default();
         let came = Arc::clone(&lines);
+        let anew = Arc::<Mutex<Option<Box<dyn Fn() + Send>>>>::default();
+        let tell_anew = Arc::clone(&anew);
         // Reads to the end, so that the node never waits for a reader. Ends with the process.
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                came.lock().push(Instant::now());
+                let first = {
+                    let mut came = came.lock();
+                    came.push(Instant::now());
+                    came.len() == 1
+                };
+                if let Some(tell) = &*tell_anew.lock()
+                    && !first
+                {
+                    tell();
+                }
                 let _ = tell.try_send(line);
             }
         });
@@ -88,7 +101,14 @@ impl Process {
             roster: roster.clone(),
             first_line,
             lines,
+            anew,
         }
+    }
+
+    /// Does this each time the process says that it listens as a new run, before that one holds
+    /// anything.
+    pub fn each_new_run(&self, tell: impl Fn() + Send + 'static) {
+        *self.anew.lock() = Some(Box::new(tell));
     }
 
     /// Its process id.
@@ -169,6 +189,15 @@ impl Process {
     #[must_use]
     pub fn log_tail(&self) -> String {
         tail(&self.log)
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("child", &self.child)
+            .field("log", &self.log)
+            .finish_non_exhaustive()
     }
 }
 

@@ -244,3 +244,33 @@ fn handled_in(module: &str, pid: u32) -> Fact {
         attempt: 1,
     }
 }
+
+#[test]
+fn what_is_taken_from_a_process_that_lost_its_lease_is_no_overlap_unless_it_went_on() {
+    let anew = Fact::StartedAnew { pid: A };
+    let called = |pid| Fact::Called {
+        key: r(),
+        pid,
+        token: 1,
+        instance: 1,
+    };
+    let findings = story([handled(A, 1), called(A), handled(B, 2), anew.clone()]);
+    findings.assert_undisturbed();
+    assert_eq!(
+        findings.holder("m", "r").map(|holding| holding.pid),
+        Some(B)
+    );
+    // It worked on after somebody else had begun.
+    let findings = story([handled(A, 1), handled(B, 2), called(A), anew.clone()]);
+    assert_eq!(findings.overlaps.len(), 1);
+    // The other one did not lose its lease.
+    let findings = story([handled(B, 1), handled(A, 2), anew.clone()]);
+    assert_eq!(findings.overlaps.len(), 1);
+    // It holds again what it gets afterwards.
+    let findings = story([handled(A, 1), anew, handled(A, 2)]);
+    findings.assert_undisturbed();
+    assert_eq!(
+        findings.holder("m", "r").map(|holding| holding.token),
+        Some(2)
+    );
+}
