@@ -144,7 +144,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "host/cluster/tests/simulation/consensus",
         ],
     ),
-    ("redb", &["host/node/src/control"]),
+    ("redb", &["host/node/src/control", "tests/scenarios/copies"]),
     (
         "opentelemetry",
         &["host/node/src/traces", "tests/harness/traces"],
@@ -163,6 +163,7 @@ const LEASE_CLOCKS: &[&str] = &[
 const NODE_ORDER: &[&str] = &[
     "clock",
     "conditions",
+    "priority",
     "identity",
     "token",
     "telemetry",
@@ -173,6 +174,7 @@ const NODE_ORDER: &[&str] = &[
     "control",
     "modules",
     "recover",
+    "rejoin",
     "peer",
     "gossip",
     "rpc",

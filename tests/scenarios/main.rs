@@ -7,6 +7,7 @@ mod bench;
 mod chaos;
 mod components;
 mod containment;
+mod copies;
 mod deploy;
 mod dev;
 mod doctor;
@@ -18,6 +19,7 @@ mod examples;
 mod failure;
 mod harness;
 mod invoke;
+mod load;
 mod logs;
 mod membership;
 mod metrics;
@@ -35,6 +37,7 @@ mod restart;
 mod spread;
 mod traces;
 mod versions;
+mod voters;
 
 /// The binary under test.
 const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");

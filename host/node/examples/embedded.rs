@@ -57,7 +57,7 @@ async fn main() -> anyhow::Result<()> {
     // A node can end by itself: a program looks at that beside what else it does.
     tokio::select! {
         ended = node.ended() => match ended? {
-            Ended::Fenced => std::process::exit(1),
+            Ended::Fenced | Ended::WrongCopy => std::process::exit(1),
             ended => anyhow::bail!("the node has ended: {ended:?}"),
         },
         answer = client.invoke(&module, &id, add) => {

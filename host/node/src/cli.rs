@@ -1,6 +1,6 @@
 //! The command line `holdfast`.
 //!
-//! A front of the HTTP API: every command but `start`, `recover`, `doctor`, `new` and `build` only talks
+//! A front of the HTTP API: every command but `start`, `recover`, `rejoin`, `doctor`, `new` and `build` only talks
 //! to a node, and knows no more than any other client. Results go to standard output, everything else to
 //! standard error; with `--format json` standard output has exactly one JSON document, or one a
 //! line where a list streams. Each command is a file of its own with its arguments and `run`.
@@ -34,6 +34,7 @@ mod nodes;
 mod output;
 mod plan;
 mod recover;
+mod rejoin;
 mod resources;
 mod restart;
 mod scaffold;
@@ -125,6 +126,7 @@ async fn talk(session: Session, command: Command) -> anyhow::Result<Exit> {
         Command::New(args) => new::run(&args, &output),
         Command::Build(args) => build::run(&args, &output).await,
         Command::Recover(args) => recover::run(&args, &output).await,
+        Command::Rejoin(args) => rejoin::run(&args, &output),
         Command::Doctor(args) => return doctor::run(&args, &session, &output).await,
         command => {
             let client = session.client()?;
@@ -166,6 +168,7 @@ async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Resu
         | Command::New(_)
         | Command::Build(_)
         | Command::Recover(_)
+        | Command::Rejoin(_)
         | Command::Doctor(_)
         | Command::Start(_)
         | Command::Man(_)
@@ -216,6 +219,7 @@ enum Command {
     Restart(restart::RestartArgs),
     Settings(settings::SettingsArgs),
     Recover(recover::RecoverArgs),
+    Rejoin(rejoin::RejoinArgs),
     Doctor(doctor::DoctorArgs),
     /// Print the reference of the configuration, in Markdown
     ///

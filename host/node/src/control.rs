@@ -21,7 +21,9 @@ mod membership;
 mod network;
 mod options;
 mod propose;
+mod purge;
 mod recover;
+mod seal;
 mod serve;
 mod snapshot;
 mod subscription;
@@ -38,7 +40,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use holdfast_cluster::state::{self, Command, Decision, Outcome, State};
+use holdfast_cluster::{
+    copies::Mark,
+    state::{self, Command, Decision, Outcome, State},
+};
 use holdfast_model::NodeId;
 use openraft::{
     EmptyNode,
@@ -128,7 +133,7 @@ impl Control {
         };
         let me = Peer(options.me);
         let machine = Machine(replica.clone());
-        let raft = Raft::new(me, config, links.clone(), log, machine).await;
+        let raft = Raft::new(me, config, links.clone(), log.clone(), machine).await;
         let raft = raft.map_err(|error| start(error.into()))?;
         let voters = raft.with_raft_state(|state| {
             state
@@ -165,6 +170,10 @@ impl Control {
         tasks.spawn({
             let core = core.clone();
             async move { core.run_reads(requests).await }
+        });
+        tasks.spawn({
+            let core = core.clone();
+            async move { core.keep_log_short(log).await }
         });
         let tasks = Arc::new(parking_lot::Mutex::new(tasks));
         Ok(Self {
@@ -267,6 +276,13 @@ impl Control {
     /// meanwhile.
     pub fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
         self.core.replica.read(read)
+    }
+
+    /// The digests of this node's copy of the state at some positions of the log, by which copies are
+    /// compared.
+    #[must_use]
+    pub fn digests(&self) -> Vec<Mark> {
+        self.core.replica.digests()
     }
 
     /// Index of the last applied entry.
@@ -388,6 +404,14 @@ impl Control {
             tracing::warn!(error = %error, "the state could not be written at shutdown");
         }
     }
+}
+
+/// Makes the files of a node that knows nothing yet, in a directory that has none.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn begin(dir: &Path, me: NodeId) -> Result<(), OpenError> {
+    open_files(&Options::new(dir.to_owned(), me)).map(drop)
 }
 
 /// Opens both files and checks that they belong together.

@@ -47,6 +47,9 @@ pub enum Ended {
     /// anybody any more, but threads of it may still compute: **end the process**, and let whatever
     /// looks after it start it again.
     Fenced,
+    /// Its copy of the state is wrong. As after [`Ended::Fenced`]; and before another run may use its
+    /// folder, that has to begin anew: [`rejoin`](crate::rejoin).
+    WrongCopy,
 }
 
 /// Why a node does not run.
@@ -146,6 +149,7 @@ impl Node {
             server::Ended::Replaced(succession) => match succession.why {
                 Why::Announced => Ended::Restart,
                 Why::Fenced => Ended::Fenced,
+                Why::WrongCopy => Ended::WrongCopy,
             },
         })
     }

@@ -233,6 +233,26 @@ impl DataDir {
         replace::replace(&self.path, all, at_ms)
     }
 
+    /// Makes the directory another node's of the same cluster, whose files `make` puts into the folder
+    /// that it is given: they take the place of those of the same names. Gives the other node, and the
+    /// folder of the former files. A crash leaves either all of the old or all of the new.
+    ///
+    /// # Errors
+    /// As [`DataDir::become_anothers`].
+    pub fn become_another_node<E: From<io::Error>>(
+        self,
+        at_ms: u64,
+        make: impl FnOnce(&Path, NodeId) -> Result<(), E>,
+    ) -> Result<(NodeId, PathBuf), E> {
+        let node = NodeId::random();
+        let all = |into: &Path| -> Result<(), E> {
+            make(into, node)?;
+            replace(into, &into.join(INCARNATION), "0\n")?;
+            Ok(replace(into, &into.join(NODE_ID), &format!("{node}\n"))?)
+        };
+        Ok((node, replace::replace(&self.path, all, at_ms)?))
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

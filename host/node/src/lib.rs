@@ -1,10 +1,10 @@
 //! A node of a Holdfast cluster, and the `holdfast` command.
 //!
 //! Each module uses only those before it in this list:
-//! - [`clock`], [`identity`], [`token`], [`telemetry`], [`metrics`], [`traces`], [`config`]: what a node is and is told;
+//! - [`clock`], `priority`, [`identity`], [`token`], [`telemetry`], [`metrics`], [`traces`], [`config`]: what a node is and is told;
 //!   [`recent`]: a ring of what happened last;
 //! - [`control`]: the replicated state, on Raft and disk; [`modules`]: components;
-//! - [`recover`]: both of them, of a node that does not run;
+//! - [`recover`], [`rejoin`]: both of them, of a node that does not run;
 //! - [`peer`], [`gossip`], `rpc`, `gather`: other nodes;
 //! - [`placement`]: the leader's work; [`restart`]: announced restarts; [`logs`]: what handlers say;
 //!   [`events`]: what happens;
@@ -32,8 +32,10 @@ pub mod metrics;
 pub mod modules;
 pub mod peer;
 pub mod placement;
+mod priority;
 pub mod recent;
 pub mod recover;
+pub mod rejoin;
 pub mod restart;
 mod rpc;
 pub mod server;

@@ -33,16 +33,14 @@ use tokio::{
 use tracing::debug;
 
 use self::allocator::Allocator;
+pub use self::copies::WrongCopy;
 pub use self::{
     allocator::Allocations,
     leader::Leader,
     lease::{Contacts, Lease, Renewals},
     quorum::{LostQuorum, QuorumWatch},
 };
-pub use self::copies::WrongCopy;
-pub(crate) use self::{
-    copies::ReadDigests, lease::Renew, vote::GiveVote, withheld::ConditionsOf,
-};
+pub(crate) use self::{copies::ReadDigests, lease::Renew, vote::GiveVote, withheld::ConditionsOf};
 use self::{quorum::Heard, vote::Stopping};
 use crate::{
     clock::boot_time,

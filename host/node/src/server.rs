@@ -32,7 +32,7 @@ use holdfast_cluster::{
 };
 use holdfast_model::api::Listening;
 use tokio::net::{TcpListener, UdpSocket};
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, error, info, info_span};
 
 pub use self::{error::Error, http::CONNECTIONS_MAX};
 use self::{
@@ -47,6 +47,7 @@ use crate::{
     identity::{DataDir, Secret},
     peer::{NodeAbout, Runtimes},
     placement::{Leader, Lease},
+    priority,
     restart::Ending,
 };
 
@@ -77,6 +78,16 @@ pub enum Why {
     Announced,
     /// This run has lost its lease. Threads of it are left; they end with the process.
     Fenced,
+    /// This run's copy of the state is wrong. As after [`Why::Fenced`]; and the next run has to begin as
+    /// another node.
+    WrongCopy,
+}
+
+impl Why {
+    /// Threads of this run are left.
+    fn is_abrupt(self) -> bool {
+        matches!(self, Self::Fenced | Self::WrongCopy)
+    }
 }
 
 /// Runs a node until a signal, or the API, ends it; then hands over what others are to get, and
@@ -90,10 +101,11 @@ pub fn run(
     signals: impl Stream<Item = Ending> + Send + 'static,
     listening: impl FnOnce(Listening) + Send + 'static,
 ) -> Result<Ended, Error> {
-    let build = |name: &str, threads: usize| {
+    let build = |name: &str, threads: usize, started: fn()| {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name(name)
+            .on_thread_start(started)
             .enable_all()
             .build()
             .map_err(Error::Threads)
@@ -101,8 +113,8 @@ pub fn run(
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     // Before the runtimes, so that it ends after them, and so after the last instance, if this panics.
     let mut held = Held::default();
-    let control = build("control", CONTROL_THREADS)?;
-    let data = build("data", cores.max(2))?;
+    let control = build("control", CONTROL_THREADS, priority::urgent)?;
+    let data = build("data", cores.max(2), || {})?;
     let runtimes = Runtimes {
         control: control.handle().clone(),
         data: data.handle().clone(),
@@ -114,7 +126,7 @@ pub fn run(
     });
     let fenced = |ended: &Ended| match ended {
         Ended::Stopped => false,
-        Ended::Replaced(succession) => succession.why == Why::Fenced,
+        Ended::Replaced(succession) => succession.why.is_abrupt(),
     };
     if matches!(result, Err(Error::Unended(_))) || result.as_ref().is_ok_and(fenced) {
         // Ending the threads would close the listener for peers while guests run.
@@ -312,6 +324,7 @@ impl Node {
                     failure = control.failed() => Err(failure.into()),
                     _ = over.wait_for(|lease| *lease == Lease::Over) => Err(Error::Fenced),
                     error = &mut follow => Err(error.unwrap_or(Error::Task("state"))),
+                    wrong = placement.compare_copies() => Err(wrong.into()),
                     error = name_taken(heard, control.clone(), founded) => Err(error),
                     name = tasks.first() => Err(Error::Task(name)),
                 }
@@ -324,14 +337,24 @@ impl Node {
                 http: http.into(),
             })
         };
-        if matches!(outcome, Err(Error::Fenced)) {
+        let abrupt = match &outcome {
+            Err(Error::Fenced) => Some(Why::Fenced),
+            Err(Error::WrongCopy(wrong)) => {
+                error!(
+                    "{wrong}; it runs nothing any more, and joins as another node with a copy of theirs"
+                );
+                Some(Why::WrongCopy)
+            }
+            _ => None,
+        };
+        if let Some(why) = abrupt {
             services.fences.end();
             services.dispatch.give_up();
             // Whoever waits for an answer is told that there is none here, and nobody else is let in.
             ends.http.cancel();
             tokio::time::sleep(FENCED_GRACE).await;
             std::mem::forget(tasks);
-            return Ok(replaced(Why::Fenced, spare));
+            return Ok(replaced(why, spare));
         }
         if let Ok(ending) = &outcome {
             leave(

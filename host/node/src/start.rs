@@ -28,6 +28,7 @@ use tokio::{
 use crate::{
     cli::{Format, LogFormat, StartArgs},
     config::NodeConfig,
+    rejoin,
     restart::Ending,
     server::{self, Ended, Succession, Why},
     telemetry,
@@ -51,6 +52,16 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
         log,
         ..config(args)?
     };
+    if std::env::var_os(REJOIN).is_some() {
+        let former = rejoin::Former::open(&config.data_dir)?;
+        let rejoined = former.rejoin().context("begin as another node")?;
+        tracing::warn!(
+            node.id = %rejoined.node, node.former = %rejoined.former,
+            backup = %rejoined.backup.display(),
+            "this is another node from now on: the copy of the state that it had was wrong, and is kept \
+             for you to look at. Remove the former node with `holdfast nodes remove`"
+        );
+    }
     // Known before it can be replaced by another version.
     let program = std::env::current_exe().context("find this program")?;
     let ended = server::run(config, signals(), move |listening| {
@@ -62,6 +73,7 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
     };
     match succession.why {
         Why::Fenced => tracing::warn!("starting anew: the lease of this run is over"),
+        Why::WrongCopy => tracing::warn!("starting anew, as another node"),
         Why::Announced => {
             tracing::info!(program = %program.display(), "starting anew");
             let error = start_anew(&program, &succession);
@@ -103,6 +115,11 @@ fn replace(program: &Path, succession: &Succession) -> anyhow::Result<Infallible
     let listener = FdMapping {
         parent_fd: succession.http.try_clone()?.into(),
         child_fd: FIRST_PASSED_FD,
+    };
+    // It counts once.
+    match succession.why {
+        Why::WrongCopy => command.env(REJOIN, "1"),
+        Why::Announced | Why::Fenced => command.env_remove(REJOIN),
     };
     command
         .args(args)
@@ -249,6 +266,9 @@ const FORMER_PORT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Tells a run that was started anew the address for peers of the one before.
 const FORMER: &str = "HOLDFAST_FORMER_RUN";
+
+/// Tells a run that was started anew to be another node.
+const REJOIN: &str = "HOLDFAST_REJOIN";
 
 /// Where the protocol of `sd_listen_fds(3)` has what is passed on.
 const FIRST_PASSED_FD: i32 = 3;

@@ -137,7 +137,7 @@ fn usage() -> String {
     )
 }
 
-const BUGS: [Bug; 10] = [
+const BUGS: [Bug; 11] = [
     Bug::RunsPastDeadline,
     Bug::NoWaitAfterElection,
     Bug::ReleasesBeforeStopped,

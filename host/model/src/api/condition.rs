@@ -118,6 +118,8 @@ kinds! {
     Unusable "module-unusable", works, fault;
     /// Gossip does not get through, though connections do.
     Gossip "gossip", works, fault;
+    /// Its copy of the state differs from that of others.
+    WrongCopy "wrong-copy", works, fault;
     /// It is about to run out of file descriptors.
     Descriptors "descriptors", works, fault;
 }

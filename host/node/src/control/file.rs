@@ -65,8 +65,9 @@ pub enum OpenError {
     },
     /// The file cannot be read.
     #[error(
-        "{} is damaged: move the data directory away and let the node join anew under a new \
-         identity; do not restore an older copy, it would forget votes and acknowledged writes",
+        "{} is damaged: if the other nodes have a majority of the voters, let this one join anew under a \
+         new identity with `holdfast rejoin`; do not restore an older copy, it would forget votes and \
+         acknowledged writes",
         file.display()
     )]
     Damaged {
@@ -179,4 +180,4 @@ pub(crate) fn io_error(error: impl Into<redb::Error>) -> io::Error {
 }
 
 /// Version of both files' contents: grows with every change that older code cannot read.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;

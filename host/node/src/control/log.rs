@@ -3,15 +3,21 @@
 //! One thread writes. It takes everything that was queued while it wrote before, commits that as
 //! one transaction with one fsync, and only then reports it: the busier the node, the more each
 //! fsync serves. Votes, truncations and purges go through the same queue, so that nothing overtakes
-//! anything; entries are readable from memory while they wait.
+//! anything. The newest entries stay in memory, those that wait for the disk among them: what is
+//! replicated and applied is read from there. Only a node that is far behind has the file read.
+//!
+//! **Invariant:** the file is read on blocking threads alone. The workers that keep time for elections and
+//! leases wait for no disk, however slow.
 //!
 //! After a failed write nothing is written again: what an operating system does with pages whose
 //! fsync failed cannot be known, so a second fsync that succeeds would prove nothing.
 
+mod recent;
+mod sizes;
+pub(super) mod stored;
 mod writer;
 
 use std::{
-    collections::BTreeMap,
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
@@ -28,15 +34,27 @@ use openraft::{
     storage::{IOFlushed, LogState, RaftLogStorage},
 };
 use parking_lot::Mutex;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use tokio::sync::{Semaphore, oneshot};
+use redb::{Database, ReadableDatabase, ReadableTable};
+use tokio::{
+    sync::{Notify, Semaphore, oneshot},
+    task::spawn_blocking,
+};
 
-use self::writer::{Append, Job, Queue};
+use self::{
+    recent::Recent,
+    sizes::Sizes,
+    stored::{
+        COMMITTED, Encoded, LOG, PURGED, VOTE, decode_all, follows, read_entry, read_value, sealed,
+        stored_entry,
+    },
+    writer::{Append, Job, Queue},
+};
 use super::{
     file::{self, META, OpenError, io_error},
     recover::RemainsError,
-    types::{Entry, LogId, Types, Vote, decode, encode},
+    types::{Entry, LogId, Types, Vote},
 };
+use crate::priority;
 
 /// The stored log. Clones share it; the last one to go closes the file.
 #[derive(Clone)]
@@ -53,6 +71,8 @@ struct Shared {
     db: Database,
     queue: Queue,
     memory: Mutex<Memory>,
+    /// Entries were written.
+    grown: Notify,
 }
 
 /// What is known without reading the file.
@@ -61,14 +81,21 @@ struct Memory {
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
-    /// Entries that are queued, but not known to be on disk.
-    tail: BTreeMap<u64, Bytes>,
+    /// The last entry, queued or on disk.
+    last: Option<LogId>,
+    recent: Recent,
+    sizes: Sizes,
 }
 
 impl LogStore {
     /// Opens the log of a node, or begins one.
     pub(crate) fn open(path: &Path, me: NodeId) -> Result<Self, OpenError> {
         let db = file::open(path, me, CACHE_BYTES)?;
+        Self::of(db, path)
+    }
+
+    /// The log in an open database.
+    pub(crate) fn of(db: Database, path: &Path) -> Result<Self, OpenError> {
         let damaged = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Damaged {
             file: path.to_owned(),
             source,
@@ -78,12 +105,17 @@ impl LogStore {
             db,
             queue: Queue::default(),
             memory: Mutex::new(memory),
+            grown: Notify::new(),
         });
         let writer = std::thread::Builder::new()
             .name("control-log".into())
             .spawn({
                 let shared = shared.clone();
-                move || writer::run(&shared)
+                move || {
+                    // Nothing is acknowledged before it has written.
+                    priority::urgent();
+                    writer::run(&shared);
+                }
             });
         let writer = writer.map_err(|source| OpenError::Directory {
             dir: path.parent().unwrap_or(path).to_owned(),
@@ -110,9 +142,9 @@ impl LogStore {
             {
                 transaction.open_table(LOG)?;
                 let mut meta = transaction.open_table(META)?;
-                meta.insert("vote", encode(&vote).as_slice())?;
-                meta.insert("purged", encode(&last).as_slice())?;
-                meta.insert("committed", encode(&last).as_slice())?;
+                meta.insert(VOTE, sealed(VOTE, &vote).as_slice())?;
+                meta.insert(PURGED, sealed(PURGED, &last).as_slice())?;
+                meta.insert(COMMITTED, sealed(COMMITTED, &last).as_slice())?;
             }
             transaction.commit()?;
             Ok(())
@@ -142,48 +174,69 @@ impl LogStore {
 
     /// Entries of a range in order, until their encoded size passes `bytes_max`; never none when
     /// there are some.
-    fn entries(
+    async fn entries(
         &self,
         from: Bound<u64>,
         to: Bound<u64>,
         bytes_max: usize,
     ) -> io::Result<Vec<Entry>> {
         // Memory first: what leaves it meanwhile is on disk by then.
-        let tail: Vec<(u64, Bytes)> = {
+        let (recent, first) = {
             let memory = self.shared().memory.lock();
-            let mut bytes = 0;
-            let fits = |(_, entry): &(&u64, &Bytes)| {
-                let fits = bytes < bytes_max;
-                bytes += entry.len();
-                fits
-            };
-            let range = memory.tail.range((from, to)).take_while(fits);
-            range
-                .map(|(index, entry)| (*index, entry.clone()))
-                .collect()
+            let recent = memory.recent.range(from, to, bytes_max);
+            (recent, memory.recent.first())
         };
-        let to = tail
-            .first()
-            .map_or(to, |(index, _)| Bound::Excluded(*index));
-        let (mut entries, mut bytes) = (Vec::new(), 0);
-        let transaction = self.shared().db.begin_read().map_err(io_error)?;
-        let log = transaction.open_table(LOG).map_err(io_error)?;
-        if !is_empty(from, to) {
-            for row in log.range::<u64>((from, to)).map_err(io_error)? {
-                if bytes >= bytes_max {
-                    return Ok(entries);
-                }
-                let (index, value) = row.map_err(io_error)?;
-                bytes += value.value().len();
-                entries.push(read_entry(index.value(), value.value())?);
-            }
+        // What is before the first one in memory is in the file alone.
+        let old = match first {
+            Some(first) => cut(to, first),
+            None => to,
+        };
+        let bytes: usize = recent.iter().map(|(_, entry)| entry.len()).sum();
+        if is_empty(from, old) && bytes <= DECODED_INLINE_MAX {
+            return decode_all(Vec::new(), recent, bytes_max);
         }
-        for (index, value) in tail {
+        let shared = self.handle.shared.clone();
+        let read = spawn_blocking(move || {
+            let stored = match is_empty(from, old) {
+                true => Vec::new(),
+                false => shared.read(from, old, bytes_max)?,
+            };
+            decode_all(stored, recent, bytes_max)
+        });
+        // Fails when the reading panicked, or never ran because the runtime is stopping.
+        read.await.map_err(io::Error::other)?
+    }
+
+    /// How many bytes the entries after one take.
+    pub(crate) fn bytes_after(&self, index: u64) -> u64 {
+        self.shared().memory.lock().sizes.after(index)
+    }
+
+    /// The last of the oldest entries without which the log takes at most `kept` bytes; none when it
+    /// takes no more.
+    pub(crate) fn excess(&self, kept: u64) -> Option<u64> {
+        self.shared().memory.lock().sizes.excess(kept)
+    }
+
+    /// Waits until entries were written since the last time.
+    pub(crate) async fn grown(&self) {
+        self.shared().grown.notified().await;
+    }
+}
+
+impl Shared {
+    /// Encoded entries of the file.
+    fn read(&self, from: Bound<u64>, to: Bound<u64>, bytes_max: usize) -> io::Result<Encoded> {
+        let transaction = self.db.begin_read().map_err(io_error)?;
+        let log = transaction.open_table(LOG).map_err(io_error)?;
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for row in log.range::<u64>((from, to)).map_err(io_error)? {
             if bytes >= bytes_max {
-                return Ok(entries);
+                break;
             }
-            bytes += value.len();
-            entries.push(read_entry(index, &value)?);
+            let (index, value) = row.map_err(io_error)?;
+            bytes += value.value().len();
+            entries.push((index.value(), Bytes::copy_from_slice(value.value())));
         }
         Ok(entries)
     }
@@ -207,23 +260,25 @@ impl Memory {
         let transaction = db.begin_read()?;
         let meta = transaction.open_table(META)?;
         let log = transaction.open_table(LOG)?;
-        if let Some((index, value)) = log.last()? {
-            read_entry(index.value(), value.value())?;
+        let purged: Option<LogId> = read_value(&meta, PURGED)?;
+        // All of it is looked at: what is missing or altered is found now, and not when a majority counts
+        // on it.
+        let mut sizes = Sizes::default();
+        let mut last = purged;
+        for row in log.iter()? {
+            let (index, value) = row?;
+            let entry = read_entry(index.value(), value.value())?;
+            follows(last, entry.log_id.index)?;
+            last = Some(entry.log_id);
+            sizes.append(index.value(), value.value().len());
         }
         Ok(Self {
-            vote: meta
-                .get("vote")?
-                .map(|value| decode(value.value()))
-                .transpose()?,
-            committed: meta
-                .get("committed")?
-                .map(|value| decode(value.value()))
-                .transpose()?,
-            purged: meta
-                .get("purged")?
-                .map(|value| decode(value.value()))
-                .transpose()?,
-            tail: BTreeMap::new(),
+            vote: read_value(&meta, VOTE)?,
+            committed: read_value(&meta, COMMITTED)?,
+            purged,
+            last,
+            recent: Recent::default(),
+            sizes,
         })
     }
 }
@@ -238,6 +293,7 @@ impl RaftLogReader<Types> for LogStore {
             range.end_bound().cloned(),
             usize::MAX,
         )
+        .await
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
@@ -246,6 +302,7 @@ impl RaftLogReader<Types> for LogStore {
             Bound::Excluded(end),
             REPLICATED_BYTES_MAX,
         )
+        .await
     }
 
     /// Reads piece by piece: a node far behind applies its log without holding all of it.
@@ -261,7 +318,7 @@ impl RaftLogReader<Types> for LogStore {
             if is_empty(from, to) {
                 return Ok(None);
             }
-            let entries = store.entries(from, to, APPLIED_BYTES_MAX)?;
+            let entries = store.entries(from, to, APPLIED_BYTES_MAX).await?;
             let Some(last) = entries.last() else {
                 return Ok(None);
             };
@@ -281,27 +338,10 @@ impl RaftLogStorage<Types> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
-        let (purged, tail) = {
-            let memory = self.shared().memory.lock();
-            let tail = memory
-                .tail
-                .last_key_value()
-                .map(|(index, entry)| (*index, entry.clone()));
-            (memory.purged, tail)
-        };
-        let last = match tail {
-            Some((index, entry)) => Some(read_entry(index, &entry)?.log_id),
-            None => {
-                let transaction = self.shared().db.begin_read().map_err(io_error)?;
-                let log = transaction.open_table(LOG).map_err(io_error)?;
-                let last = log.last().map_err(io_error)?;
-                let entry = last.map(|(index, value)| read_entry(index.value(), value.value()));
-                entry.transpose()?.map(|entry| entry.log_id)
-            }
-        };
+        let memory = self.shared().memory.lock();
         Ok(LogState {
-            last_purged_log_id: purged,
-            last_log_id: last.or(purged),
+            last_purged_log_id: memory.purged,
+            last_log_id: memory.last,
         })
     }
 
@@ -310,7 +350,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let bytes = encode(vote);
+        let bytes = sealed(VOTE, vote);
         self.write(|written| Job::Vote {
             vote: bytes,
             written,
@@ -327,7 +367,7 @@ impl RaftLogStorage<Types> for LogStore {
             return Ok(());
         };
         self.shared().memory.lock().committed = Some(committed);
-        self.shared().queue.committed(encode(&committed));
+        self.shared().queue.committed(sealed(COMMITTED, &committed));
         Ok(())
     }
 
@@ -340,15 +380,28 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let encode = |entry: Entry| (entry.log_id.index, Bytes::from(encode(&entry)));
-        let entries: Vec<(u64, Bytes)> = entries.into_iter().map(encode).collect();
+        let before = self.shared().memory.lock().last;
+        let mut last = before;
+        let mut encoded: Encoded = Vec::new();
+        for entry in entries {
+            // A hole would be found at the next start, when it cannot be filled any more.
+            if last.is_some() {
+                follows(last, entry.log_id.index)?;
+            }
+            last = Some(entry.log_id);
+            encoded.push((entry.log_id.index, stored_entry(&entry).into()));
+        }
+        let entries = encoded;
         let bytes: usize = entries.iter().map(|(_, entry)| entry.len()).sum();
         let room = self.shared().queue.room(bytes).await;
-        self.shared()
-            .memory
-            .lock()
-            .tail
-            .extend(entries.iter().cloned());
+        {
+            let mut memory = self.shared().memory.lock();
+            for (index, entry) in &entries {
+                memory.sizes.append(*index, entry.len());
+                memory.recent.append(*index, entry.clone());
+            }
+            memory.last = last;
+        }
         self.shared().queue.push(Job::Append(Append {
             entries,
             flushed,
@@ -359,32 +412,38 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let from = last.map_or(0, |last| last.index + 1);
-        self.write(|written| Job::Truncate { from, written }).await
+        self.write(|written| Job::Truncate { from, written })
+            .await?;
+        let mut memory = self.shared().memory.lock();
+        memory.recent.truncate(from);
+        memory.sizes.truncate(from);
+        memory.last = last.or(memory.purged);
+        Ok(())
     }
 
     async fn purge(&mut self, through: LogId) -> io::Result<()> {
-        let purged = encode(&through);
+        let purged = sealed(PURGED, &through);
         self.write(|written| Job::Purge {
             through: through.index,
             purged,
             written,
         })
         .await?;
-        self.shared().memory.lock().purged = Some(through);
+        let mut memory = self.shared().memory.lock();
+        memory.recent.purge(through.index);
+        memory.sizes.purge(through.index);
+        memory.purged = Some(through);
+        memory.last = memory.last.max(Some(through));
         Ok(())
     }
 }
 
-fn read_entry(index: u64, bytes: &[u8]) -> io::Result<Entry> {
-    let damaged = |what: &str| {
-        let text = format!("entry {index} of the stored log is damaged: {what}");
-        io::Error::new(io::ErrorKind::InvalidData, text)
-    };
-    let entry: Entry = decode(bytes).map_err(|error| damaged(&error.to_string()))?;
-    if entry.log_id.index == index {
-        Ok(entry)
-    } else {
-        Err(damaged("it has another index"))
+/// The end of a range that ends before an index at the latest.
+fn cut(to: Bound<u64>, before: u64) -> Bound<u64> {
+    match to {
+        Bound::Included(to) if to < before => Bound::Included(to),
+        Bound::Excluded(to) if to < before => Bound::Excluded(to),
+        _ => Bound::Excluded(before),
     }
 }
 
@@ -401,14 +460,14 @@ fn is_empty(from: Bound<u64>, to: Bound<u64>) -> bool {
     }
 }
 
-/// Entries by index.
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-
-/// Keeps the part of the log that is replicated and applied in memory.
-const CACHE_BYTES: usize = 64 << 20;
+/// Pages of the file in memory: what a node far behind is sent. The newest entries are in memory anyway.
+const CACHE_BYTES: usize = 32 << 20;
 
 /// Encoded entries in one message. More would outlast the message's deadline on a slow link.
 const REPLICATED_BYTES_MAX: usize = 256 << 10;
 
 /// Encoded entries read at once to be applied: some milliseconds of reading at most.
 const APPLIED_BYTES_MAX: usize = 1 << 20;
+
+/// Encoded entries that are decoded where they are asked for, in a fraction of a millisecond.
+const DECODED_INLINE_MAX: usize = 64 << 10;

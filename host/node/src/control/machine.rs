@@ -18,19 +18,23 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt};
-use holdfast_cluster::state::{Changes, Event, Outcome, Position, State};
+use holdfast_cluster::{
+    copies::{COMMON_EVERY, Digests, Mark},
+    state::{Changes, Event, Outcome, Position, State},
+};
 use holdfast_model::NodeId;
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableError};
 use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
     file::{self, META, OpenError, io_error},
     happened::{self, Happened},
+    seal::{seal, unseal},
     snapshot::{Copy, POSITION, ROWS, Staged, StateCopy},
     subscription::{Feed, Subscription},
     types::{LogId, SnapshotMeta, StoredMembership, Types, decode, encode, term},
@@ -46,6 +50,8 @@ pub(crate) struct Replica {
     applied: watch::Sender<u64>,
     feed: Feed,
     happened: Arc<Happened>,
+    /// What this copy is compared with others by.
+    digests: Mutex<Digests>,
     /// Bytes committed since the last fsync.
     unsynced: AtomicUsize,
 }
@@ -54,7 +60,7 @@ pub(crate) struct Replica {
 #[derive(Clone)]
 pub(crate) struct Machine(pub(crate) Arc<Replica>);
 
-type AppliedPosition = (Option<LogId>, StoredMembership);
+pub(crate) type AppliedPosition = (Option<LogId>, StoredMembership);
 
 impl Replica {
     /// Opens the state of a node, or begins one.
@@ -66,6 +72,7 @@ impl Replica {
         })?;
         let (state, (applied, _)) = loaded;
         let applied = applied.map_or(0, |id| id.index);
+        let digests = digests(&state, applied);
         Ok(Self {
             me,
             file,
@@ -74,6 +81,7 @@ impl Replica {
             applied: watch::Sender::new(applied),
             feed: Feed::default(),
             happened: Arc::new(happened::new(applied)),
+            digests: Mutex::new(digests),
             unsynced: AtomicUsize::new(0),
         })
     }
@@ -99,6 +107,24 @@ impl Replica {
     /// What the log has told lately.
     pub(crate) fn happened(&self) -> Arc<Happened> {
         self.happened.clone()
+    }
+
+    /// The digests of this copy at some positions.
+    pub(crate) fn digests(&self) -> Vec<Mark> {
+        self.digests.lock().marks()
+    }
+
+    /// Changes this copy alone, which must never happen.
+    #[cfg(test)]
+    pub(crate) fn alter(&self, command: holdfast_cluster::state::Command) {
+        let mut changes = Changes::new();
+        let mut state = self.state.write();
+        let at = Position { index: 0, term: 0 };
+        state.apply(at, command, &mut changes);
+        let mut digests = self.digests.lock();
+        for key in changes {
+            digests.set(&key.to_bytes(), state.row(&key).as_deref());
+        }
     }
 
     /// The last applied entry, as the file has it.
@@ -172,6 +198,7 @@ impl Replica {
     ) -> Result<(), redb::Error> {
         let mut bytes = 0;
         let mut transaction = self.db().begin_write()?;
+        let mut digests = self.digests.lock();
         {
             let mut rows = transaction.open_table(ROWS)?;
             // Nobody else changes the state: the lock keeps no reader out.
@@ -179,10 +206,12 @@ impl Replica {
             for key in changes {
                 let name = key.to_bytes();
                 bytes += name.len();
-                match state.row(key) {
+                let row = state.row(key);
+                digests.set(&name, row.as_deref());
+                match row {
                     Some(value) => {
                         bytes += value.len();
-                        rows.insert(name.as_slice(), value.as_slice())?;
+                        rows.insert(name.as_slice(), seal(&name, &value).as_slice())?;
                     }
                     None => {
                         rows.remove(name.as_slice())?;
@@ -194,8 +223,11 @@ impl Replica {
                 Some(membership) => membership,
                 None => stored_position(meta.get(POSITION)?.map(|v| v.value().to_vec()))?.1,
             };
-            meta.insert(POSITION, encode(&(Some(last), membership)).as_slice())?;
+            let position = seal_position(&(Some(last), membership));
+            meta.insert(POSITION, position.as_slice())?;
         }
+        digests.mark(last.index);
+        drop(digests);
         if self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes < UNSYNCED_BYTES_MAX {
             transaction.set_durability(Durability::None)?;
         } else {
@@ -237,11 +269,12 @@ impl Replica {
         let (state, _) = load(staged.db())?;
         *self.db.write() = staged.keep_as(&self.file)?;
         self.unsynced.store(0, Ordering::Relaxed);
+        let applied = meta.last_log_id.map_or(0, |id| id.index);
+        *self.digests.lock() = digests(&state, applied);
         let mut changes: Changes = state.keys().collect();
         let replaced = std::mem::replace(&mut *self.state.write(), state);
         changes.extend(replaced.keys());
         self.feed.publish(changes);
-        let applied = meta.last_log_id.map_or(0, |id| id.index);
         // Nobody tells what became of the state on the way there.
         self.happened.skip(happened::last(applied));
         self.applied.send_replace(applied);
@@ -266,7 +299,14 @@ impl RaftStateMachine<Types> for Machine {
         while let Some(batch) = entries.next().await {
             let batch = batch.into_iter().collect::<io::Result<Vec<_>>>()?;
             let replica = self.0.clone();
-            on_blocking_thread(move || replica.apply(batch).map_err(io_error)).await?;
+            // All copies remember their digests at the same positions, so they end pieces there.
+            let apply = move || {
+                for piece in pieces(batch) {
+                    replica.apply(piece).map_err(io_error)?;
+                }
+                Ok(())
+            };
+            on_blocking_thread(apply).await?;
         }
         Ok(())
     }
@@ -302,6 +342,30 @@ async fn on_blocking_thread<T: Send + 'static>(
     spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
+/// Entries cut behind each position that all copies remember.
+fn pieces(batch: Vec<EntryResponder<Types>>) -> Vec<Vec<EntryResponder<Types>>> {
+    let mut pieces = vec![Vec::new()];
+    for entry in batch {
+        let ends = entry.0.log_id.index.is_multiple_of(COMMON_EVERY);
+        let piece = pieces.last_mut().expect("there is one from the beginning");
+        piece.push(entry);
+        if ends {
+            pieces.push(Vec::new());
+        }
+    }
+    pieces
+}
+
+/// The digests of a copy that was not changed yet.
+pub(crate) fn digests(state: &State, applied: u64) -> Digests {
+    let mut digests = Digests::default();
+    for key in state.keys() {
+        digests.set(&key.to_bytes(), state.row(&key).as_deref());
+    }
+    digests.mark(applied);
+    digests
+}
+
 fn position(transaction: &ReadTransaction) -> Result<AppliedPosition, redb::Error> {
     let meta = transaction.open_table(META)?;
     stored_position(meta.get(POSITION)?.map(|value| value.value().to_vec()))
@@ -311,8 +375,14 @@ fn stored_position(bytes: Option<Vec<u8>>) -> Result<AppliedPosition, redb::Erro
     let Some(bytes) = bytes else {
         return Ok(AppliedPosition::default());
     };
-    decode(&bytes)
-        .map_err(|error| redb::Error::Corrupted(format!("position of the state: {error}")))
+    let damaged = |what: String| redb::Error::Corrupted(format!("position of the state: {what}"));
+    let position = unseal(POSITION.as_bytes(), &bytes).map_err(|e| damaged(e.to_string()))?;
+    decode(position).map_err(|error| damaged(error.to_string()))
+}
+
+/// The last applied position and membership, as they are stored.
+pub(crate) fn seal_position(position: &AppliedPosition) -> Vec<u8> {
+    seal(POSITION.as_bytes(), &encode(position))
 }
 
 /// Reads a whole state file.
@@ -327,15 +397,24 @@ fn load(
         Err(error) => return Err(error.into()),
     };
     let mut failed = None;
-    let state = State::from_rows(rows.iter()?.map_while(|row| match row {
-        Ok((key, value)) => Some((key.value().to_vec(), value.value().to_vec())),
+    let read = |row: Result<_, redb::StorageError>| -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
+        let (key, value): (redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>) = row?;
+        let (key, value) = (key.value(), value.value());
+        let value = unseal(key, value).map_err(|altered| {
+            let row = String::from_utf8_lossy(key);
+            format!("row {row:?}: {altered}; see `holdfast rejoin --help`")
+        })?;
+        Ok((key.to_vec(), value.to_vec()))
+    };
+    let state = State::from_rows(rows.iter()?.map_while(|row| match read(row) {
+        Ok(row) => Some(row),
         Err(error) => {
             failed = Some(error);
             None
         }
     }));
     match failed {
-        Some(error) => Err(error.into()),
+        Some(error) => Err(error),
         None => Ok((state?, position)),
     }
 }

@@ -30,6 +30,11 @@ pub struct Options {
     /// Entries kept all the same, for nodes that are behind. More than are written while a snapshot
     /// is transferred, or each transfer is followed by another.
     pub log_kept: u64,
+    /// Bytes of entries after which the log may be purged, if that comes first.
+    pub snapshot_every_bytes: u64,
+    /// Bytes of entries kept at most, however few entries they are. Fewer: a node that was away for a
+    /// moment is sent the whole state. More: disk, and time to read the log at a start.
+    pub log_kept_bytes: u64,
 }
 
 impl Options {
@@ -48,6 +53,8 @@ impl Options {
             election_max: Duration::from_millis(600),
             snapshot_every: 20_000,
             log_kept: 100_000,
+            snapshot_every_bytes: 16 << 20,
+            log_kept_bytes: 64 << 20,
         }
     }
 

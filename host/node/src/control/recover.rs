@@ -22,6 +22,7 @@ use super::{
     log::LogStore,
     machine::CACHE_BYTES,
     open_files,
+    seal::seal,
     snapshot::{StageError, Staged},
     types::{LogId, Peer, SnapshotMeta, StoredMembership, Vote, term},
 };
@@ -180,7 +181,9 @@ impl Remains {
         let staged = Staged::begin(into, self.me, CACHE_BYTES)?;
         let rows = self.state.keys().filter_map(|key| {
             let row = self.state.row(&key)?;
-            Some((key.to_bytes().into(), row.into()))
+            let name = key.to_bytes();
+            let row = seal(&name, &row);
+            Some((name.into(), row.into()))
         });
         staged.add(&rows.collect::<Vec<_>>())?;
         staged.complete(&meta)?;

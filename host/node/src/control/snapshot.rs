@@ -18,12 +18,13 @@ use holdfast_model::NodeId;
 use openraft::type_config::alias::SnapshotOf;
 use parking_lot::Mutex;
 use redb::{Database, Durability, ReadTransaction, TableDefinition};
-use tokio::time::Instant;
+use tokio::{task::spawn_blocking, time::Instant};
 use uuid::Uuid;
 
 use super::{
     file::{self, META},
-    types::{SnapshotMeta, Types, encode},
+    machine::seal_position,
+    types::{SnapshotMeta, Types},
 };
 
 /// A copy of the state at one log position.
@@ -36,7 +37,7 @@ pub(crate) enum Copy {
 
 pub(crate) type StateCopy = SnapshotOf<Types, Copy>;
 
-/// A row: its key and its value.
+/// A row: its key and its value, with its checksum.
 pub(crate) type Row = (Bytes, Bytes);
 
 /// Rows of a snapshot after a key, up to about `bytes_max`; none when there are no more.
@@ -121,7 +122,7 @@ impl Staged {
         let transaction = self.db().begin_write().map_err(redb::Error::from)?;
         {
             let mut table = transaction.open_table(META).map_err(redb::Error::from)?;
-            let position = encode(&(meta.last_log_id, meta.last_membership.clone()));
+            let position = seal_position(&(meta.last_log_id, meta.last_membership.clone()));
             table
                 .insert(POSITION, position.as_slice())
                 .map_err(redb::Error::from)?;
@@ -195,7 +196,7 @@ impl Incoming {
             touched: Instant::now(),
         };
         let ended = self.transfer.lock().replace(transfer);
-        drop(ended);
+        dispose(ended);
     }
 
     /// Takes the transfer to work on it, if the next piece is this one. What is not put back is
@@ -215,6 +216,9 @@ impl Incoming {
         let mut current = self.transfer.lock();
         if current.is_none() {
             *current = Some(transfer);
+        } else {
+            drop(current);
+            dispose(Some(transfer));
         }
     }
 
@@ -227,8 +231,15 @@ impl Incoming {
         {
             let ended = transfer.take();
             drop(transfer);
-            drop(ended);
+            dispose(ended);
         }
+    }
+}
+
+/// Drops a transfer on a thread that may wait: it closes a database, and deletes its file.
+fn dispose(transfer: Option<Transfer>) {
+    if let Some(transfer) = transfer {
+        drop(spawn_blocking(move || drop(transfer)));
     }
 }
 

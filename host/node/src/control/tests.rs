@@ -1,6 +1,7 @@
 //! Clusters of this module alone, in one process, on a network that can be cut.
 
 mod cluster;
+mod copies;
 mod recover;
 mod store;
 

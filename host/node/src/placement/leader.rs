@@ -405,7 +405,9 @@ impl Leader {
                 live: live.contains(node),
                 caught_up: *node == me || near,
                 leaving: standing == Some(Standing::Removed),
-                stopping: stopping.contains(node),
+                // One that has given its vote away already says so by its standing, to any leader.
+                stopping: stopping.contains(node)
+                    || !raft.voters.contains(node) && standing.is_some_and(is_on_its_way_out),
                 silent_for: seen.map_or(Duration::ZERO, |seen| now.saturating_duration_since(seen)),
             }
         };
@@ -414,6 +416,14 @@ impl Leader {
             .chain(&raft.learners)
             .map(candidate)
             .collect()
+    }
+}
+
+/// Whether a node may end at any moment, so that it is given no vote.
+pub(super) fn is_on_its_way_out(standing: Standing) -> bool {
+    match standing {
+        Standing::Active => false,
+        Standing::Draining | Standing::Restarting | Standing::Down | Standing::Removed => true,
     }
 }
 

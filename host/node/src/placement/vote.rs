@@ -10,14 +10,14 @@ use std::{
     time::Duration,
 };
 
-use holdfast_cluster::state::{Standing, State};
+use holdfast_cluster::state::State;
 use holdfast_model::NodeId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::Placement;
+use super::{Placement, leader::is_on_its_way_out};
 use crate::{
     clock::boot_time,
     modules::chain,
@@ -41,7 +41,7 @@ pub(crate) enum Successor {
 }
 
 impl Question for GiveVote {
-    const KIND: Kind = Kind(16);
+    const KIND: Kind = Kind(21);
     const LANE: Lane = Lane::Control;
     type Answer = Successor;
 }
@@ -135,10 +135,7 @@ impl Placement {
             self.0.control.read(node)
         };
         let may_vote = |node: &&NodeId| {
-            let stays = !matches!(
-                standing(node),
-                None | Some(Standing::Removed | Standing::Down)
-            );
+            let stays = standing(node).is_some_and(|standing| !is_on_its_way_out(standing));
             stays && live.contains(*node) && !stopping.contains(*node)
         };
         learners.iter().filter(may_vote).count()

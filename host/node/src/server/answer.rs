@@ -15,7 +15,7 @@ use crate::{
     logs::{ChangeLog, Logs, ReadLogs},
     modules::{self, Modules},
     peer::{Answer, CallError, Handler, Kind, Lane, PeerInfo, Peers, Reply},
-    placement::{Allocate, ConditionsOf, Died, Placement, Renew},
+    placement::{Allocate, ConditionsOf, Died, GiveVote, Placement, ReadDigests, Renew},
     restart::{Restart, Restarts},
     rpc::{self, Question},
 };
@@ -96,6 +96,16 @@ impl Handler for Answers {
                 }
                 Renew::KIND => {
                     reply(&payload, async |q| parts.placement.answer_renew(asker, &q)).await
+                }
+                GiveVote::KIND => {
+                    let give = async |GiveVote| parts.placement.answer_give_vote(asker.node);
+                    reply(&payload, give).await
+                }
+                ReadDigests::KIND => {
+                    reply(&payload, async |ReadDigests| {
+                        parts.placement.answer_digests()
+                    })
+                    .await
                 }
                 Restart::KIND => {
                     reply(&payload, async |Restart| parts.restarts.answer().await).await

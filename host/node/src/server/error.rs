@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 use holdfast_cluster::membership;
 use holdfast_model::ClusterId;
 
-use crate::{config::ConfigError, control, identity, modules, traces};
+use crate::{config::ConfigError, control, identity, modules, placement::WrongCopy, traces};
 
 /// Why a node could not run, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +94,9 @@ pub enum Error {
     /// This run of the node may not run anything any more; the next one may, and takes its place.
     #[error("this run of the node may not run anything any more: others may run its resources")]
     Fenced,
+    /// This node's copy of the state is not what the others have.
+    #[error("this node runs nothing any more: its copy of the state is wrong, and is begun anew")]
+    WrongCopy(#[from] WrongCopy),
     /// Some resources could not be ended, or it is not known whether they have. Only the end of the
     /// process ends them; until then the listener for peers stays open.
     #[error("{0}; they end with this process")]

@@ -12,7 +12,10 @@ use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{LOG, META, Semaphore, Shared, Types};
+use super::{
+    META, Semaphore, Shared, Types,
+    stored::{COMMITTED, LOG, PURGED, VOTE},
+};
 
 /// One write.
 pub(super) enum Job {
@@ -137,13 +140,16 @@ pub(super) fn run(shared: &Shared) {
             broken = error.map(|error| format!("write the control log: {error}"));
         }
         if broken.is_none() {
+            let appended = jobs.iter().filter_map(|job| match job {
+                Job::Append(append) => append.entries.last(),
+                _ => None,
+            });
             let mut memory = shared.memory.lock();
-            for job in &jobs {
-                let Job::Append(append) = job else { continue };
-                for (index, _) in &append.entries {
-                    memory.tail.remove(index);
-                }
+            for (index, _) in appended {
+                memory.recent.stored(*index);
             }
+            drop(memory);
+            shared.grown.notify_one();
         }
         for job in jobs {
             let result = broken
@@ -176,19 +182,19 @@ fn write(shared: &Shared, jobs: &[Job], committed: Option<&[u8]>) -> Result<(), 
                     }
                 }
                 Job::Vote { vote, .. } => {
-                    meta.insert("vote", vote.as_slice())?;
+                    meta.insert(VOTE, vote.as_slice())?;
                 }
                 Job::Truncate { from, .. } => log.retain_in(*from.., |_, _| false)?,
                 Job::Purge {
                     through, purged, ..
                 } => {
-                    meta.insert("purged", purged.as_slice())?;
+                    meta.insert(PURGED, purged.as_slice())?;
                     log.retain_in(..=*through, |_, _| false)?;
                 }
             }
         }
         if let Some(committed) = committed {
-            meta.insert("committed", committed)?;
+            meta.insert(COMMITTED, committed)?;
         }
     }
     transaction.commit()?;

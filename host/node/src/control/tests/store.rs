@@ -5,10 +5,11 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use holdfast_model::NodeId;
 use openraft::{
     RaftLogReader,
+    async_runtime::WatchReceiver,
     storage::{IOFlushed, RaftLogStorage, RaftStateMachine},
     testing::log::{StoreBuilder, Suite},
 };
-use redb::ReadableDatabase;
+use redb::{ReadableDatabase, ReadableTable as _};
 use tempfile::TempDir;
 
 use super::{super::*, *};
@@ -276,6 +277,216 @@ async fn appended_entries_are_read_before_and_after_they_are_on_disk() {
     assert_eq!(log.read_vote().await.unwrap().unwrap().leader_id.term, 7);
 }
 
+/// A file whose reads wait while a gate is shut.
+#[derive(Debug)]
+struct SlowFile {
+    file: redb::backends::FileBackend,
+    shut: Arc<(Mutex<bool>, parking_lot::Condvar)>,
+}
+
+impl redb::StorageBackend for SlowFile {
+    fn len(&self) -> Result<u64, std::io::Error> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+        let (shut, opened) = &*self.shut;
+        opened.wait_while(&mut shut.lock(), |shut| *shut);
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), std::io::Error> {
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+        self.file.write(offset, data)
+    }
+}
+
+// On one thread: a read that blocks it blocks everything.
+#[tokio::test]
+async fn a_disk_that_does_not_answer_holds_up_nothing_but_who_reads_it() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join(LOG_FILE);
+    let mut log = LogStore::open(&path, id(1)).unwrap();
+    let blank = |index| Entry {
+        log_id: LogId::new_term_index(1, index),
+        payload: openraft::EntryPayload::Blank,
+    };
+    log.append((0..1_000).map(blank), IOFlushed::noop())
+        .await
+        .unwrap();
+    drop(log);
+    let shut = Arc::new((Mutex::new(false), parking_lot::Condvar::new()));
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    let file = SlowFile {
+        file: redb::backends::FileBackend::new(file).unwrap(),
+        shut: shut.clone(),
+    };
+    // Without a cache, so that each read is one of the file.
+    let db = redb::Database::builder()
+        .set_cache_size(0)
+        .create_with_backend(file)
+        .unwrap();
+    let mut log = LogStore::of(db, &path).unwrap();
+    *shut.0.lock() = true;
+    // Should the reading be on this thread, the gate has to open for this test to fail.
+    let gate = shut.clone();
+    let opened_late = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(10));
+        let was_shut = std::mem::replace(&mut *gate.0.lock(), false);
+        gate.1.notify_all();
+        was_shut
+    });
+    let mut reader = log.clone();
+    let read = tokio::spawn(async move { reader.limited_get_log_entries(0, 1_000).await });
+    tokio::task::yield_now().await;
+    assert!(*shut.0.lock(), "who does not read waited for the disk");
+    assert!(!read.is_finished());
+    // The end of the log, a vote, and what was appended meanwhile need no reading.
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(state.last_log_id.unwrap().index, 999);
+    assert!(*shut.0.lock(), "the end of the log was read from the disk");
+    *shut.0.lock() = false;
+    shut.1.notify_all();
+    assert_eq!(read.await.unwrap().unwrap().len(), 1_000);
+    drop(log);
+    drop(opened_late);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_large_entries_is_kept_short_in_bytes() {
+    let dir = TempDir::new().unwrap();
+    let net = Net::new();
+    let options = Options {
+        snapshot_every_bytes: 1 << 20,
+        log_kept_bytes: 2 << 20,
+        ..options(dir.path(), id(1))
+    };
+    let node = net.start_with(options).await;
+    found(&node).await;
+    deploy(&node, "clocks").await;
+    let text = "x".repeat(60_000);
+    for i in 0..200 {
+        let Command::Allocate { module, placed, .. } = allocation("clocks", "r") else {
+            unreachable!("it allocates")
+        };
+        let spec = Spec::from_value(serde_json::json!({ "text": text })).unwrap();
+        let command = Command::Allocate {
+            module,
+            entries: vec![(format!("r{i}").parse().unwrap(), spec)],
+            placed,
+            at_ms: 2,
+        };
+        node.propose(command, soon()).await.unwrap();
+    }
+    // 12 MiB were written.
+    within(|| {
+        let metrics = node.core.raft.metrics();
+        let purged = metrics.borrow_watched().purged;
+        std::future::ready(purged.is_some_and(|purged| purged.index > 140))
+    })
+    .await;
+    let state = node.read(Clone::clone);
+    node.shutdown().await;
+    drop(node);
+    net.forget(id(1));
+    closed(dir.path(), id(1)).await;
+    let log = LogStore::open(&dir.path().join(LOG_FILE), id(1)).unwrap();
+    // What may be kept, and the steps that are not purged by half.
+    assert!(log.bytes_after(0) <= 4 << 20, "{} B", log.bytes_after(0));
+    drop(log);
+    // What is left of the log and the state fit together.
+    let again = net.start(dir.path(), id(1)).await;
+    assert_eq!(again.read(Clone::clone), state);
+}
+
+/// Changes one stored entry of a closed node's log.
+fn change_log(dir: &Path, change: impl FnOnce(&mut redb::Table<'_, u64, &'static [u8]>)) {
+    let db = redb::Database::open(dir.join(LOG_FILE)).unwrap();
+    let transaction = db.begin_write().unwrap();
+    change(&mut transaction.open_table(log::stored::LOG).unwrap());
+    transaction.commit().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_is_missing_or_altered_is_found_at_the_start_and_named() {
+    let hole = |log: &mut redb::Table<'_, u64, &'static [u8]>| {
+        log.remove(1).unwrap();
+    };
+    let altered = |log: &mut redb::Table<'_, u64, &'static [u8]>| {
+        let mut entry = log.get(1).unwrap().unwrap().value().to_vec();
+        *entry.last_mut().unwrap() ^= 1;
+        log.insert(1, entry.as_slice()).unwrap();
+    };
+    let moved = |log: &mut redb::Table<'_, u64, &'static [u8]>| {
+        let entry = log.get(2).unwrap().unwrap().value().to_vec();
+        log.insert(1, entry.as_slice()).unwrap();
+    };
+    type Change = fn(&mut redb::Table<'_, u64, &'static [u8]>);
+    for (change, says) in [
+        (hole as Change, "entry 1 is missing, 2 is there"),
+        (altered, "entry 1 is damaged: its checksum is wrong"),
+        (moved, "entry 1 is damaged: its checksum is wrong"),
+    ] {
+        let dir = closed_node().await;
+        change_log(dir.path(), change);
+        let error = open_error(dir.path(), id(1)).await;
+        let OpenError::Damaged { source, .. } = &error else {
+            panic!("{error:?}")
+        };
+        let source = source.to_string();
+        assert!(source.contains(says), "{source}");
+        assert!(source.contains("holdfast rejoin"), "{source}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_leave_a_hole_is_not_appended() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join(LOG_FILE);
+    let mut log = LogStore::open(&path, id(1)).unwrap();
+    let blank = |index| Entry {
+        log_id: LogId::new_term_index(1, index),
+        payload: openraft::EntryPayload::Blank,
+    };
+    log.append([blank(0), blank(1)], IOFlushed::noop())
+        .await
+        .unwrap();
+    let error = log.append([blank(3)], IOFlushed::noop()).await.unwrap_err();
+    assert!(error.to_string().contains("entry 2 is missing"), "{error}");
+    drop(log);
+    let mut log = LogStore::open(&path, id(1)).expect("it is whole");
+    assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 2);
+}
+
+/// The form that files of format 3 have, byte for byte.
+#[test]
+fn stored_values_have_the_form_that_is_written_down() {
+    let entry = Entry {
+        log_id: LogId::new_term_index(3, 7),
+        payload: openraft::EntryPayload::Blank,
+    };
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    assert_eq!(
+        hex(log::stored::stored_entry(&entry)),
+        "89db20fcd6a07c12030700"
+    );
+    assert_eq!(
+        hex(seal::seal(b"row", b"value")),
+        "c6d5be1a46a7fe8c76616c7565"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_transfer_leaves_nothing() {
     let dir = TempDir::new().unwrap();
@@ -296,7 +507,7 @@ async fn a_broken_transfer_leaves_nothing() {
     // Another one begins: the first is over.
     incoming.begin(uuid::Uuid::new_v4(), SnapshotMeta::default(), stage());
     assert!(incoming.take(transfer, 1).is_none());
-    assert_eq!(files(), 1);
+    within(|| async { files() == 1 }).await;
     drop(incoming);
     assert_eq!(files(), 0);
     // A process that died could not delete it.
