@@ -141,6 +141,75 @@ fn many_endless_loops_hold_nobody_up() {
     assert_others_undisturbed(&cluster, &wild);
 }
 
+/// Has many resources of one module loop at once, in one lane, while others and the node itself must
+/// answer quickly.
+fn hundreds_of_loops_hold_nobody_up(lane: &str) {
+    let cluster = one_node();
+    let api = cluster.api(0);
+    // As short calls are, and in the lane of the loops.
+    let settings = json!({"lane": lane, "limits": {"call_timeout_ms": WILD.as_millis()}});
+    for module in ["loops", "beside"] {
+        Probe::deploy_with(&api, module, &settings);
+    }
+    let loops = holdfast_tests::probe::ids("r", LOOPS);
+    api.allocate_all("loops", &loops);
+    let _ = api.allocate_held("beside", "it", &json!({})).answer();
+    wait_until("all are held", LONG, || {
+        let held = api.cluster()?.resources.held;
+        (held == LOOPS as u64 + 3)
+            .then_some(())
+            .ok_or(held.to_string())
+    });
+    let incarnation = || {
+        let info = api.node(cluster.listening(0).node);
+        info.expect("it answers").incarnation
+    };
+    let before = incarnation();
+    thread::scope(|scope| {
+        for id in &loops {
+            let ask = api.invoke("loops", id, Probe::spin());
+            scope.spawn(|| ask.patience(LONG).send());
+        }
+        wait_until("they loop", SOON, || {
+            let busy = |id: &String| api.resource("loops", id).in_flight == 1;
+            let busy = loops.iter().take(50).filter(|id| busy(id)).count();
+            (busy == 50).then_some(()).ok_or(busy)
+        });
+        never("others are disturbed", Duration::from_secs(3), || {
+            fine(&api)?;
+            let beside = api.invoke("beside", "it", Probe::echo()).answer();
+            let health = api.get("/healthz").answer();
+            for answer in [beside, health] {
+                if answer.status != 200 || answer.took > QUICK {
+                    return Err(format!("{answer} after {:?}", answer.took));
+                }
+            }
+            Ok(())
+        });
+    });
+    // Each ended at its deadline, and is held again.
+    wait_until("all are held again", LONG, || {
+        let held = api.cluster()?.resources.held;
+        (held == LOOPS as u64 + 3)
+            .then_some(())
+            .ok_or(held.to_string())
+    });
+    assert_eq!(incarnation(), before, "it lost its lease");
+    assert_others_undisturbed(&cluster, &[]);
+}
+
+const LOOPS: usize = 300;
+
+#[test]
+fn hundreds_of_loops_in_the_direct_lane_hold_nobody_up() {
+    hundreds_of_loops_hold_nobody_up("direct");
+}
+
+#[test]
+fn hundreds_of_loops_in_the_fiber_lane_hold_nobody_up() {
+    hundreds_of_loops_hold_nobody_up("fiber");
+}
+
 #[test]
 fn an_endless_loop_on_another_node_holds_up_no_call_on_the_way_there() {
     let cluster = Cluster::builder(BIN).nodes(2).start();

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use holdfast_cluster::state::Version;
 use holdfast_model::{Digest, ModuleName, Settings};
-use holdfast_runtime::{LoadError, Module, Runtime};
+use holdfast_runtime::{LoadError, Module, Runtime, guests::Guests};
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 use tracing::warn;
@@ -140,6 +140,12 @@ impl Modules {
             loads: Semaphore::new(LOADS_MAX),
             files: RwLock::default(),
         })))
+    }
+
+    /// The threads for guests.
+    #[must_use]
+    pub fn guests(&self) -> &Guests {
+        self.0.runtime.guests()
     }
 
     /// Keeps a component, durably: it is on disk, whole, when this returns.

@@ -5,19 +5,23 @@
 //! call yields, in the direct lane another thread takes over the worker's tasks.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
-    time::{Duration, Instant},
+    task::{Context, Poll},
+    time::Instant,
 };
 
 use holdfast_model::Lane;
-use tokio::runtime::{Handle, RuntimeFlavor};
 use wasmtime::{StoreContextMut, UpdateDeadline};
 
-use crate::{fence::Fence, state::State};
+use crate::{
+    fence::Fence,
+    guests::{Caught, Clock, Tenant, give_way, is_guest_thread},
+    state::State,
+};
 
 /// Ends the calls of the instances that heed it, each at its next epoch tick. For good: it cannot be
 /// taken back. Clones are the same one.
@@ -40,99 +44,130 @@ impl Stop {
 /// The time of the call that runs now.
 pub(crate) struct Budget {
     lane: Lane,
-    deadline: Instant,
     ticks: u32,
-    stop: Stop,
-    fence: Fence,
+    clock: Clock,
+    /// The worker's thread that the call has to itself.
+    caught: Option<Caught>,
 }
 
 impl Budget {
-    pub(crate) fn new(lane: Lane, fence: Fence) -> Self {
+    pub(crate) fn new(lane: Lane, fence: Fence, stop: Stop) -> Self {
         Self {
             lane,
-            deadline: Instant::now(),
             ticks: 0,
-            stop: Stop::default(),
-            fence,
+            clock: Clock {
+                deadline: Instant::now(),
+                stop,
+                fence,
+            },
+            caught: None,
         }
     }
 
     pub(crate) fn heed(&mut self, stop: Stop) {
-        self.stop = stop;
+        self.clock.stop = stop;
     }
 
     /// Begins a call that ends at `deadline` at the latest.
     pub(crate) fn begin_call(&mut self, deadline: Instant) {
-        self.deadline = deadline;
+        self.clock.deadline = deadline;
         self.ticks = 0;
     }
 
     /// Whether the call is over for another reason than that its time is.
     pub(crate) fn is_cut(&self) -> bool {
-        self.stop.is_set() || self.fence.is_shut()
+        self.clock.is_cut()
     }
 
-    fn tick(&mut self) -> Tick {
-        if self.is_cut() || Instant::now() >= self.deadline {
-            return Tick::Over;
+    /// The call has ended, in the direct lane.
+    pub(crate) fn end_call(&mut self) {
+        self.caught = None;
+    }
+
+    /// When the call's time is over.
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
+    /// Gives way to other guests, in the direct lane.
+    fn give_way(&mut self, tenant: &Arc<Tenant>) {
+        if is_guest_thread() {
+            return give_way(tenant, self.clock.clone());
         }
-        self.ticks = self.ticks.saturating_add(1);
-        match self.lane {
-            Lane::Fiber => Tick::Yield,
-            Lane::Direct if self.ticks == TICKS_BEFORE_HAND_OFF => Tick::HandOff,
-            Lane::Direct => Tick::Continue,
+        // Where the worker cannot be replaced now that is tried again.
+        if self.caught.is_none() && self.ticks.is_multiple_of(TICKS_BEFORE_HAND_OFF) {
+            self.caught = Caught::replace_worker(tenant);
+        }
+        if let Some(caught) = &mut self.caught {
+            caught.give_way(self.clock.clone());
         }
     }
-}
-
-enum Tick {
-    Over,
-    Yield,
-    HandOff,
-    Continue,
 }
 
 /// Called by wasmtime when a guest is still computing at an epoch tick.
 pub(crate) fn on_tick(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
-    match store.data_mut().budget.tick() {
-        Tick::Over => Ok(UpdateDeadline::Interrupt),
+    let State {
+        budget, grounds, ..
+    } = store.data_mut();
+    if budget.clock.is_over() {
+        return Ok(UpdateDeadline::Interrupt);
+    }
+    budget.ticks = budget.ticks.saturating_add(1);
+    if budget.ticks == TICKS_BEFORE_HAND_OFF {
+        grounds.tenant.overran(!is_guest_thread());
+    }
+    match budget.lane {
+        Lane::Fiber if is_guest_thread() => Ok(UpdateDeadline::YieldCustom(
+            1,
+            Box::pin(GiveWay { given: false }),
+        )),
         // Tokio's own: a plain wake-up would keep its timers and sockets waiting for 61 polls.
-        Tick::Yield => Ok(UpdateDeadline::YieldCustom(
+        Lane::Fiber => Ok(UpdateDeadline::YieldCustom(
             1,
             Box::pin(tokio::task::yield_now()),
         )),
-        Tick::Continue => Ok(UpdateDeadline::Continue(1)),
-        Tick::HandOff => {
-            hand_off_worker();
+        Lane::Direct => {
+            budget.give_way(&grounds.tenant);
+            // It may have slept for long.
+            if budget.clock.is_over() {
+                return Ok(UpdateDeadline::Interrupt);
+            }
             Ok(UpdateDeadline::Continue(1))
         }
     }
 }
 
-/// Gives the tasks of this tokio worker to another thread, for as long as the current poll lasts.
-///
-/// `block_in_place` offers the worker's core to a thread of the blocking pool and takes it back
-/// at its end if nobody has come for it. So it has to last until somebody has: the pool starts
-/// its jobs in order, hence a job sent after the offer runs when the offer has been picked up.
-fn hand_off_worker() {
-    let Ok(runtime) = Handle::try_current() else {
-        return;
-    };
-    if runtime.runtime_flavor() != RuntimeFlavor::MultiThread {
-        return;
-    }
-    tokio::task::block_in_place(|| {
-        let (started, picked_up) = mpsc::sync_channel(1);
-        runtime.spawn_blocking(move || started.send(()));
-        // A full pool must not hold the guest for ever; then the worker stays with this thread.
-        if picked_up.recv_timeout(HAND_OFF_WAIT_MAX).is_ok() {
-            // Between picking up the job and taking the core lie a few instructions.
-            std::thread::sleep(HAND_OFF_GRACE);
+/// Lets others have the thread once.
+struct GiveWay {
+    given: bool,
+}
+
+impl Future for GiveWay {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.given {
+            return Poll::Ready(());
         }
-    });
+        self.given = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Polls a call in the fiber lane while its time is not over: a fiber that has waited for a thread must
+/// not go on past that, not even to its next tick.
+pub(crate) async fn until_over<T>(clock: Clock, call: impl Future<Output = T>) -> Option<T> {
+    let timed = tokio::time::timeout_at(clock.deadline.into(), call);
+    let mut timed = std::pin::pin!(timed);
+    std::future::poll_fn(|context| {
+        if clock.is_over() {
+            return Poll::Ready(None);
+        }
+        timed.as_mut().poll(context).map(Result::ok)
+    })
+    .await
 }
 
 /// Short calls end before; two ticks cost other tasks 20 ms at most.
 const TICKS_BEFORE_HAND_OFF: u32 = 2;
-const HAND_OFF_WAIT_MAX: Duration = Duration::from_millis(50);
-const HAND_OFF_GRACE: Duration = Duration::from_millis(1);

@@ -9,8 +9,10 @@ use wasmtime::{Config, Engine, WasmBacktraceDetails, component::Linker};
 use crate::{
     capability::{self, http},
     compile::{Cache, Compiler},
+    failure::Failure,
     fence::Fences,
     fibers::Fibers,
+    guests::{self, Guests},
     inspect::{self, LoadError},
     journal::{GuestLogSink, TracingSink},
     module::{Grounds, Module},
@@ -38,6 +40,8 @@ pub struct Options {
     /// some 19,000 with the usual 65,530. Too low: resources wait though there is room. Too high:
     /// the process runs out of memory mappings, and may die.
     pub fibers_max: Option<u64>,
+    /// The threads for guests.
+    pub guests: guests::Options,
     /// Until when instances may act. Default: always.
     pub fences: Fences,
     /// Takes what guests say.
@@ -53,6 +57,7 @@ impl Default for Options {
             compile_timeout: Duration::from_secs(120),
             epoch_tick: Duration::from_millis(10),
             fibers_max: None,
+            guests: guests::Options::default(),
             fences: Fences::open(),
             log: Arc::new(TracingSink),
         }
@@ -91,6 +96,7 @@ struct Inner {
     fiber: Linker<State>,
     http: Arc<http::Client>,
     fibers: Arc<Fibers>,
+    guests: Guests,
 }
 
 impl Runtime {
@@ -110,7 +116,8 @@ impl Runtime {
             },
             None => None,
         };
-        count_epochs(&engine, options.epoch_tick).map_err(NewError::Thread)?;
+        let guests = Guests::new(options.guests.clone());
+        count_epochs(&engine, options.epoch_tick, guests.clone()).map_err(NewError::Thread)?;
         let compiler = Compiler::new(
             engine,
             cache,
@@ -120,6 +127,7 @@ impl Runtime {
         Ok(Self(Arc::new(Inner {
             fibers: Arc::new(Fibers::new(options.fibers_max)),
             http: Arc::new(http::Client::new()),
+            guests,
             options,
             compiler,
             direct,
@@ -169,10 +177,20 @@ impl Runtime {
             http_share: Arc::default(),
             fibers: self.0.fibers.clone(),
             fence: options.fences.of(settings.on_lost_quorum).clone(),
+            tenant: self.0.guests.tenant(module),
         };
         let module = Module::new(grounds, digest, compiled, pre, found);
-        module.try_out().await?;
+        let trial = module.clone();
+        let tried = async move { trial.try_out().await };
+        let tried = module.tenant().start(module.lane(), tried).await;
+        tried.unwrap_or(Err(LoadError::Start(Failure::Dead)))?;
         Ok(module)
+    }
+
+    /// The threads for guests.
+    #[must_use]
+    pub fn guests(&self) -> &Guests {
+        &self.0.guests
     }
 
     /// Removes the compiled form of all components but these from the cache, unless it is younger
@@ -206,7 +224,7 @@ fn config() -> Config {
 
 /// Increments the epoch until the engine is gone, on a thread of its own: guests may occupy all
 /// others.
-fn count_epochs(engine: &Engine, tick: Duration) -> io::Result<()> {
+fn count_epochs(engine: &Engine, tick: Duration, guests: Guests) -> io::Result<()> {
     let engine = engine.weak();
     std::thread::Builder::new()
         .name("epoch".to_owned())
@@ -214,6 +232,7 @@ fn count_epochs(engine: &Engine, tick: Duration) -> io::Result<()> {
             while let Some(engine) = engine.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
+                guests.sweep();
                 std::thread::sleep(tick);
             }
         })?;

@@ -19,9 +19,10 @@ use wasmtime::{
 
 use crate::{
     bindings::{self, HandlerError, InvocationError, TerminateReason},
-    budget::{Stop, on_tick},
+    budget::{Stop, on_tick, until_over},
     failure::{CONTENT_TYPE_BYTES_MAX, Failure, cut},
     follow::Follow,
+    guests::Tenant,
     inspect::{Export, Found, LoadError},
     module::{self, Grounds},
     state::State,
@@ -54,8 +55,9 @@ impl Instance {
         module: &module::Inner,
         grounds: Arc<Grounds>,
         resource: ManagedResource,
+        stop: Stop,
     ) -> Result<Self, Failure> {
-        let started = Started::new(module, grounds, resource).await?;
+        let started = Started::new(module, grounds, resource, stop).await?;
         Ok(started
             .bind(&module.found)
             .expect("signatures belong to the component, and were compared when it was loaded"))
@@ -156,6 +158,12 @@ impl Instance {
         self.grounds().lane
     }
 
+    /// Its module, as those see it who share out threads.
+    #[must_use]
+    pub fn tenant(&self) -> &Arc<Tenant> {
+        &self.grounds().tenant
+    }
+
     /// The limits that it was made with.
     #[must_use]
     pub fn limits(&self) -> &Limits {
@@ -189,14 +197,19 @@ impl Instance {
         }
         // It stays so unless the call comes to its end: the future may be dropped.
         self.dead = true;
-        let deadline = begin_call(&mut self.store, time);
+        begin_call(&mut self.store, time);
         let result = match self.store.data().grounds.lane {
-            Lane::Direct => func.call(&mut self.store, params),
+            Lane::Direct => {
+                let result = func.call(&mut self.store, params);
+                self.store.data_mut().budget.end_call();
+                result
+            }
             Lane::Fiber => {
+                let clock = self.store.data().budget.clock();
                 let call = func.call_async(&mut self.store, params);
-                match tokio::time::timeout_at(deadline.into(), call).await {
-                    Ok(result) => result,
-                    Err(_) => return Err(Failure::interrupted(self.store.data(), time)),
+                match until_over(clock, call).await {
+                    Some(result) => result,
+                    None => return Err(Failure::interrupted(self.store.data(), time)),
                 }
             }
         };
@@ -224,6 +237,7 @@ impl Started {
         module: &module::Inner,
         grounds: Arc<Grounds>,
         resource: ManagedResource,
+        stop: Stop,
     ) -> Result<Self, Failure> {
         let (lane, pre) = (grounds.lane, &module.pre);
         let time = Duration::from_millis(grounds.limits.handle_timeout_ms);
@@ -231,17 +245,22 @@ impl Started {
             Lane::Direct => None,
             Lane::Fiber => Some(grounds.fibers.admit()?),
         };
-        let mut store = Store::new(pre.engine(), State::new(grounds, resource, fiber));
+        let mut store = Store::new(pre.engine(), State::new(grounds, resource, fiber, stop));
         store.limiter(|state| &mut state.memory);
         store.epoch_deadline_callback(on_tick);
-        let deadline = begin_call(&mut store, time);
+        begin_call(&mut store, time);
         let result = match lane {
-            Lane::Direct => pre.instantiate(&mut store),
+            Lane::Direct => {
+                let result = pre.instantiate(&mut store);
+                store.data_mut().budget.end_call();
+                result
+            }
             Lane::Fiber => {
+                let clock = store.data().budget.clock();
                 let instantiate = pre.instantiate_async(&mut store);
-                match tokio::time::timeout_at(deadline.into(), instantiate).await {
-                    Ok(result) => result,
-                    Err(_) => return Err(Failure::interrupted(store.data(), time)),
+                match until_over(clock, instantiate).await {
+                    Some(result) => result,
+                    None => return Err(Failure::interrupted(store.data(), time)),
                 }
             }
         };
@@ -278,7 +297,7 @@ impl Started {
 }
 
 /// Gives the guest `time` from now on.
-fn begin_call(store: &mut Store<State>, time: Duration) -> Moment {
+fn begin_call(store: &mut Store<State>, time: Duration) {
     let deadline = Moment::now() + time;
     let state = store.data_mut();
     state.budget.begin_call(deadline);
@@ -287,7 +306,6 @@ fn begin_call(store: &mut Store<State>, time: Duration) -> Moment {
         journal.begin_call();
     }
     store.set_epoch_deadline(1);
-    deadline
 }
 
 fn lend<'a>(

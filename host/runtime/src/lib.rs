@@ -7,7 +7,7 @@
 //! instance only and comes back as a [`Failure`]; an import that is not granted answers that
 //! access is denied; a thread that runs other tasks is not held for longer than a few epoch ticks.
 //!
-//! Absent: ownership, leases, queues and retries. This crate knows one process and no cluster.
+//! Absent: ownership, leases and retries. This crate knows one process and no cluster.
 //! It is the only one that names `wasmtime`.
 
 mod bindings;
@@ -19,6 +19,7 @@ mod failure;
 mod fence;
 mod fibers;
 mod follow;
+pub mod guests;
 mod inspect;
 mod instance;
 mod journal;

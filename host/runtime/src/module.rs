@@ -6,11 +6,13 @@ use holdfast_model::{Digest, Lane, Limits, ModuleName, Spec, Token, module::Http
 use wasmtime::component::InstancePre;
 
 use crate::{
+    budget::Stop,
     capability::http,
     compile::Compiled,
     failure::Failure,
     fence::Fence,
     fibers::Fibers,
+    guests::Tenant,
     inspect::{Found, LoadError},
     instance::{Instance, ManagedResource, Started},
     journal::{GuestLog, GuestLogSink},
@@ -42,6 +44,7 @@ pub(crate) struct Grounds {
     pub(crate) http_share: Arc<http::Share>,
     pub(crate) fibers: Arc<Fibers>,
     pub(crate) fence: Fence,
+    pub(crate) tenant: Arc<Tenant>,
 }
 
 /// The optional interfaces that a module exports.
@@ -80,6 +83,12 @@ impl Module {
         self.0.grounds.lane
     }
 
+    /// The module, as those see it who share out threads.
+    #[must_use]
+    pub fn tenant(&self) -> &Arc<Tenant> {
+        &self.0.grounds.tenant
+    }
+
     /// The optional interfaces that it exports.
     #[must_use]
     pub fn exports(&self) -> Exports {
@@ -106,8 +115,20 @@ impl Module {
     /// When the component's start functions trap, run out of memory or take longer than
     /// `limits.handle_timeout_ms`; in the fiber lane also when the node has no room for another.
     pub async fn instantiate(&self, resource: ManagedResource) -> Result<Instance, Failure> {
+        self.instantiate_until(resource, Stop::default()).await
+    }
+
+    /// The same, for an instance that ends when `stop` is set; as if it [heeded](Instance::heed) it.
+    ///
+    /// # Errors
+    /// The same, and when it was stopped.
+    pub async fn instantiate_until(
+        &self,
+        resource: ManagedResource,
+        stop: Stop,
+    ) -> Result<Instance, Failure> {
         let grounds = self.0.grounds.clone();
-        Instance::start(&self.0, grounds, resource).await
+        Instance::start(&self.0, grounds, resource, stop).await
     }
 
     /// Starts an instance once, to see that it fits its limits and signatures.
@@ -125,6 +146,7 @@ impl Module {
             fibers: self.0.grounds.fibers.clone(),
             // It is nobody's resource.
             fence: Fence::open(),
+            tenant: self.0.grounds.tenant.clone(),
         });
         let resource = ManagedResource {
             id: "trial".parse().expect("a valid id"),
@@ -132,7 +154,7 @@ impl Module {
             token: Token(0),
             attempt: 1,
         };
-        match Started::new(&self.0, grounds, resource).await {
+        match Started::new(&self.0, grounds, resource, Stop::default()).await {
             Ok(started) => started.bind(&self.0.found).map(drop),
             Err(Failure::OutOfMemory { limit, asked, .. }) => Err(LoadError::MemoryAboveLimit {
                 needed: asked,

@@ -9,7 +9,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::{
-    budget::Budget,
+    budget::{Budget, Stop},
     capability::{http, plain},
     fibers::Fiber,
     follow::Follow,
@@ -34,17 +34,18 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// `fiber`: its place, in the fiber lane.
+    /// `fiber`: its place, in the fiber lane. `stop` ends what the guest does.
     pub(crate) fn new(
         grounds: Arc<Grounds>,
         resource: ManagedResource,
         fiber: Option<Fiber>,
+        stop: Stop,
     ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HOST_RESOURCES_MAX);
         Self {
             memory: Memory::new(grounds.limits.memory_bytes_max),
-            budget: Budget::new(grounds.lane, grounds.fence.clone()),
+            budget: Budget::new(grounds.lane, grounds.fence.clone(), stop),
             grounds,
             resource,
             table,

@@ -103,6 +103,11 @@ fn readings(admin: &Admin) -> Vec<Reading> {
             read(&RESOURCES, &labels, count as f64);
         }
     }
+    let guests = admin.modules.guests().load();
+    read(&GUEST_THREADS, &[], guests.threads as f64);
+    read(&GUESTS_RUNNING, &[], guests.running as f64);
+    read(&GUESTS_WAITING, &[], guests.waiting as f64);
+    read(&WORKERS_CAUGHT, &[], guests.caught as f64);
     let mut standings = STANDINGS.map(|(standing, name)| (standing, name, 0_u32));
     admin.control.read(|state| {
         for node in state.nodes().values() {
@@ -176,6 +181,10 @@ described! {
     CONDITION: "node_condition", "Whether this node has a condition of this kind: it is given nothing, or is not well", None, false;
     PEERS: "peers_connected", "Nodes that answer this one", None, false;
     RESOURCES: "resources", "Resources on this node, by module and status", None, false;
+    GUEST_THREADS: "guest_threads", "Threads for guests that compute, idle ones included", None, false;
+    GUESTS_RUNNING: "guests_running", "Guests that have a processor on those threads", None, false;
+    GUESTS_WAITING: "guests_waiting", "Guests that wait for a processor or a thread", None, false;
+    WORKERS_CAUGHT: "guest_workers_caught", "Threads of connections that a guest keeps; others have taken their place", None, false;
     EPOCH: "epoch", "Version of who owns what, as this node knows it", None, false;
     MODULES: "modules", "Modules, as this node knows them", None, false;
     NODES: "nodes", "Nodes of the cluster by standing, as this node knows them", None, false;

@@ -3,6 +3,9 @@
 //! A call waits on its caller's task and is gone when that is. Once the guest has it, it comes to
 //! its end whatever becomes of the caller, within the module's own limit: callers of little
 //! patience cost a resource nothing.
+//!
+//! Calls of modules that are trusted to compute little begin on the thread that they came in on, and
+//! the others on the threads for guests.
 
 use std::{
     sync::{
@@ -16,6 +19,10 @@ use holdfast_model::{
     Lane,
     api::ResourceStatus,
     call::{self, Request, Response},
+};
+use holdfast_runtime::{
+    Stop,
+    guests::{Full, Run},
 };
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 
@@ -49,7 +56,7 @@ impl Entry {
             Ok(cell) => cell,
             Err(called) => return called,
         };
-        let Some(Held { instance, .. }) = &*cell else {
+        let Some(Held { instance, life }) = &*cell else {
             return Called::NotHere;
         };
         let asked = request.timeout;
@@ -62,16 +69,60 @@ impl Entry {
             recorded.set("holdfast.queue_seconds", came.elapsed().as_secs_f64());
         }
         let longest = Duration::from_millis(instance.limits().call_timeout_ms);
-        if instance.lane() == Lane::Direct && request.timeout + LATENESS >= longest {
+        let (lane, trusted) = (instance.lane(), instance.tenant().is_trusted());
+        if lane == Lane::Direct && trusted && request.timeout + LATENESS >= longest {
             // It cannot be dropped midway, and its caller waits for as long as it may take: it
             // needs no task.
             return self.answer(host, cell, &request, span).await;
         }
+        let (tenant, life) = (Arc::clone(instance.tenant()), life.clone());
         let (entry, host) = (Arc::clone(self), Arc::clone(host));
-        let call = tokio::spawn(async move { entry.answer(&host, cell, &request, span).await });
+        let call = async move { entry.answer(&host, cell, &request, span).await };
+        if !trusted {
+            return match tenant.call(lane, call) {
+                Ok(run) => self.await_run(run, deadline, asked, &life).await,
+                Err(Full(waiting)) => Called::Answered(Err(call::Error::QueueFull { waiting })),
+            };
+        }
+        let call = match lane {
+            Lane::Direct => tokio::spawn(async move { Some(call.await) }),
+            Lane::Fiber => tokio::spawn(async move { tenant.call_here(call).await }),
+        };
         match tokio::time::timeout_at(deadline, call).await {
+            Ok(Ok(Some(called))) => called,
+            Ok(Ok(None) | Err(_)) => Called::Answered(Err(call::Error::Interrupted)),
+            Err(_) => Called::Answered(Err(call::Error::TimedOut(asked))),
+        }
+    }
+
+    /// Waits for a call that may have to wait for a thread. What has not begun when its time is over, or
+    /// when the resource is dropped, never does.
+    async fn await_run(
+        &self,
+        mut run: Run<Called>,
+        deadline: Instant,
+        asked: Duration,
+        life: &Stop,
+    ) -> Called {
+        let called = tokio::select! {
+            biased;
+            called = &mut run => Some(called),
+            () = self.over(life) => {
+                if run.withdraw() {
+                    return Called::NotHere;
+                }
+                None
+            }
+            () = tokio::time::sleep_until(deadline) => None,
+        };
+        let called = match called {
+            Some(called) => Ok(called),
+            None => tokio::time::timeout_at(deadline, &mut run).await,
+        };
+        match called {
             Ok(Ok(called)) => called,
             Ok(Err(_)) => Called::Answered(Err(call::Error::Interrupted)),
+            Err(_) if run.withdraw() => Called::Answered(Err(late())),
             Err(_) => Called::Answered(Err(call::Error::TimedOut(asked))),
         }
     }

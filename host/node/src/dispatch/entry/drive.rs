@@ -9,7 +9,7 @@ use tokio::{sync::SemaphorePermit, time::Instant};
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::{Entry, Held, Host, Kind, Mind, Run, Want, last_error};
-use crate::{clock::now_ms, traces::Scope};
+use crate::{clock::now_ms, modules, traces::Span};
 
 enum Step {
     Start(Start),
@@ -121,10 +121,8 @@ impl Entry {
             mind.failures + 1
         };
         let mut span = self.named(host.traces.begin("start"));
-        let started = tokio::select! {
-            biased;
-            () = self.over(&life) => return,
-            started = self.instantiate(host, &run, attempt, &life, span.scope()) => started,
+        let Some(started) = self.instantiate(host, &run, attempt, &life, &span).await else {
+            return;
         };
         if let Some(recorded) = span.recorded() {
             recorded.set("holdfast.attempt", i64::from(attempt));
@@ -172,36 +170,57 @@ impl Entry {
         self.changed.notify_waiters();
     }
 
+    /// Makes the instance, on the threads for guests. None when it is dropped meanwhile, and then
+    /// nothing of it is left.
     async fn instantiate(
-        &self,
+        self: &Arc<Self>,
         host: &Host,
         run: &Run,
         attempt: u32,
         life: &Stop,
-        scope: &Scope,
-    ) -> Result<Instance, (LastError, bool)> {
-        let module = host
-            .modules
-            .get(&self.module, &run.version)
-            .await
-            .map_err(|error| (instance_error(crate::modules::chain(&error)), false))?;
+        span: &Span,
+    ) -> Option<Result<Instance, (LastError, bool)>> {
+        let module = tokio::select! {
+            biased;
+            () = self.over(life) => return None,
+            module = host.modules.get(&self.module, &run.version) => module,
+        };
+        let module = match module {
+            Ok(module) => module,
+            Err(error) => return Some(Err((instance_error(modules::chain(&error)), false))),
+        };
         let resource = ManagedResource {
             id: self.id.clone(),
             spec: run.spec.clone(),
             token: run.token,
             attempt,
         };
-        let failed =
-            |failure: Failure| (last_error(&failure), matches!(failure, Failure::Fatal(_)));
-        let mut instance = module.instantiate(resource).await.map_err(failed)?;
-        instance.heed(life.clone());
-        let mut span = self.span(scope, "handle");
-        instance.follow(span.scope().follow());
-        let handled = instance.handle().await.map_err(failed);
-        if let Err((error, _)) = &handled {
-            span.failed(lowercase(&error.kind), &error.message);
+        let (entry, scope) = (Arc::clone(self), span.scope().clone());
+        let (tenant, lane, stop) = (Arc::clone(module.tenant()), module.lane(), life.clone());
+        let start = async move {
+            let failed =
+                |failure: Failure| (last_error(&failure), matches!(failure, Failure::Fatal(_)));
+            let made = module.instantiate_until(resource, stop).await;
+            let mut instance = made.map_err(failed)?;
+            let mut span = entry.span(&scope, "handle");
+            instance.follow(span.scope().follow());
+            let handled = instance.handle().await.map_err(failed);
+            if let Err((error, _)) = &handled {
+                span.failed(lowercase(&error.kind), &error.message);
+            }
+            handled.map(|()| instance)
+        };
+        let mut start = tenant.start(lane, start.in_current_span());
+        tokio::select! {
+            biased;
+            started = &mut start => return Some(started.unwrap_or_else(|lost| {
+                Err((instance_error(lost.to_string()), false))
+            })),
+            () = self.over(life) => {}
         }
-        handled.map(|()| instance)
+        // Only once nothing of it runs any more may it start elsewhere.
+        start.cancel().await;
+        None
     }
 
     /// Waits for a turn to stop, though no longer than the hook may take itself.
@@ -217,7 +236,7 @@ impl Entry {
         }
     }
 
-    async fn stop(&self, host: &Host, reason: Option<TerminateReason>) {
+    async fn stop(self: &Arc<Self>, host: &Arc<Host>, reason: Option<TerminateReason>) {
         self.mind.lock().leaving = matches!(reason, None | Some(TerminateReason::Moved));
         let held = {
             // Behind the call that runs; those that queue before it let it pass if this is a move.
@@ -226,12 +245,24 @@ impl Entry {
             cell.take()
         };
         if let (Some(Held { instance, life }), Some(reason)) = (held, reason) {
-            tokio::select! {
+            let patience = Duration::from_millis(instance.limits().terminate_timeout_ms);
+            let (tenant, lane) = (Arc::clone(instance.tenant()), instance.lane());
+            let (entry, host) = (Arc::clone(self), Arc::clone(host));
+            let hook = async move {
+                entry.terminate(&host, instance, reason).await;
+                // Here, for it may have much memory to give back.
+                host.teller.stopped(&entry.module, &entry.id, reason);
+            };
+            let mut hook = tenant.stop(lane, hook.in_current_span());
+            let ended = tokio::select! {
                 biased;
-                () = self.over(&life) => {}
-                () = self.terminate(host, instance, reason) => {
-                    host.teller.stopped(&self.module, &self.id, reason);
-                }
+                () = self.over(&life) => None,
+                ended = hook.begun_within(patience) => Some(ended),
+            };
+            match ended {
+                None => hook.cancel().await,
+                Some(Ok(None)) => warn!(?reason, "terminate not called: no thread was free"),
+                Some(_) => {}
             }
         }
         self.changed.notify_waiters();
