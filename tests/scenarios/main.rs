@@ -5,6 +5,7 @@
 mod api;
 mod bench;
 mod chaos;
+mod compile;
 mod components;
 mod containment;
 mod copies;

@@ -9,6 +9,7 @@ use std::{
 
 use holdfast_cluster::state::{ClusterSettings, Invalid};
 use holdfast_model::{ClusterName, Labels, Weight, Zone};
+use holdfast_runtime::CompilerProcess;
 
 use crate::{identity::Secret, telemetry::LogFilter, token::Token, traces};
 
@@ -47,6 +48,13 @@ pub struct NodeConfig {
     /// Default 256. Too low: a failover takes long where `handle` waits for others. Too high: what
     /// they all wait for is hit by all, and calls wait for processor time.
     pub starts_max: u32,
+    /// Memory that all guests of the node may have together, in bytes. Default: three quarters of what the
+    /// process may have. Too low: starts fail though there is room. Too high: the kernel ends the
+    /// process.
+    pub guest_memory_bytes_max: Option<u64>,
+    /// What compiles components in a process of its own. None compiles them in this one, where a hostile
+    /// component can take any amount of memory.
+    pub compiler: Option<CompilerProcess>,
     /// How long a stop waits for resources to move to other nodes. Default 30 s. Too low: they are
     /// terminated here first and held nowhere for a while. Too high: a supervisor loses patience.
     pub drain_timeout: Duration,
@@ -165,6 +173,8 @@ pub(crate) mod tests {
             founding: ClusterSettings::DEFAULT,
             on_stop: OnStop::default(),
             starts_max: 256,
+            guest_memory_bytes_max: None,
+            compiler: None,
             drain_timeout: Duration::from_secs(30),
             http_listener: None,
             port_patience: Duration::ZERO,

@@ -11,6 +11,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::mpsc as std_mpsc, thread, ti
 use futures_util::stream;
 use holdfast_cluster::state::ClusterSettings;
 use holdfast_model::{ClusterName, Labels, Weight, Zone, api::Listening};
+use holdfast_runtime::CompilerProcess;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -97,6 +98,8 @@ impl Node {
             founding: ClusterSettings::DEFAULT,
             on_stop: OnStop::default(),
             starts_max: 256,
+            guest_memory_bytes_max: None,
+            compiler: None,
             drain_timeout: Duration::from_secs(30),
             http_listener: None,
             port_patience: Duration::ZERO,
@@ -234,6 +237,24 @@ impl Builder {
     /// What else is to be known of it.
     pub fn labels(mut self, labels: Labels) -> Self {
         self.config.labels = labels;
+        self
+    }
+
+    /// Memory that all guests may have together, in bytes; three quarters of what the process may have
+    /// unless set.
+    pub fn guest_memory_bytes_max(mut self, bytes: u64) -> Self {
+        self.config.guest_memory_bytes_max = Some(bytes);
+        self
+    }
+
+    /// The `holdfast` program of this very version, which compiles components in processes of its own.
+    /// Unless set they are compiled in this one: what a hostile component makes the compiler take is
+    /// this program's then, and what the compiler took stays with its allocator.
+    pub fn compile_with(mut self, holdfast: impl Into<PathBuf>) -> Self {
+        self.config.compiler = Some(CompilerProcess {
+            program: holdfast.into(),
+            args: vec![crate::COMPILE.into()],
+        });
         self
     }
 

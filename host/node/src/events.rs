@@ -21,10 +21,7 @@ use holdfast_model::{
     api::{self, Event, EventType, Happening},
 };
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -34,7 +31,7 @@ pub use self::{
 use crate::{
     clock::now_ms,
     control::Control,
-    gather::{self, PAGE, PAGES_WAITING, Page, Position, Read, Reader, WAIT},
+    gather::{self, PAGE, PAGES_WAITING, Page, Place, Places, Position, Read, Reader, WAIT},
     modules::chain,
     peer::{Kind, Lane, Peers},
     placement::Placement,
@@ -52,7 +49,7 @@ struct Inner {
     control: Control,
     peers: Peers,
     placement: Placement,
-    watchers: Arc<Semaphore>,
+    watchers: Places,
     /// Nobody watches any longer then.
     stop: CancellationToken,
 }
@@ -107,7 +104,7 @@ pub(crate) struct Watched {
     cursor: Cursor,
     // Ends the tasks when it is dropped.
     _tasks: JoinSet<()>,
-    _place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Events {
@@ -128,14 +125,14 @@ impl Events {
             control,
             peers,
             placement,
-            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            watchers: Places::new(WATCHERS_MAX),
             stop,
         }))
     }
 
-    /// Watches what happens; none when as many as can be do.
+    /// Watches what happens; none when as many as can be do, and came a moment ago.
     pub(crate) fn watch(&self, filter: Filter, from: From) -> Option<Watched> {
-        let place = Arc::clone(&self.0.watchers).try_acquire_owned().ok()?;
+        let place = self.0.watchers.take(&self.0.stop)?;
         let happened = self.0.control.happened();
         let cursor = match from {
             From::Now => {
@@ -157,7 +154,7 @@ impl Events {
             events: self.clone(),
             filter: filter.clone(),
         };
-        let (positions, stop) = (cursor.instances.clone(), self.0.stop.clone());
+        let (positions, stop) = (cursor.instances.clone(), place.over());
         gather::follow(&mut tasks, reader, positions, tell, stop.clone());
         let (tell, log) = mpsc::channel(PAGES_WAITING);
         let after = cursor.log;
@@ -170,7 +167,7 @@ impl Events {
             log,
             cursor,
             _tasks: tasks,
-            _place: place,
+            place,
         })
     }
 
@@ -278,8 +275,10 @@ async fn follow_log(
 }
 
 impl Watched {
-    /// The next events, each with the cursor after it; none when the node stops. Cancel-safe.
+    /// The next events, each with the cursor after it; none when the node stops, or another has its
+    /// place. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Vec<(Item, String)>> {
+        self.place.came();
         loop {
             let told = tokio::select! {
                 Some(items) = self.log.recv() => {

@@ -4,6 +4,8 @@
 //! Invariant: bounded memory, however slowly somebody reads. Readers slow down the reading: what a node
 //! keeps no longer by then is missed.
 
+mod places;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -13,6 +15,8 @@ use holdfast_model::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::places::{Place, Places};
 
 /// Where a reader is in what a node has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -49,5 +49,17 @@ pub use embed::Node;
 /// The `holdfast` command: reads the arguments, does what they say, and gives the exit code.
 #[must_use]
 pub fn main() -> std::process::ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    // What a node starts to compile a component with: no command of anybody else's.
+    if args.next().is_some_and(|first| first == COMPILE) {
+        let limit = args.next().and_then(|limit| limit.to_str()?.parse().ok());
+        return match limit {
+            Some(memory_bytes_max) => holdfast_runtime::compile_stdin(memory_bytes_max),
+            None => std::process::ExitCode::from(2),
+        };
+    }
     cli::main(start::run)
 }
+
+/// The first argument of a process that only compiles a component.
+const COMPILE: &str = "compile-component";

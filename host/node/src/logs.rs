@@ -22,13 +22,12 @@ use holdfast_model::{
     api::{LogEntry, LogLevel, LogLine, LogsMissing},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::own::{ChangeLog, ChangeLogError};
 pub use self::{follow::Followed, kept::Kept};
 use crate::{
-    gather::{self, Position},
+    gather::{self, Place, Places, Position},
     modules::chain,
     peer::{Kind, Lane, Peers},
     placement::Placement,
@@ -46,7 +45,7 @@ struct Inner {
     own: Option<LogFilter>,
     peers: Peers,
     placement: Placement,
-    followers: Arc<Semaphore>,
+    followers: Places,
     /// Nobody follows any longer then.
     stop: CancellationToken,
 }
@@ -116,7 +115,7 @@ impl Logs {
             own,
             peers,
             placement,
-            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            followers: Places::new(FOLLOWERS_MAX),
             stop,
         }))
     }
@@ -155,9 +154,9 @@ impl Logs {
         }
     }
 
-    /// A place among those who follow; none when there are too many.
-    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.0.followers).try_acquire_owned().ok()
+    /// A place among those who follow; none when there are too many that came a moment ago.
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.0.followers.take(&self.0.stop)
     }
 
     /// Answers a peer.

@@ -142,6 +142,12 @@ impl Modules {
         })))
     }
 
+    /// Memory that all guests have, and may have, in bytes.
+    #[must_use]
+    pub fn guest_memory(&self) -> (u64, u64) {
+        self.0.runtime.guest_memory()
+    }
+
     /// The threads for guests.
     #[must_use]
     pub fn guests(&self) -> &Guests {

@@ -19,6 +19,7 @@ use holdfast_model::{
     Labels,
     api::{Listening, NodeEvent},
 };
+use holdfast_runtime::CompilerProcess;
 use listenfd::ListenFd;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -190,6 +191,11 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
         },
         on_stop: args.on_stop,
         starts_max: args.starts_max,
+        guest_memory_bytes_max: args.guest_memory_bytes_max,
+        compiler: Some(CompilerProcess {
+            program: THIS_PROGRAM.into(),
+            args: vec![crate::COMPILE.into()],
+        }),
         drain_timeout: args.drain_timeout,
         http_listener,
         port_patience,

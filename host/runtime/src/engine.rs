@@ -1,20 +1,29 @@
 //! The runtime of one node: engine, compiler, linkers and the epoch clock.
 
-use std::{collections::HashSet, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use holdfast_model::{Digest, Lane, ModuleName, Settings};
+use parking_lot::Mutex;
 use wasmtime::{Config, Engine, WasmBacktraceDetails, component::Linker};
 
 use crate::{
     capability::{self, http},
-    compile::{Cache, Compiler},
+    compile::{Cache, Compiled, Compiler, CompilerProcess, Limits},
     failure::Failure,
     fence::Fences,
     fibers::Fibers,
     guests::{self, Guests},
     inspect::{self, LoadError},
     journal::{GuestLogSink, TracingSink},
+    linear::Memories,
+    memory::NodeMemory,
     module::{Grounds, Module},
     state::State,
 };
@@ -29,6 +38,22 @@ pub struct Options {
     /// Size of the largest component in bytes. Default 32 MiB. Too low: modules made with
     /// interpreted languages (12 to 18 MB) are refused. Too high: one deploy can take minutes.
     pub component_bytes_max: u64,
+    /// Size of that folder in bytes. Default 1 GiB. Too low: components that are not in use are compiled
+    /// again when they are wanted again. Too high: it takes disk space that something else needs. What is
+    /// in use stays, whatever its size.
+    pub cache_bytes_max: u64,
+    /// A program that compiles, in a process of its own: what it takes is bounded, and goes back to the
+    /// system. Without one, or without `cache_dir`, components are compiled in this process, where a
+    /// hostile one can take any amount of memory.
+    pub compiler: Option<CompilerProcess>,
+    /// Memory that one such process may have in RAM. Default 2 GiB. Too low: large components are refused.
+    /// Too high: a hostile one pushes everything else out.
+    pub compile_memory_bytes_max: u64,
+    /// Memory that all guests may have together, in bytes. Default: three quarters of what this process may
+    /// have, by the machine or its control group. Past it memory is refused to guests as at their own limit, and
+    /// starts fail and are tried again. Too low: they fail though there is room. Too high: the kernel
+    /// ends the process.
+    pub guest_memory_bytes_max: Option<u64>,
     /// Components that are compiled at the same time. Default 2. Each of them uses all cores.
     pub compile_parallelism: usize,
     /// Time for the compilation of one component, and for waiting for its turn. Default 2 min.
@@ -52,6 +77,10 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_dir: None,
+            cache_bytes_max: 1 << 30,
+            compiler: None,
+            compile_memory_bytes_max: 2 << 30,
+            guest_memory_bytes_max: None,
             component_bytes_max: 32 << 20,
             compile_parallelism: 2,
             compile_timeout: Duration::from_secs(120),
@@ -92,11 +121,30 @@ pub struct Runtime(Arc<Inner>);
 struct Inner {
     options: Options,
     compiler: Compiler,
-    direct: Linker<State>,
-    fiber: Linker<State>,
+    /// By the call stack that guests have.
+    kinds: Mutex<HashMap<usize, Arc<EngineKind>>>,
     http: Arc<http::Client>,
     fibers: Arc<Fibers>,
     guests: Guests,
+    memory: Arc<NodeMemory>,
+}
+
+/// An engine, and what is linked for it. All take the same code.
+struct EngineKind {
+    engine: Engine,
+    direct: Linker<State>,
+    fiber: Linker<State>,
+}
+
+impl EngineKind {
+    fn new(stack_bytes: usize) -> wasmtime::Result<Self> {
+        let engine = Engine::new(&config(stack_bytes))?;
+        Ok(Self {
+            direct: capability::linker(&engine, Lane::Direct)?,
+            fiber: capability::linker(&engine, Lane::Fiber)?,
+            engine,
+        })
+    }
 }
 
 impl Runtime {
@@ -106,32 +154,31 @@ impl Runtime {
     /// When the engine, the cache folder or the epoch thread cannot be had.
     pub fn new(options: Options) -> Result<Self, NewError> {
         let failed = |error: wasmtime::Error| NewError::Engine(format!("{error:#}"));
-        let engine = Engine::new(&config()).map_err(failed)?;
-        let direct = capability::linker(&engine, Lane::Direct).map_err(failed)?;
-        let fiber = capability::linker(&engine, Lane::Fiber).map_err(failed)?;
+        let kind = EngineKind::new(WASM_STACK_BYTES).map_err(failed)?;
         let cache = match options.cache_dir.clone() {
-            Some(path) => match Cache::open(path.clone(), &engine) {
+            Some(path) => match Cache::open(path.clone(), &kind.engine, options.cache_bytes_max) {
                 Ok(cache) => Some(cache),
                 Err(source) => return Err(NewError::Cache { path, source }),
             },
             None => None,
         };
         let guests = Guests::new(options.guests.clone());
-        count_epochs(&engine, options.epoch_tick, guests.clone()).map_err(NewError::Thread)?;
-        let compiler = Compiler::new(
-            engine,
-            cache,
-            options.compile_parallelism,
-            options.compile_timeout,
-        );
+        count_epochs(&kind.engine, options.epoch_tick, guests.clone()).map_err(NewError::Thread)?;
+        let limits = Limits {
+            parallelism: options.compile_parallelism,
+            timeout: options.compile_timeout,
+            memory_bytes_max: options.compile_memory_bytes_max,
+        };
+        let compiler = Compiler::new(cache, options.compiler.clone(), limits);
+        let memory = NodeMemory::new(options.guest_memory_bytes_max);
         Ok(Self(Arc::new(Inner {
             fibers: Arc::new(Fibers::new(options.fibers_max)),
             http: Arc::new(http::Client::new()),
             guests,
             options,
             compiler,
-            direct,
-            fiber,
+            kinds: Mutex::new(HashMap::from([(WASM_STACK_BYTES, Arc::new(kind))])),
+            memory: Arc::new(memory),
         })))
     }
 
@@ -150,15 +197,37 @@ impl Runtime {
         module: &ModuleName,
         settings: &Settings,
     ) -> Result<Module, LoadError> {
+        inspect::envelope(&component, self.0.options.component_bytes_max)?;
+        let screened = component.clone();
+        let screened = tokio::task::spawn_blocking(move || inspect::screen(&screened)).await;
+        screened.unwrap_or_else(|failed| Err(LoadError::CompilerPanicked(failed.to_string())))?;
+        let kind = self.kind(WASM_STACK_BYTES)?;
+        let compiler = &self.0.compiler;
+        let compiled = compiler
+            .component(&kind.engine, WASM_STACK_BYTES, component, digest)
+            .await?;
+        let loaded = self.link(&kind, compiled, digest, module, settings).await;
+        if loaded.is_err() {
+            compiler.discard(digest).await;
+        }
+        loaded
+    }
+
+    async fn link(
+        &self,
+        kind: &EngineKind,
+        compiled: Arc<Compiled>,
+        digest: Digest,
+        module: &ModuleName,
+        settings: &Settings,
+    ) -> Result<Module, LoadError> {
         let Inner { options, .. } = &*self.0;
-        inspect::envelope(&component, options.component_bytes_max)?;
-        let compiled = self.0.compiler.component(component, digest).await?;
         let component = compiled.component();
         let found = inspect::component(component)?;
         let lane = found.lane(settings);
         let linker = match lane {
-            Lane::Direct => &self.0.direct,
-            Lane::Fiber => &self.0.fiber,
+            Lane::Direct => &kind.direct,
+            Lane::Fiber => &kind.fiber,
         };
         let pre = linker.instantiate_pre(component).map_err(|error| {
             match capability::missing(linker, component) {
@@ -178,6 +247,7 @@ impl Runtime {
             fibers: self.0.fibers.clone(),
             fence: options.fences.of(settings.on_lost_quorum).clone(),
             tenant: self.0.guests.tenant(module),
+            memory: self.0.memory.clone(),
         };
         let module = Module::new(grounds, digest, compiled, pre, found);
         let trial = module.clone();
@@ -185,6 +255,31 @@ impl Runtime {
         let tried = module.tenant().start(module.lane(), tried).await;
         tried.unwrap_or(Err(LoadError::Start(Failure::Dead)))?;
         Ok(module)
+    }
+
+    /// The engine whose guests have so much call stack.
+    fn kind(&self, stack_bytes: usize) -> Result<Arc<EngineKind>, LoadError> {
+        let mut kinds = self.0.kinds.lock();
+        if let Some(kind) = kinds.get(&stack_bytes) {
+            return Ok(Arc::clone(kind));
+        }
+        let kind = EngineKind::new(stack_bytes)
+            .map_err(|error| LoadError::CompilerNotRun(format!("{error:#}")))?;
+        let kind = Arc::new(kind);
+        count_epochs(
+            &kind.engine,
+            self.0.options.epoch_tick,
+            self.0.guests.clone(),
+        )
+        .map_err(|error| LoadError::CompilerNotRun(error.to_string()))?;
+        kinds.insert(stack_bytes, Arc::clone(&kind));
+        Ok(kind)
+    }
+
+    /// Memory that all guests have, and may have, in bytes.
+    #[must_use]
+    pub fn guest_memory(&self) -> (u64, u64) {
+        self.0.memory.used_and_max()
     }
 
     /// The threads for guests.
@@ -202,7 +297,7 @@ impl Runtime {
 }
 
 /// Measured for many resident instances: see `benches/calls.rs`.
-fn config() -> Config {
+fn config(stack_bytes: usize) -> Config {
     let mut config = Config::new();
     config.wasm_component_model(true);
     // A synchronous call costs a third, and nothing here needs component-model concurrency.
@@ -216,10 +311,16 @@ fn config() -> Config {
     config.guard_before_linear_memory(false);
     config.memory_init_cow(false);
     config.epoch_interruption(true);
-    config.max_wasm_stack(WASM_STACK_BYTES);
-    config.async_stack_size(FIBER_STACK_BYTES);
+    config.with_host_memory(Arc::new(Memories));
+    config.max_wasm_stack(stack_bytes);
+    config.async_stack_size(stack_bytes + HOST_STACK_BYTES);
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config
+}
+
+/// Compiles a component for all engines here.
+pub(crate) fn precompile(component: &[u8]) -> wasmtime::Result<Vec<u8>> {
+    Engine::new(&config(WASM_STACK_BYTES))?.precompile_component(component)
 }
 
 /// Increments the epoch until the engine is gone, on a thread of its own: guests may occupy all
@@ -241,5 +342,5 @@ fn count_epochs(engine: &Engine, tick: Duration, guests: Guests) -> io::Result<(
 
 /// Call stack of a guest. In the direct lane it lies on the thread's own stack of 2 MiB.
 const WASM_STACK_BYTES: usize = 256 << 10;
-/// The same with room for host functions. Only what is touched takes memory.
-const FIBER_STACK_BYTES: usize = 512 << 10;
+/// What host functions may need below it. Only what is touched takes memory.
+const HOST_STACK_BYTES: usize = 256 << 10;

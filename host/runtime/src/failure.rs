@@ -37,6 +37,18 @@ pub enum Failure {
         /// What it would have had in all, in bytes.
         asked: u64,
     },
+    /// The guest needed memory, and all guests of the node together have what they may have. It trapped.
+    /// The instance is dead.
+    #[error(
+        "the handler was given no more memory in `{function}`: the guests of this node have all of the \
+         {max} bytes that they may have together (--guest-memory-bytes-max); add nodes, or give it more"
+    )]
+    NodeOutOfMemory {
+        /// The innermost function of the handler's own, or `unknown`.
+        function: Arc<str>,
+        /// What all guests of the node may have, in bytes.
+        max: u64,
+    },
     /// `handle` or `terminate` answered that it may succeed later. Its words are cut to 4 KiB, as
     /// all texts of a handler here.
     #[error("{0}")]
@@ -113,6 +125,10 @@ impl Failure {
                 function,
                 message: out_of_memory(asked, limit).into(),
             },
+            Self::NodeOutOfMemory { ref function, .. } => call::Error::Trapped {
+                function: function.clone(),
+                message: self.to_string().into(),
+            },
             Self::TimedOut(after) => call::Error::TimedOut(after),
             Self::Refused { kind, message } => call::Error::Refused { kind, message },
             Self::Retry(message) => call::Error::Refused {
@@ -162,11 +178,14 @@ impl Failure {
         // Without memory, standard libraries abort, and what the host was to write has no place,
         // outside of any function. A panic or another trap has other reasons.
         let aborted = trap == Some(&Trap::UnreachableCodeReached) || frames.0.is_empty();
-        if let (Some(asked), None, true) = (state.memory.refused(), &panic, aborted) {
-            return Self::OutOfMemory {
-                function,
-                limit: state.memory.bytes_max(),
-                asked,
+        if let (Some(refused), None, true) = (state.memory.refused(), &panic, aborted) {
+            return match refused.node_max {
+                None => Self::OutOfMemory {
+                    function,
+                    limit: state.memory.bytes_max(),
+                    asked: refused.asked,
+                },
+                Some(max) => Self::NodeOutOfMemory { function, max },
             };
         }
         let message = panic.unwrap_or_else(|| {

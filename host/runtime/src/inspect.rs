@@ -16,7 +16,10 @@ use crate::{
     memory::PARTS_MAX,
 };
 
+mod screen;
 mod signature;
+
+pub(crate) use self::screen::screen;
 
 /// Why a component cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +82,18 @@ pub enum LoadError {
     /// Other components are being compiled.
     #[error("other components kept the compiler busy for {} s; try again later", .0.as_secs())]
     CompilerBusy(Duration),
+    /// Compiling it takes too much memory.
+    #[error("compiling the component took more than {max} bytes of memory")]
+    CompilerOutOfMemory {
+        /// The limit in bytes.
+        max: u64,
+    },
+    /// The compiler could not be run here: the node's own fault.
+    #[error("the compiler could not be run: {0}")]
+    CompilerNotRun(String),
+    /// The compiled form could not be written: the node's own fault.
+    #[error("the compiled component could not be kept: {0}")]
+    NotKept(String),
     /// The compiler itself failed.
     #[error("the compiler failed on this component: {0}")]
     CompilerPanicked(String),
@@ -143,7 +158,11 @@ pub enum LoadError {
 
 impl LoadError {
     pub(crate) fn malformed(error: &wasmtime::Error) -> Self {
-        let detail = error.root_cause().to_string();
+        Self::malformed_text(error.root_cause().to_string())
+    }
+
+    /// Reads what wasmtime says about a component.
+    pub(crate) fn malformed_text(detail: String) -> Self {
         // As the standard library and rustix write what a system call answered.
         if detail.contains("(os error ") {
             return Self::System(detail);

@@ -16,6 +16,7 @@ use crate::{
     inspect::{Found, LoadError},
     instance::{Instance, ManagedResource, Started},
     journal::{GuestLog, GuestLogSink},
+    memory::NodeMemory,
     state::State,
 };
 
@@ -45,6 +46,7 @@ pub(crate) struct Grounds {
     pub(crate) fibers: Arc<Fibers>,
     pub(crate) fence: Fence,
     pub(crate) tenant: Arc<Tenant>,
+    pub(crate) memory: Arc<NodeMemory>,
 }
 
 /// The optional interfaces that a module exports.
@@ -147,6 +149,7 @@ impl Module {
             // It is nobody's resource.
             fence: Fence::open(),
             tenant: self.0.grounds.tenant.clone(),
+            memory: self.0.grounds.memory.clone(),
         });
         let resource = ManagedResource {
             id: "trial".parse().expect("a valid id"),

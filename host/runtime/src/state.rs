@@ -44,7 +44,7 @@ impl State {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HOST_RESOURCES_MAX);
         Self {
-            memory: Memory::new(grounds.limits.memory_bytes_max),
+            memory: Memory::new(grounds.limits.memory_bytes_max, grounds.memory.clone()),
             budget: Budget::new(grounds.lane, grounds.fence.clone(), stop),
             grounds,
             resource,

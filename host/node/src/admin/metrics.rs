@@ -104,6 +104,9 @@ fn readings(admin: &Admin) -> Vec<Reading> {
         }
     }
     let guests = admin.modules.guests().load();
+    let (bytes, bytes_max) = admin.modules.guest_memory();
+    read(&GUEST_MEMORY, &[], bytes as f64);
+    read(&GUEST_MEMORY_MAX, &[], bytes_max as f64);
     read(&GUEST_THREADS, &[], guests.threads as f64);
     read(&GUESTS_RUNNING, &[], guests.running as f64);
     read(&GUESTS_WAITING, &[], guests.waiting as f64);
@@ -181,6 +184,8 @@ described! {
     CONDITION: "node_condition", "Whether this node has a condition of this kind: it is given nothing, or is not well", None, false;
     PEERS: "peers_connected", "Nodes that answer this one", None, false;
     RESOURCES: "resources", "Resources on this node, by module and status", None, false;
+    GUEST_MEMORY: "guest_memory", "Linear memories and tables of all guests, as they were asked for", Some(Unit::Bytes), false;
+    GUEST_MEMORY_MAX: "guest_memory_limit", "What all guests may have together", Some(Unit::Bytes), false;
     GUEST_THREADS: "guest_threads", "Threads for guests that compute, idle ones included", None, false;
     GUESTS_RUNNING: "guests_running", "Guests that have a processor on those threads", None, false;
     GUESTS_WAITING: "guests_waiting", "Guests that wait for a processor or a thread", None, false;

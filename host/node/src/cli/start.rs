@@ -157,6 +157,16 @@ pub struct StartArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub starts_max: u32,
 
+    /// How many bytes of memory all guests of this node may have together.
+    ///
+    /// Without it three quarters of what the process may have, by the machine's memory or the limit of
+    /// its control group. Past it a guest is refused memory as at its module's own limit, and starts fail
+    /// and are tried again. Too low: they fail though there is room. Too high: the kernel ends the
+    /// process.
+    #[arg(long, value_name = "BYTES")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub guest_memory_bytes_max: Option<u64>,
+
     /// How long a stop waits for resources to move to other nodes.
     ///
     /// What has not moved by then is terminated here and starts elsewhere afterwards. Too low:

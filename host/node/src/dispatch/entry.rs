@@ -450,7 +450,8 @@ fn last_error(failure: &Failure) -> LastError {
         | Failure::Dead
         | Failure::Fenced
         | Failure::Cut
-        | Failure::TooManyFibers { .. } => FailureKind::Instance,
+        | Failure::TooManyFibers { .. }
+        | Failure::NodeOutOfMemory { .. } => FailureKind::Instance,
     };
     LastError {
         message: failure.to_string(),

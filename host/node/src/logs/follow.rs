@@ -4,25 +4,23 @@ use holdfast_model::{
     NodeId,
     api::{LogEntry, LogLine},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{Filter, Line, Logs, Page, ReadLogs, Tail, absent};
-use crate::gather::{self, PAGE, PAGES_WAITING, Position, Read, Reader, WAIT};
+use crate::gather::{self, PAGE, PAGES_WAITING, Place, Position, Read, Reader, WAIT};
 
 /// The lines that follow the newest ones, as they are said.
 pub struct Followed {
     read: mpsc::Receiver<Read<Line>>,
     // Ends the tasks when it is dropped.
     _tasks: JoinSet<()>,
-    _place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Followed {
-    /// The next lines; none when the node stops. Cancel-safe.
+    /// The next lines; none when the node stops, or another has its place. Cancel-safe.
     pub async fn next(&mut self) -> Option<Vec<LogLine>> {
+        self.place.came();
         let Read { node, page } = self.read.recv().await?;
         let said = |line: Line| -> LogEntry { line.said_on(node) };
         Some(match page {
@@ -44,7 +42,7 @@ impl Logs {
         filter: Filter,
         node: Option<NodeId>,
         tail: &Tail,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Followed {
         let (tell, read) = mpsc::channel(PAGES_WAITING);
         let mut tasks = JoinSet::new();
@@ -53,12 +51,12 @@ impl Logs {
             filter,
             node,
         };
-        let stop = self.0.stop.clone();
+        let stop = place.over();
         gather::follow(&mut tasks, reader, tail.positions.clone(), tell, stop);
         Followed {
             read,
             _tasks: tasks,
-            _place: place,
+            place,
         }
     }
 }

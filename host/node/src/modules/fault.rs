@@ -66,7 +66,10 @@ impl Error {
             Self::File { source, .. } => Cause::Node(NodeFault::of(source)),
             Self::Fetch { .. } => Cause::Passing,
             Self::Load { source, .. } => match source {
-                LoadError::System(_) => Cause::Node(NodeFault::Exhausted),
+                LoadError::System(_) | LoadError::CompilerNotRun(_) => {
+                    Cause::Node(NodeFault::Exhausted)
+                }
+                LoadError::NotKept(_) => Cause::Node(NodeFault::Storage),
                 LoadError::CompilerBusy(_) | LoadError::CompileTimeout(_) => Cause::Passing,
                 _ => Cause::Component,
             },

@@ -83,6 +83,8 @@ impl Services {
         let said = Arc::new(logs::Kept::default());
         let options = holdfast_runtime::Options {
             cache_dir: Some(dir.path().join("compiled")),
+            compiler: config.compiler.clone(),
+            guest_memory_bytes_max: config.guest_memory_bytes_max,
             fences: fences.clone(),
             log: said.clone(),
             ..holdfast_runtime::Options::default()

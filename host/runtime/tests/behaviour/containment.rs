@@ -347,3 +347,58 @@ async fn a_hanging_terminate_ends_with_its_own_limit() {
         .unwrap_err();
     assert_eq!(failure, Failure::TimedOut(Duration::from_millis(100)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_grows_by_small_steps_takes_time_in_proportion() {
+    // A page at a time to 192 MiB. Were each step a copy of all before, it would not end in time.
+    let handle = "(local $n i32)
+        (loop $again
+            (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable))
+            (i32.store (i32.mul (local.get $n) (i32.const 65536)) (local.get $n))
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $again (i32.lt_u (local.get $n) (i32.const 3072))))
+        (loop $check
+            (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+            (if (i32.ne (i32.load (i32.mul (local.get $n) (i32.const 65536))) (local.get $n))
+                (then unreachable))
+            (br_if $check (local.get $n)))";
+    let mut settings = Settings::default();
+    settings.limits.memory_bytes_max = 256 << 20;
+    for chosen in [Lane::Direct, Lane::Fiber] {
+        settings.lane = Some(chosen);
+        let module = load(&runtime(), &handler(handle, ""), &settings)
+            .await
+            .unwrap();
+        let mut instance = module.instantiate(resource("{}")).await.unwrap();
+        instance.handle().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_guests_share_the_memory_of_the_node() {
+    let options = Options {
+        guest_memory_bytes_max: Some(2 << 20),
+        ..Options::default()
+    };
+    let runtime = Runtime::new(options).unwrap();
+    // Seventeen pages each.
+    let handle = "(if (i32.eq (memory.grow (i32.const 16)) (i32.const -1)) (then unreachable))";
+    let component = handler(handle, "");
+    let module = load(&runtime, &component, &Settings::default())
+        .await
+        .unwrap();
+    let mut one = module.instantiate(resource("{}")).await.unwrap();
+    one.handle().await.unwrap();
+    let mut other = module.instantiate(resource("{}")).await.unwrap();
+    let failure = other.handle().await.unwrap_err();
+    let Failure::NodeOutOfMemory { max, .. } = &failure else {
+        panic!("{failure:?}");
+    };
+    assert_eq!(*max, 2 << 20);
+    assert!(failure.to_string().contains("guest-memory"), "{failure}");
+    assert_eq!(runtime.guest_memory(), (18 << 16, 2 << 20));
+    drop((one, other));
+    assert_eq!(runtime.guest_memory().0, 0);
+    let mut another = module.instantiate(resource("{}")).await.unwrap();
+    another.handle().await.unwrap();
+}

@@ -89,6 +89,51 @@ async fn size_and_digest_are_checked() {
 }
 
 #[tokio::test]
+async fn what_is_refused_anyway_is_not_compiled() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("compiled");
+    let options = Options {
+        cache_dir: Some(cache.clone()),
+        ..Options::default()
+    };
+    let runtime = Runtime::new(options).unwrap();
+    let kept = || std::fs::read_dir(&cache).unwrap().count();
+    let functions = "(func)".repeat(70_000);
+    let (bomb, none) = (
+        handler("", &functions),
+        trapping("package a:b; interface c { d: func(); } world it { export c; }"),
+    );
+    for component in [bomb, none] {
+        let settings = Settings::default();
+        let error = load(&runtime, &component, &settings).await.unwrap_err();
+        let told = matches!(
+            error,
+            LoadError::TooManyParts {
+                what: "functions",
+                ..
+            } | LoadError::MissingExport { .. }
+        );
+        assert!(told, "{error}");
+        assert_eq!(kept(), 0);
+    }
+    // What turns out to be of no use only then is not kept either.
+    let trap = handler("", "(func $trap (unreachable)) (start $trap)");
+    let error = load(&runtime, &trap, &Settings::default())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, LoadError::Start(_)), "{error}");
+    assert_eq!(kept(), 0);
+    let module = load(&runtime, &handler("", ""), &Settings::default()).await;
+    assert_eq!(kept(), 1);
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    assert!(
+        maps.contains(&cache.display().to_string()),
+        "the code is mapped"
+    );
+    drop(module);
+}
+
+#[tokio::test]
 async fn the_handler_interface_is_required() {
     let component = trapping("package a:b; interface c { d: func(); } world it { export c; }");
     let error = refused(component).await;
