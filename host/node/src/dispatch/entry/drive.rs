@@ -257,7 +257,7 @@ impl Entry {
             let ended = tokio::select! {
                 biased;
                 () = self.over(&life) => None,
-                ended = hook.begun_within(patience) => Some(ended),
+                ended = hook.begun_within(patience.min(THREAD_PATIENCE)) => Some(ended),
             };
             match ended {
                 None => hook.cancel().await,
@@ -300,6 +300,9 @@ impl Drop for ReplacedAfterPanic<'_> {
         entry.wake(host, &mut mind);
     }
 }
+
+/// How long a hook waits for a thread, though other guests keep them all. The leader allows for it.
+const THREAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The name of a variant, as traces have it.
 fn lowercase(variant: &impl fmt::Debug) -> String {
