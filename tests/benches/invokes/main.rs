@@ -6,6 +6,7 @@
 
 mod bare;
 mod load;
+mod loops;
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -17,6 +18,7 @@ use serde_json::json;
 use self::{
     bare::Bare,
     load::{Load, Requests, Round},
+    loops::Loops,
 };
 
 /// The product's, for the bare server.
@@ -44,6 +46,10 @@ struct Args {
     /// How many resources are called by chance where many are.
     #[arg(long, default_value_t = 10_000)]
     many: usize,
+
+    /// How many resources of another module loop on each node for the last rows; 0 leaves them out.
+    #[arg(long, default_value_t = 1_000)]
+    loops: usize,
 
     /// Size of a body.
     #[arg(long, default_value_t = 200)]
@@ -116,6 +122,26 @@ fn main() {
     for way in &ways {
         println!("{}", way.row());
     }
+    if args.loops > 0 {
+        beside_loops(&args, &cluster, &mut ways);
+    }
+}
+
+/// Measures what is called on the first node again, while another module's resources loop there.
+fn beside_loops(args: &Args, cluster: &Cluster, ways: &mut [Way]) {
+    let loops = Loops::start(cluster, args.loops);
+    let [_, local, ..] = ways else {
+        unreachable!("the second is local");
+    };
+    local.seen.clear();
+    local.what = format!("{}, beside {} loops", local.what, args.loops);
+    local.aim = None;
+    for _ in 0..args.rounds {
+        local.measure(Duration::from_millis(args.round_ms), None);
+    }
+    println!("{}", local.row());
+    let health = loops.health(Duration::from_millis(args.round_ms) * 5);
+    println!("\nbeside {} loops, `healthz`: {health}", args.loops);
 }
 
 /// The ways to measure, the bare server first.
