@@ -9,7 +9,7 @@ use holdfast_model::{
     api::{PROBLEM_JSON, Problem, ProblemKind},
     call::{self, Refusal},
 };
-use holdfast_runtime::LoadError;
+use holdfast_runtime::{Failure, LoadError};
 use http::{HeaderName, HeaderValue, header};
 use http_body_util::Full;
 
@@ -293,9 +293,14 @@ impl From<deploy::Error> for Error {
 fn rejected(error: &LoadError, detail: String) -> Error {
     match error {
         LoadError::TooLarge { .. } => Error::new(ProblemKind::TooLarge, detail),
-        LoadError::CompilerBusy(_) | LoadError::System(_) => {
-            Error::new(ProblemKind::Unavailable, detail)
-        }
+        // The node's own fault, or its lack of room: another may take it, or this one later.
+        LoadError::CompilerBusy(_)
+        | LoadError::System(_)
+        | LoadError::CompilerNotRun(_)
+        | LoadError::NotKept(_)
+        | LoadError::Start(
+            Failure::NodeOutOfMemory { .. } | Failure::TooManyFibers { .. } | Failure::Dead,
+        ) => Error::new(ProblemKind::Unavailable, detail),
         LoadError::UnknownImports(imports) => {
             let reasons = imports
                 .iter()
