@@ -155,6 +155,8 @@ pub struct Limits {
     pub queue_calls_max: u32,
     /// Body of one call or answer. Default 1 MiB.
     pub body_bytes_max: u64,
+    /// Call stack of one call, in machine code. Default 1 MiB. It is rounded up to a power of two.
+    pub stack_bytes_max: u64,
 }
 
 impl Default for Limits {
@@ -166,6 +168,7 @@ impl Default for Limits {
             call_timeout_ms: 30_000,
             queue_calls_max: 128,
             body_bytes_max: 1 << 20,
+            stack_bytes_max: 1 << 20,
         }
     }
 }
@@ -370,13 +373,14 @@ pub struct OutOfBounds {
 
 impl Limits {
     /// Name, smallest and largest value of each limit.
-    pub const BOUNDS: [(&'static str, u64, u64); 6] = [
+    pub const BOUNDS: [(&'static str, u64, u64); 7] = [
         ("memory_bytes_max", 64 << 10, 4 << 30),
         ("handle_timeout_ms", 1, DAY_MS),
         ("terminate_timeout_ms", 1, DAY_MS),
         ("call_timeout_ms", 1, DAY_MS),
         ("queue_calls_max", 1, 1 << 20),
         ("body_bytes_max", 1, 64 << 20),
+        ("stack_bytes_max", 64 << 10, 16 << 20),
     ];
 
     /// Checks that every limit is within the bounds that a node can honour.
@@ -391,6 +395,7 @@ impl Limits {
             self.call_timeout_ms,
             u64::from(self.queue_calls_max),
             self.body_bytes_max,
+            self.stack_bytes_max,
         ];
         for ((field, min, max), given) in Self::BOUNDS.into_iter().zip(given) {
             if !(min..=max).contains(&given) {

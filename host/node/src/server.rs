@@ -106,6 +106,7 @@ pub fn run(
             .worker_threads(threads)
             .thread_name(name)
             .on_thread_start(started)
+            .thread_stack_size(THREAD_STACK_BYTES)
             .enable_all()
             .build()
             .map_err(Error::Threads)
@@ -399,6 +400,9 @@ impl Node {
 
 /// Threads for Raft, gossip and connections: enough that one slow commit delays nobody else.
 const CONTROL_THREADS: usize = 2;
+
+/// A guest's call stack of up to 1 MiB and what is around it. Only what is touched takes memory.
+const THREAD_STACK_BYTES: usize = 4 << 20;
 
 /// How long threads may take to end once the node has.
 const THREADS_GRACE: Duration = Duration::from_secs(2);

@@ -201,10 +201,11 @@ impl Runtime {
         let screened = component.clone();
         let screened = tokio::task::spawn_blocking(move || inspect::screen(&screened)).await;
         screened.unwrap_or_else(|failed| Err(LoadError::CompilerPanicked(failed.to_string())))?;
-        let kind = self.kind(WASM_STACK_BYTES)?;
+        let stack_bytes = stack_bytes(settings.limits.stack_bytes_max);
+        let kind = self.kind(stack_bytes)?;
         let compiler = &self.0.compiler;
         let compiled = compiler
-            .component(&kind.engine, WASM_STACK_BYTES, component, digest)
+            .component(&kind.engine, stack_bytes, component, digest)
             .await?;
         let loaded = self.link(&kind, compiled, digest, module, settings).await;
         if loaded.is_err() {
@@ -340,7 +341,13 @@ fn count_epochs(engine: &Engine, tick: Duration, guests: Guests) -> io::Result<(
     Ok(())
 }
 
-/// Call stack of a guest. In the direct lane it lies on the thread's own stack of 2 MiB.
-const WASM_STACK_BYTES: usize = 256 << 10;
+/// The call stack of guests for a limit: the next power of two, so that there are few kinds of engines.
+fn stack_bytes(limit: u64) -> usize {
+    usize::try_from(limit.next_power_of_two()).unwrap_or(usize::MAX)
+}
+
+/// Call stack of a guest, unless its module says otherwise. In the direct lane it lies on the thread's
+/// own stack; one that is larger is for threads that are made for that.
+pub(crate) const WASM_STACK_BYTES: usize = 1 << 20;
 /// What host functions may need below it. Only what is touched takes memory.
 const HOST_STACK_BYTES: usize = 256 << 10;

@@ -80,7 +80,7 @@ impl Default for Options {
             threads_max: 256,
             processors: std::thread::available_parallelism().map_or(2, usize::from),
             niceness: 5,
-            stack_bytes: 4 << 20,
+            stack_bytes: 18 << 20,
         }
     }
 }

@@ -20,6 +20,7 @@ use wasmtime::{
 use crate::{
     bindings::{self, HandlerError, InvocationError, TerminateReason},
     budget::{Stop, on_tick, until_over},
+    engine::WASM_STACK_BYTES,
     failure::{CONTENT_TYPE_BYTES_MAX, Failure, cut},
     follow::Follow,
     guests::Tenant,
@@ -162,6 +163,20 @@ impl Instance {
     #[must_use]
     pub fn tenant(&self) -> &Arc<Tenant> {
         &self.grounds().tenant
+    }
+
+    /// Whether its next call may begin on the thread that it came in on: the module is
+    /// [trusted](Tenant::is_trusted) to compute little, and its call stack fits there.
+    #[must_use]
+    pub fn may_begin_here(&self) -> bool {
+        let Grounds {
+            tenant,
+            limits,
+            lane,
+            ..
+        } = self.grounds();
+        let fits = *lane == Lane::Fiber || limits.stack_bytes_max <= WASM_STACK_BYTES as u64;
+        fits && tenant.is_trusted()
     }
 
     /// The limits that it was made with.

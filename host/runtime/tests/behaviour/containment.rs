@@ -402,3 +402,53 @@ async fn all_guests_share_the_memory_of_the_node() {
     let mut another = module.instantiate(resource("{}")).await.unwrap();
     another.handle().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_stack_is_as_deep_as_its_module_says() {
+    // `$down` calls itself so often, with a frame of 20 values that it needs afterwards.
+    let locals = "(local i64 i64 i64 i64 i64 i64 i64 i64 i64 i64)";
+    let fields = |depth: u32| {
+        let sets: String = (1..=10)
+            .map(|n| format!("(local.set {n} (i64.load (i32.const {})))", 8 * n))
+            .collect();
+        let sums: String = (1..=10)
+            .map(|n| format!("(local.get {n}) (i64.add)"))
+            .collect();
+        format!(
+            "(func $down (param i32) (result i64) {locals} {sets}
+                (if (result i64) (local.get 0)
+                    (then (call $down (i32.sub (local.get 0) (i32.const 1))))
+                    (else (i64.const 1)))
+                {sums})
+            (func $go (drop (call $down (i32.const {depth}))))"
+        )
+    };
+    let runtime = runtime();
+    let deep = async |lane, depth, stack_bytes_max: Option<u64>| {
+        let component = handler("(call $go)", &fields(depth));
+        let mut settings = Settings {
+            lane: Some(lane),
+            ..Settings::default()
+        };
+        if let Some(bytes) = stack_bytes_max {
+            settings.limits.stack_bytes_max = bytes;
+        }
+        let module = load(&runtime, &component, &settings).await.unwrap();
+        // As a node starts instances: on threads that have room for any call stack.
+        let (tenant, lane) = (module.tenant().clone(), module.lane());
+        let start = async move {
+            let mut instance = module.instantiate(resource("{}")).await.unwrap();
+            instance.handle().await
+        };
+        tenant.start(lane, start).await.unwrap()
+    };
+    for lane in [Lane::Direct, Lane::Fiber] {
+        // As deep as interpreters recurse: 256 KiB would have room for a tenth of that.
+        assert_eq!(deep(lane, 4_000, None).await, Ok(()));
+        let (_, message) = trapped(deep(lane, 4_000, Some(128 << 10)).await.unwrap_err());
+        assert_eq!(message, "it used up its call stack");
+        assert_eq!(deep(lane, 50_000, Some(16 << 20)).await, Ok(()));
+        let (_, message) = trapped(deep(lane, 50_000, None).await.unwrap_err());
+        assert_eq!(message, "it used up its call stack");
+    }
+}

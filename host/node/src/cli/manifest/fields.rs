@@ -134,6 +134,14 @@ pub(in crate::cli) const FIELDS: &[Field] = &[
         too_high: "more memory for each call",
     },
     Field {
+        path: "limits.stack_bytes_max",
+        takes: Takes::Number,
+        meaning: "call stack of one call, rounded up to a power of two",
+        too_low: "deep recursion, as of parsers and interpreters, traps: `it used up its call stack`",
+        too_high: "endless recursion takes as much memory before it traps; past 1 MiB calls cost a \
+                   hand-over to another thread",
+    },
+    Field {
         path: "grants.http",
         takes: Takes::Like("a list of `host:port`", "[\"api.example.com:443\"]"),
         meaning: "where [outgoing HTTP](HANDLERS.md#outgoing-http) may go",

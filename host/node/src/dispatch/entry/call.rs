@@ -69,7 +69,7 @@ impl Entry {
             recorded.set("holdfast.queue_seconds", came.elapsed().as_secs_f64());
         }
         let longest = Duration::from_millis(instance.limits().call_timeout_ms);
-        let (lane, trusted) = (instance.lane(), instance.tenant().is_trusted());
+        let (lane, trusted) = (instance.lane(), instance.may_begin_here());
         if lane == Lane::Direct && trusted && request.timeout + LATENESS >= longest {
             // It cannot be dropped midway, and its caller waits for as long as it may take: it
             // needs no task.
