@@ -83,6 +83,17 @@ pub enum OnStop {
     Reserve,
 }
 
+/// What compiles components with this program, which is a `holdfast`.
+pub(crate) fn compiler(holdfast: impl Into<PathBuf>) -> CompilerProcess {
+    CompilerProcess {
+        program: holdfast.into(),
+        args: vec![COMPILE.into()],
+    }
+}
+
+/// The first argument of a process that only compiles a component.
+pub(crate) const COMPILE: &str = "compile-component";
+
 /// A configuration with which a node would be unsafe or useless.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {

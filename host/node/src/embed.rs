@@ -11,12 +11,11 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::mpsc as std_mpsc, thread, ti
 use futures_util::stream;
 use holdfast_cluster::state::ClusterSettings;
 use holdfast_model::{ClusterName, Labels, Weight, Zone, api::Listening};
-use holdfast_runtime::CompilerProcess;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     client::{self, Client},
-    config::{NodeConfig, OnStop},
+    config::{self, NodeConfig, OnStop},
     identity::Secret,
     restart::Ending,
     server::{self, Why},
@@ -251,10 +250,7 @@ impl Builder {
     /// Unless set they are compiled in this one: what a hostile component makes the compiler take is
     /// this program's then, and what the compiler took stays with its allocator.
     pub fn compile_with(mut self, holdfast: impl Into<PathBuf>) -> Self {
-        self.config.compiler = Some(CompilerProcess {
-            program: holdfast.into(),
-            args: vec![crate::COMPILE.into()],
-        });
+        self.config.compiler = Some(config::compiler(holdfast));
         self
     }
 

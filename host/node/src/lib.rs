@@ -51,7 +51,7 @@ pub use embed::Node;
 pub fn main() -> std::process::ExitCode {
     let mut args = std::env::args_os().skip(1);
     // What a node starts to compile a component with: no command of anybody else's.
-    if args.next().is_some_and(|first| first == COMPILE) {
+    if args.next().is_some_and(|first| first == config::COMPILE) {
         let limit = args.next().and_then(|limit| limit.to_str()?.parse().ok());
         return match limit {
             Some(memory_bytes_max) => holdfast_runtime::compile_stdin(memory_bytes_max),
@@ -60,6 +60,3 @@ pub fn main() -> std::process::ExitCode {
     }
     cli::main(start::run)
 }
-
-/// The first argument of a process that only compiles a component.
-const COMPILE: &str = "compile-component";

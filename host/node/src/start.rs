@@ -19,7 +19,6 @@ use holdfast_model::{
     Labels,
     api::{Listening, NodeEvent},
 };
-use holdfast_runtime::CompilerProcess;
 use listenfd::ListenFd;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -28,7 +27,7 @@ use tokio::{
 
 use crate::{
     cli::{Format, LogFormat, StartArgs},
-    config::NodeConfig,
+    config::{self, NodeConfig},
     rejoin,
     restart::Ending,
     server::{self, Ended, Succession, Why},
@@ -192,10 +191,7 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
         on_stop: args.on_stop,
         starts_max: args.starts_max,
         guest_memory_bytes_max: args.guest_memory_bytes_max,
-        compiler: Some(CompilerProcess {
-            program: THIS_PROGRAM.into(),
-            args: vec![crate::COMPILE.into()],
-        }),
+        compiler: Some(config::compiler(THIS_PROGRAM)),
         drain_timeout: args.drain_timeout,
         http_listener,
         port_patience,
