@@ -248,8 +248,11 @@ async fn a_call_midway_is_given_up_when_the_resource_is_dropped() {
         node.settings = Arc::new(settings);
         let entry = node.held("{}").await;
         let (called, ()) = tokio::join!(node.call(&entry, body, SOON), async {
-            // The call has the instance, and nobody else.
-            let runs = |report: Report| report.in_flight == 1 && report.waiting == 0;
+            // The call has the instance, and has begun.
+            let guests = node.host.modules.guests();
+            let runs = |report: Report| {
+                report.in_flight == 1 && report.waiting == 0 && guests.load().waiting == 0
+            };
             while !runs(entry.report()) {
                 tokio::task::yield_now().await;
             }
