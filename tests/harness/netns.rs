@@ -177,6 +177,25 @@ impl Network {
         lost
     }
 
+    /// From now on no UDP gets from one of these hosts to the other, in either direction, though
+    /// everything else does. In place of what was blocked before.
+    pub fn block_udp(&self, between: &[(usize, usize)]) {
+        let mut rules = String::new();
+        for (a, b) in between {
+            for (from, to) in [(a, b), (b, a)] {
+                let (from, to) = (self.cluster(*from), self.cluster(*to));
+                let _ = writeln!(rules, "ip saddr {from} ip daddr {to} ip protocol udp drop");
+            }
+        }
+        let script = format!(
+            "table bridge firewall\n\
+             delete table bridge firewall\n\
+             table bridge firewall {{ chain switch {{\n\
+             type filter hook forward priority 1; policy accept;\n{rules}}}\n}}\n"
+        );
+        feed(Command::new("nft").args(["-f", "-"]), &script);
+    }
+
     fn lost(&self) -> u64 {
         let rules = feed(Command::new("nft").args(["list", "ruleset"]), "");
         let mut words = rules.split_whitespace();

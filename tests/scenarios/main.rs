@@ -31,6 +31,7 @@ mod openapi;
 mod operations;
 mod outgoing;
 mod own_log;
+mod reach;
 mod readme;
 mod recover;
 mod resources;

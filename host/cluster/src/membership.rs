@@ -13,6 +13,8 @@
 //! - Nobody is given up: seeds and members that are down are announced to again and again, often
 //!   while this node sees nobody, so that halves of a cluster that lost each other meet again.
 //! - A live node that was declared down comes back by itself, without a new incarnation.
+//! - Where datagrams do not get through, packets go over the connections that stand ([`Blocked`]).
+//! - Two processes under one node id and incarnation are told apart; the first one is the node.
 //!
 //! Absent: encryption and the check that a packet belongs to this cluster; both happen before a
 //! packet gets here.
@@ -20,21 +22,29 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    num::{NonZeroU8, NonZeroUsize},
     time::Duration,
 };
 
 use bytes::Bytes;
-use foca::{AccumulatingRuntime, Foca, NoCustomBroadcast, OwnedNotification, PeriodicParams};
+use foca::{AccumulatingRuntime, Codec as _, Foca, Message, NoCustomBroadcast, OwnedNotification};
 use holdfast_model::{Incarnation, NodeId};
-use rand::{SeedableRng, rngs::ChaCha8Rng};
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
+pub use self::{
+    options::{InvalidOptions, Options},
+    paths::Blocked,
+};
 use self::{
+    paths::Paths,
     timers::Timers,
+    twins::Processes,
     wire::{Codec, Identity},
 };
 
+mod options;
+mod paths;
 mod timers;
+mod twins;
 mod wire;
 
 /// One run of a node, and where its packets go.
@@ -48,106 +58,21 @@ pub struct Member {
     pub addr: SocketAddr,
 }
 
-/// How members watch each other. The same on all nodes of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// How often one member, each in turn, is asked for a sign of life. 500 ms.
-    ///
-    /// Lower finds a crash sooner and sends more: some four packets per period and node. Higher
-    /// delays every detection by as much.
-    pub probe_period: Duration,
-    /// How long the answer may take before others are asked to try. Less than half of
-    /// [`Options::probe_period`] is wise; it must be less than all of it. 250 ms.
-    ///
-    /// Too low, slow networks cause needless indirect probes; too high, these come too late to
-    /// prevent a suspicion.
-    pub probe_rtt: Duration,
-    /// How long a suspected member has to speak up before it is declared down. 1.5 s.
-    ///
-    /// Too low, pauses of busy machines look like crashes; higher delays every detection by as
-    /// much. With the defaults a crash is noticed by all after 2.5 s as a rule, after 5 s if chance
-    /// has it that nobody probes that node for a while.
-    pub suspicion: Duration,
-    /// First pause between announcements while nobody else is known; doubles up to
-    /// [`Options::announce_alone_max`]. 1 s.
-    ///
-    /// Lower joins a cluster that starts all at once a little sooner, at the cost of packets to
-    /// addresses where nobody is yet.
-    pub announce_alone_min: Duration,
-    /// Longest pause between announcements while nobody else is known. 10 s.
-    ///
-    /// It is also how long a node can stay alone after its network came back.
-    pub announce_alone_max: Duration,
-    /// Pause between announcements to seeds and members that are down, while others are up. 30 s.
-    ///
-    /// It bounds how long the halves of a cluster stay apart after the network between them came
-    /// back. Lower sends more packets to addresses of nodes that left.
-    pub announce_absent: Duration,
-    /// How long a member that is down stays known, to be announced to. 24 h.
-    ///
-    /// Too low, a half that was cut off for longer is only found again through the seeds. Higher
-    /// costs some 100 bytes for each node that ever left.
-    pub forget_after: Duration,
-    /// Largest packet, before it is sealed. 1,300 bytes.
-    ///
-    /// Higher risks packets that the network cuts up or drops, lower makes news spread slower. At
-    /// least 512.
-    pub packet_bytes_max: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            probe_period: Duration::from_millis(500),
-            probe_rtt: Duration::from_millis(250),
-            suspicion: Duration::from_millis(1500),
-            announce_alone_min: Duration::from_secs(1),
-            announce_alone_max: Duration::from_secs(10),
-            announce_absent: Duration::from_secs(30),
-            forget_after: Duration::from_secs(24 * 60 * 60),
-            packet_bytes_max: 1300,
-        }
-    }
-}
-
-/// Why a [`Membership`] could not be made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidOptions {
-    /// A duration that must not be zero is.
-    #[error("{0} must be greater than zero")]
-    Zero(&'static str),
-    /// The direct probe would last as long as the whole round.
-    #[error("probe_rtt ({rtt:?}) must be less than probe_period ({period:?})")]
-    ProbeRtt {
-        /// The rtt that was given.
-        rtt: Duration,
-        /// The period that was given.
-        period: Duration,
-    },
-    /// The shortest pause is longer than the longest.
-    #[error("announce_alone_min ({min:?}) must not be greater than announce_alone_max ({max:?})")]
-    AnnounceAlone {
-        /// The least that was given.
-        min: Duration,
-        /// The most that was given.
-        max: Duration,
-    },
-    /// Members would not fit into a packet.
-    #[error("packet_bytes_max is {0}, but must be from 512 to 65,000")]
-    PacketBytes(usize),
-    /// Others could not send to this node.
-    #[error("{0} cannot be advertised to other nodes: give the address and port they reach")]
-    Address(SocketAddr),
-    /// The nil UUID stands for a seed whose node is unknown.
-    #[error("the nil UUID cannot be the id of a node")]
-    NilNode,
-}
-
 /// Something that happened outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A packet of another node arrived.
+    /// A packet of another node arrived, as a datagram.
     Packet(&'a [u8]),
+    /// A packet of another node arrived over its connection.
+    Delivered {
+        /// The packet.
+        packet: &'a [u8],
+        /// Whether that node says that no datagram of this one arrives there.
+        deaf: bool,
+    },
+    /// Connections stand to these nodes, whose datagrams go to these addresses; in place of those
+    /// named before.
+    Connected(Vec<(NodeId, SocketAddr)>),
     /// The time of [`Membership::next_tick`] has come. At any other time it does no harm.
     Tick,
     /// These are the addresses of nodes that may be there, in place of those named before; they
@@ -160,12 +85,22 @@ pub enum Event<'a> {
 /// Something to do or to know.
 #[derive(Debug)]
 pub enum Action {
-    /// Send a packet.
+    /// Send a packet, as a datagram.
     Send {
         /// Where to.
         to: SocketAddr,
         /// At most [`Options::packet_bytes_max`] bytes.
         packet: Bytes,
+    },
+    /// Send a packet over the connection to a node. Some go out as a datagram as well: what arrives
+    /// twice does no harm.
+    Deliver {
+        /// To whom.
+        to: NodeId,
+        /// The packet.
+        packet: Bytes,
+        /// Whether to say that no datagram of that node arrives here.
+        deaf: bool,
     },
     /// A node is there that was not.
     Up(Member),
@@ -180,6 +115,13 @@ pub enum Action {
     Down(Member),
     /// Others declared this node down, and it told them that it lives.
     Refuted,
+    /// Another process runs under the id and incarnation of a node.
+    Twin {
+        /// Which node: perhaps this one.
+        node: NodeId,
+        /// Where the process is that is not that node.
+        addr: SocketAddr,
+    },
     /// The event was refused. Nothing was harmed by it.
     Refused(Error),
 }
@@ -202,6 +144,8 @@ pub enum Error {
 /// The members of the cluster as this node sees them.
 pub struct Membership {
     swim: Foca<Identity, Codec, ChaCha8Rng, NoCustomBroadcast>,
+    codec: Codec,
+    paths: Paths,
     effects: AccumulatingRuntime<Identity>,
     timers: Timers,
     options: Options,
@@ -219,6 +163,8 @@ struct Announcements {
     pause: Duration,
     /// Rounds so far: each begins where the one before ended.
     round: usize,
+    /// When to announce next over connections to nodes that are not up.
+    connected_at: Duration,
 }
 
 impl Membership {
@@ -228,17 +174,25 @@ impl Membership {
     /// Membership of a node that knows nobody yet. Time counts from any fixed instant; `seed` is
     /// the seed of all randomness.
     pub fn new(own: Member, options: Options, seed: u64) -> Result<Self, InvalidOptions> {
-        let config = config(&options)?;
+        let config = options::config(&options)?;
         if own.node == NodeId::default() {
             return Err(InvalidOptions::NilNode);
         }
-        let identity = Identity::new(own);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let identity = Identity::new(own, rng.random());
         if !identity.is_reachable() {
             return Err(InvalidOptions::Address(own.addr));
         }
-        let rng = ChaCha8Rng::seed_from_u64(seed);
+        let processes = Processes::default();
+        processes.first(&identity);
+        let codec = || Codec {
+            own: own.node,
+            processes: processes.clone(),
+        };
         Ok(Self {
-            swim: Foca::new(identity, config, rng, Codec { own: own.node }),
+            swim: Foca::new(identity, config, rng, codec()),
+            codec: codec(),
+            paths: Paths::new(options.probe_rtt),
             effects: AccumulatingRuntime::new(),
             timers: Timers::default(),
             own: identity.member(),
@@ -248,6 +202,7 @@ impl Membership {
                 at: Duration::ZERO,
                 pause: options.announce_alone_min,
                 round: 0,
+                connected_at: Duration::MAX,
             },
             options,
             left: false,
@@ -265,8 +220,24 @@ impl Membership {
         }
         match event {
             Event::Packet(packet) => {
-                let result = self.swim.handle_data(packet, &mut self.effects);
-                self.collect(now, result, &mut actions);
+                if let Some(from) = self.sender(packet) {
+                    self.paths.heard(now, from);
+                }
+                self.take(now, packet, &mut actions);
+            }
+            Event::Delivered { packet, deaf } => {
+                if let Some(from) = self.sender(packet) {
+                    self.paths.delivered(now, from, deaf);
+                }
+                self.take(now, packet, &mut actions);
+            }
+            Event::Connected(connections) => {
+                self.paths.connect(connections);
+                if self.absent_connections().next().is_some() {
+                    let soon = now + self.options.probe_period;
+                    let at = &mut self.announcements.connected_at;
+                    *at = soon.min(*at);
+                }
             }
             Event::Tick => {
                 for _ in 0..TIMERS_PER_STEP_MAX {
@@ -276,8 +247,15 @@ impl Membership {
                     let result = self.swim.handle_timer(timer, &mut self.effects);
                     self.collect(now, result, &mut actions);
                 }
+                for (to, packet) in self.paths.unanswered(now) {
+                    let deaf = true;
+                    actions.push(Action::Deliver { to, packet, deaf });
+                }
                 if self.announcements.at <= now {
                     self.announce(now, &mut actions);
+                }
+                if self.announcements.connected_at <= now {
+                    self.announce_over_connections(now, &mut actions);
                 }
             }
             Event::Announce(mut seeds) => {
@@ -301,12 +279,11 @@ impl Membership {
         if self.left {
             return None;
         }
-        let announcement = self.announcements.at;
-        Some(
-            self.timers
-                .next()
-                .map_or(announcement, |timer| timer.min(announcement)),
-        )
+        let Announcements {
+            at, connected_at, ..
+        } = self.announcements;
+        let others = [self.timers.next(), self.paths.next(), Some(connected_at)];
+        Some(others.into_iter().flatten().fold(at, Duration::min))
     }
 
     /// This node.
@@ -318,6 +295,65 @@ impl Membership {
     /// All others that are up, by node id; also those that are under suspicion.
     pub fn members(&self) -> impl ExactSizeIterator<Item = Member> + '_ {
         self.live.values().copied()
+    }
+
+    /// Whom datagrams do not reach, or whose do not arrive, while connections to them carry packets.
+    pub fn blocked(&self, now: Duration) -> impl Iterator<Item = Blocked> {
+        self.paths.blocked(now)
+    }
+
+    /// Who sent a packet, if it is one.
+    fn sender(&mut self, packet: &[u8]) -> Option<NodeId> {
+        let header = self.codec.decode_header(packet).ok()?;
+        Some(header.src.member().node)
+    }
+
+    fn take(&mut self, now: Duration, packet: &[u8], actions: &mut Vec<Action>) {
+        let result = self.swim.handle_data(packet, &mut self.effects);
+        let twin = self.codec.processes.take_twin();
+        let Some(Member { node, addr, .. }) = twin.map(|twin| twin.member()) else {
+            return self.collect(now, result, actions);
+        };
+        // What it says is refused, which is said by this.
+        let result = result.or_else(|error| match error {
+            foca::Error::Decode(_) => Ok(()),
+            error => Err(error),
+        });
+        self.collect(now, result, actions);
+        actions.push(Action::Twin { node, addr });
+    }
+
+    /// The nodes to which a connection stands, and that are not up.
+    fn absent_connections(&self) -> impl Iterator<Item = (NodeId, SocketAddr)> {
+        let connections = self.paths.connections();
+        connections.filter(|(node, _)| !self.live.contains_key(node))
+    }
+
+    /// Announces this node over connections, at most 32 of them, to nodes that are not up: their
+    /// connections stand, so what is amiss may be the way of datagrams alone.
+    fn announce_over_connections(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let absent: Vec<_> = self.absent_connections().collect();
+        let count = absent.len().min(ANNOUNCEMENTS_PER_ROUND_MAX);
+        let first = self.announcements.round % absent.len().max(1);
+        for (to, addr) in absent.iter().copied().cycle().skip(first).take(count) {
+            let result = self.swim.announce(Identity::seed(addr), &mut self.effects);
+            while let Some((_, packet)) = self.effects.to_send() {
+                let deaf = true;
+                actions.push(Action::Deliver { to, packet, deaf });
+            }
+            self.collect(now, result, actions);
+        }
+        let Announcements {
+            round,
+            connected_at,
+            ..
+        } = &mut self.announcements;
+        *round = round.wrapping_add(count);
+        *connected_at = if absent.is_empty() {
+            Duration::MAX
+        } else {
+            now + ANNOUNCE_OVER_CONNECTIONS
+        };
     }
 
     /// Announces this node to seeds and members that are down, at most 32 of them, and notes when
@@ -343,7 +379,9 @@ impl Membership {
             let result = self.swim.announce(Identity::seed(*addr), &mut self.effects);
             self.collect(now, result, actions);
         }
-        let Announcements { at, pause, round } = &mut self.announcements;
+        let Announcements {
+            at, pause, round, ..
+        } = &mut self.announcements;
         *round = round.wrapping_add(1);
         if self.live.is_empty() {
             *at = now + *pause;
@@ -359,7 +397,15 @@ impl Membership {
             self.timers.push(now + after, timer);
         }
         while let Some((to, packet)) = self.effects.to_send() {
-            let to = to.member().addr;
+            let Member { node, addr: to, .. } = to.member();
+            let is_ping = || {
+                let header = self.codec.decode_header(&packet[..]);
+                header.is_ok_and(|header| matches!(header.message, Message::Ping(_)))
+            };
+            if let Some(deaf) = self.paths.send(now, node, &packet, is_ping) {
+                let (to, packet) = (node, packet.clone());
+                out.push(Action::Deliver { to, packet, deaf });
+            }
             // A node that died may have had the address that is ours now.
             if to != self.own.addr {
                 out.push(Action::Send { to, packet });
@@ -386,9 +432,15 @@ impl Membership {
                 out.push(Action::Up(member));
             }
             OwnedNotification::MemberDown(identity) => {
-                if let Some(member) = self.live.remove(&identity.member().node) {
+                let node = identity.member().node;
+                if node != self.own.node {
+                    self.codec.processes.forget(node);
+                }
+                if let Some(member) = self.live.remove(&node) {
                     out.push(Action::Down(member));
                 }
+                let at = &mut self.announcements.connected_at;
+                *at = (*at).min(now + self.options.probe_period);
             }
             OwnedNotification::Rename(_, identity) => {
                 let to = identity.member();
@@ -416,54 +468,6 @@ impl Membership {
     }
 }
 
-fn config(options: &Options) -> Result<foca::Config, InvalidOptions> {
-    for (name, duration) in [
-        ("probe_period", options.probe_period),
-        ("probe_rtt", options.probe_rtt),
-        ("suspicion", options.suspicion),
-        ("announce_alone_min", options.announce_alone_min),
-        ("announce_absent", options.announce_absent),
-        ("forget_after", options.forget_after),
-    ] {
-        if duration.is_zero() {
-            return Err(InvalidOptions::Zero(name));
-        }
-    }
-    let (rtt, period) = (options.probe_rtt, options.probe_period);
-    if rtt >= period {
-        return Err(InvalidOptions::ProbeRtt { rtt, period });
-    }
-    let (min, max) = (options.announce_alone_min, options.announce_alone_max);
-    if min > max {
-        return Err(InvalidOptions::AnnounceAlone { min, max });
-    }
-    let packet = NonZeroUsize::new(options.packet_bytes_max)
-        .filter(|bytes| (512..=65_000).contains(&bytes.get()))
-        .ok_or(InvalidOptions::PacketBytes(options.packet_bytes_max))?;
-    let every = |frequency, members| {
-        Some(PeriodicParams {
-            frequency,
-            num_members: NonZeroUsize::new(members).expect("the numbers below are not zero"),
-        })
-    };
-    Ok(foca::Config {
-        probe_period: period,
-        probe_rtt: rtt,
-        num_indirect_probes: NonZeroUsize::new(3).expect("three is not zero"),
-        // Enough for a hundred members; each repeat costs some 30 bytes in packets sent anyway.
-        max_transmissions: NonZeroU8::new(10).expect("ten is not zero"),
-        suspect_to_down_after: options.suspicion,
-        remove_down_after: Some(options.forget_after),
-        max_packet_size: packet,
-        // Without it a live node that was declared down would never learn of it.
-        notify_down_members: true,
-        periodic_announce: every(Duration::from_secs(30), 1),
-        // `Membership::announce` does it, by address and also while nobody is up.
-        periodic_announce_to_down_members: None,
-        periodic_gossip: every(Duration::from_millis(200), 3),
-    })
-}
-
 fn refusal(source: foca::Error) -> Error {
     match source {
         foca::Error::DataFromOurselves => Error::FromOurselves,
@@ -483,6 +487,9 @@ fn refusal(source: foca::Error) -> Error {
 
 const TIMERS_PER_STEP_MAX: usize = 64;
 const ANNOUNCEMENTS_PER_ROUND_MAX: usize = 32;
+
+/// Pause between announcements over connections to nodes that are not up.
+const ANNOUNCE_OVER_CONNECTIONS: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

@@ -28,7 +28,7 @@ pub struct Response {
     /// Media type of the body.
     pub content_type: Option<String>,
     /// The body.
-    pub body: Vec<u8>,
+    pub body: Bytes,
 }
 
 /// A call that ended without an answer. The kinds map one to one to problem types of the API.

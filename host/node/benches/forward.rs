@@ -1,6 +1,7 @@
 //! What a forwarded call costs, by how its handler runs: `cargo bench --workspace --bench forward`.
 //!
-//! Two ends of a connection over loopback, in one process. Compare ratios, not absolute numbers.
+//! Two ends of a connection over loopback, in one process. Compare ratios, not absolute numbers. What a
+//! whole call with a large body costs over the hop: `--bench invokes -- --body-bytes 65536`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -47,12 +48,12 @@ async fn measure() {
     let (caller, _) = start(1).await;
     let (_callee, addr) = start(2).await;
     caller.update(node(2), Incarnation(1), addr);
-    for in_flight in [1, 64] {
+    for (in_flight, body_bytes) in [(1, 200), (64, 200), (1, 64 << 10), (64, 64 << 10)] {
         let mut rates = [const { Vec::new() }; WAYS.len()];
         // In turn, so that what else the machine does hits all of them.
         for _ in 0..ROUNDS {
             for ((kind, _), rates) in WAYS.iter().zip(&mut rates) {
-                rates.push(rate(&caller, *kind, in_flight).await);
+                rates.push(rate(&caller, *kind, in_flight, body_bytes).await);
             }
         }
         let medians = rates.map(|mut rates| {
@@ -62,28 +63,34 @@ async fn measure() {
         for ((_, way), rate) in WAYS.iter().zip(medians) {
             let ratio = rate / medians[1];
             println!(
-                "{in_flight:2} in flight, {way}: {rate:.0} calls/s, {ratio:.2} of polled first"
+                "{in_flight:2} in flight, {body_bytes} bytes, {way}: {rate:.0} calls/s, {ratio:.2} of polled first"
             );
         }
     }
 }
 
 /// Calls per second.
-async fn rate(caller: &Peers, kind: Kind, in_flight: usize) -> f64 {
+async fn rate(caller: &Peers, kind: Kind, in_flight: usize, body_bytes: usize) -> f64 {
+    let body = Bytes::from(vec![b'x'; body_bytes]);
+    let calls = if body_bytes > 1_000 {
+        CALLS / 10
+    } else {
+        CALLS
+    };
     let begun = Instant::now();
     let mut callers = JoinSet::new();
     for _ in 0..in_flight {
-        let caller = caller.clone();
+        let (caller, body) = (caller.clone(), body.clone());
         callers.spawn(async move {
-            for _ in 0..CALLS / in_flight {
-                let payload = Bytes::from_static(&[b'x'; 200]);
+            for _ in 0..calls / in_flight {
+                let payload = body.clone();
                 let answer = caller.call(node(2), Lane::Data, kind, payload, WAIT).await;
                 answer.expect("an echo");
             }
         });
     }
     callers.join_all().await;
-    CALLS as f64 / begun.elapsed().as_secs_f64()
+    calls as f64 / begun.elapsed().as_secs_f64()
 }
 
 async fn start(number: u128) -> (Peers, SocketAddr) {

@@ -255,6 +255,7 @@ Exit codes:
   4  the node, or the handler, refused the request
   5  the node cannot be reached, or cannot do it now: try again
   6  it took too long
+  7  another process runs as this node: its data directory was copied
 
 Examples:
   holdfast demo                        see what it does, on this machine

@@ -1,8 +1,8 @@
 //! Runs the resources that this node owns, and brings every call to where its resource is.
 //!
 //! A call looks up its resource among the node's own entries, else the owner of its slot, and runs
-//! here or is forwarded once. A call that finds its resource on the move waits for the view to
-//! change; one that may have reached an owner is repeated only with an idempotency key.
+//! here or is forwarded once. A call that finds its resource on the move waits for a change of its
+//! slot, or for some time; one that may have reached an owner is repeated only with an idempotency key.
 //!
 //! Invariants: nothing between a request and its handler waits for the control plane while the
 //! resource is where the tables say; a resource is called unknown only after a read of the state
@@ -16,6 +16,7 @@ mod rollout;
 mod status;
 mod table;
 mod turns;
+mod waiters;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -36,6 +37,7 @@ use self::{
     rollout::Others,
     table::{Table, Tables},
     turns::NodeTurns,
+    waiters::{LookAgain, Waiters},
 };
 pub(crate) use self::{
     entry::Report,
@@ -74,6 +76,7 @@ struct Shared {
     host: Arc<Host>,
     /// Counts the engine's passes over changes of the state.
     view: watch::Sender<u64>,
+    waiters: Waiters,
 }
 
 /// What a dispatch needs of its node.
@@ -160,6 +163,7 @@ impl Dispatch {
             tables: Tables::new(NodeTurns::new(starts_max), metrics),
             host: Arc::new(host),
             view: watch::Sender::new(0),
+            waiters: Waiters::default(),
         });
         let others = Others {
             peers: peers.clone(),
@@ -259,10 +263,14 @@ impl Dispatch {
     ) -> Result<Answer, call::Error> {
         let deadline = Instant::now() + request.timeout;
         let mut known = false;
-        let mut watched = None;
+        let mut place = None;
+        let mut look_again = LookAgain::new();
         loop {
-            let attempt = match self.0.shared.tables.get(module.as_str()) {
-                Some(table) => self.attempt(&table, id, &request, deadline, scope).await,
+            let table = self.0.shared.tables.get(module.as_str());
+            // Before the attempt, so that no change during it is missed.
+            let seen = table.as_ref().map(|table| table.changes(id.slot()));
+            let attempt = match &table {
+                Some(table) => self.attempt(table, id, &request, deadline, scope).await,
                 None => Attempt::Elsewhere("its module is not known here yet"),
             };
             let why = match attempt {
@@ -283,20 +291,32 @@ impl Dispatch {
             if let Some(quorum) = self.0.placement.lost_quorum() {
                 return Err(unavailable(format!("{why}, and {quorum}")));
             }
-            let pause = Instant::now() + LOOK_AGAIN;
             if deadline <= Instant::now() {
                 return Err(unavailable(why));
             }
-            // Most calls need not know of changes, and all would share the count of those who listen.
-            // What has changed since the look before is found by another one.
-            let Some(view) = &mut watched else {
-                watched = Some(self.0.shared.view.subscribe());
-                continue;
+            if place.is_none() {
+                let entered = self.0.shared.waiters.enter(request.body.len());
+                place = Some(entered.map_err(|full| unavailable(format!("{why}, and {full}")))?);
+            }
+            // Looks again by itself as well: what matters may have changed on another node only.
+            let until = deadline.min(Instant::now() + look_again.next());
+            let changed = async {
+                match table.as_ref().zip(seen) {
+                    Some((table, seen)) => table.await_change(id.slot(), seen).await,
+                    None => self.await_view().await,
+                }
             };
-            // Woken by the next change of the view, or looks again by itself: what matters may
-            // have changed on another node only.
-            let _ = tokio::time::timeout_at(pause.min(deadline), view.changed()).await;
+            if tokio::time::timeout_at(until, changed).await.is_ok() {
+                look_again.reset();
+            }
         }
+    }
+
+    /// Waits for the next change of the view: its module may be known then.
+    async fn await_view(&self) {
+        let mut view = self.0.shared.view.subscribe();
+        // It is held by `self`.
+        let _ = view.changed().await;
     }
 
     async fn attempt(
@@ -395,9 +415,6 @@ fn unavailable(why: impl Into<String>) -> call::Error {
 
 /// How many ends of resources may wait for the engine; drivers wait when it is full.
 const ENDED_CAPACITY: usize = 1024;
-
-/// How soon a call that waits looks again, when no change of the view wakes it.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How long a read index may take before its asker is told to try again.
 const READ_INDEX: Duration = Duration::from_secs(5);

@@ -3,6 +3,10 @@
 //! [`holdfast_cluster::membership`] holds the protocol; here are its socket and clock. What is told
 //! here is a hint: it never decides who owns anything.
 //!
+//! Where UDP does not get through, packets go over the connections that stand to the other nodes, and
+//! both ends say so ([`Handle::blocked`]). There they are not sealed: those who send there have proven
+//! the secret.
+//!
 //! Packets of others are counted and dropped: another cluster's, a damaged one, one under another
 //! secret. A recorded packet that somebody sends again does no harm: it can only repeat what was
 //! true once, and every statement in it carries the incarnation that it is about. An older one is
@@ -19,25 +23,36 @@ use std::{
     time::Duration,
 };
 
-use holdfast_cluster::membership::{self, Action, InvalidOptions, Member, Membership, Options};
+use holdfast_cluster::membership::{
+    self, Action, Blocked, InvalidOptions, Member, Membership, Options,
+};
 use holdfast_model::{ClusterId, ClusterName};
 use tokio::{
     net::UdpSocket,
-    sync::{broadcast, watch},
-    time::{Instant, sleep, sleep_until},
+    sync::{broadcast, mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Level, debug, info, warn};
+use tracing::{debug, error, info, warn};
 
-use self::seal::{Opened, Seal};
+use self::{
+    connections::Deliveries,
+    seal::{Opened, Seal},
+    trouble::{Refutations, Trouble, is_down},
+};
 use crate::{
     identity::{Key, random},
-    telemetry::Repeated,
+    peer::Peers,
 };
 
+pub use self::connections::Delivered;
+pub(crate) use self::connections::{DELIVER, Inbox};
+
+mod connections;
 mod seal;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 /// The task that gossips; see [`Gossip::run`].
 pub struct Gossip {
@@ -46,6 +61,9 @@ pub struct Gossip {
     seal: Seal,
     buffer: Vec<u8>,
     origin: Instant,
+    peers: Peers,
+    delivered: mpsc::Receiver<Delivered>,
+    deliveries: Deliveries,
     handle: Handle,
     trouble: Trouble,
     refutations: Refutations,
@@ -56,6 +74,7 @@ pub struct Gossip {
 pub struct Handle {
     seeds: watch::Sender<Vec<SocketAddr>>,
     members: watch::Sender<Arc<[Member]>>,
+    blocked: watch::Sender<Arc<[Blocked]>>,
     events: broadcast::Sender<Event>,
     counters: Arc<Counters>,
 }
@@ -83,6 +102,11 @@ pub enum Event {
         /// Where the packet came from.
         from: SocketAddr,
     },
+    /// Another process gossips as this node. Told again at most every few seconds.
+    Twin {
+        /// Where it says that it is.
+        addr: SocketAddr,
+    },
 }
 
 /// Packets so far.
@@ -98,11 +122,13 @@ pub struct Counts {
     pub sent: u64,
     /// Dropped because the network would not take them.
     pub unsent: u64,
+    /// Of those received, over connections.
+    pub delivered: u64,
 }
 
 impl Gossip {
     /// Gossips as `own` on a bound socket, once run. The socket may be given to another one later,
-    /// for the next incarnation.
+    /// for the next incarnation. What peers deliver comes by the receiver of an [`Inbox`].
     ///
     /// # Errors
     /// See [`InvalidOptions`].
@@ -113,6 +139,8 @@ impl Gossip {
         cluster_id: ClusterId,
         key: &Key,
         options: Options,
+        peers: Peers,
+        delivered: mpsc::Receiver<Delivered>,
     ) -> Result<(Self, Handle), InvalidOptions> {
         // One byte more than a packet can have: what is longer is cut there and fails its seal.
         let buffer = vec![0; options.packet_bytes_max + seal::OVERHEAD + 1];
@@ -120,6 +148,7 @@ impl Gossip {
         let handle = Handle {
             seeds: watch::Sender::default(),
             members: watch::Sender::new(Arc::default()),
+            blocked: watch::Sender::new(Arc::default()),
             events: broadcast::Sender::new(EVENTS_MAX),
             counters: Arc::default(),
         };
@@ -129,6 +158,9 @@ impl Gossip {
             seal: Seal::new(cluster, cluster_id, key),
             buffer,
             origin: Instant::now(),
+            deliveries: Deliveries::new(peers.clone()),
+            peers,
+            delivered,
             handle: handle.clone(),
             trouble: Trouble::default(),
             refutations: Refutations::default(),
@@ -140,6 +172,8 @@ impl Gossip {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut seeds = self.handle.seeds.subscribe();
         seeds.mark_changed();
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while let Some(tick) = self.membership.next_tick() {
             let held = self.refutations.hold;
             // Each branch may be dropped at any time: packets stay in the socket, seeds and ticks
@@ -152,12 +186,24 @@ impl Gossip {
                     let seeds = seeds.borrow_and_update().clone();
                     self.step(membership::Event::Announce(seeds));
                 }
+                _ = look.tick() => self.look_at_connections(),
+                Some(Delivered { deaf, packet }) = self.delivered.recv() => {
+                    self.handle.counters.received.fetch_add(1, Relaxed);
+                    self.handle.counters.delivered.fetch_add(1, Relaxed);
+                    let packet = &packet[..];
+                    self.step(membership::Event::Delivered { packet, deaf });
+                }
+                () = self.deliveries.next() => {}
                 () = sleep_until(held.unwrap_or(self.origin)), if held.is_some() => {
                     self.refutations.hold = None;
                 }
                 received = self.socket.recv_from(&mut self.buffer), if held.is_none() => match received {
                     Ok((bytes, from)) => self.take(bytes, from),
-                    Err(error) => self.pause(&error).await,
+                    Err(error) => {
+                        self.receive_failed(&error);
+                        // An error that stays must not keep a core busy.
+                        sleep(RECEIVE_PAUSE).await;
+                    }
                 }
             }
         }
@@ -207,6 +253,20 @@ impl Gossip {
         for action in actions {
             match action {
                 Action::Send { to, packet } => self.send(to, &packet),
+                Action::Deliver { to, packet, deaf } => self.deliveries.push(to, &packet, deaf),
+                Action::Twin { node, addr } => {
+                    if node == self.membership.own().node {
+                        if self.trouble.twin.pass().is_some() {
+                            self.handle.tell(Event::Twin { addr });
+                        }
+                    } else if let Some(suppressed) = self.trouble.other_twin.pass() {
+                        error!(
+                            node.id = %node, peer.addr = %addr, suppressed,
+                            "two processes gossip as one node: its data directory was copied; \
+                             what this one says is ignored"
+                        );
+                    }
+                }
                 Action::Up(member) => moved.push(Event::Up(member)),
                 Action::Down(member) => moved.push(Event::Down(member)),
                 Action::Renamed { from, to } => moved.push(Event::Renamed { from, to }),
@@ -246,20 +306,65 @@ impl Gossip {
         match self.socket.try_send_to(&self.seal.close(packet), to) {
             Ok(_) => counters.sent.fetch_add(1, Relaxed),
             Err(error) => {
-                if let Some(suppressed) = self.trouble.unsent.pass() {
-                    debug!(peer.addr = %to, error = %error, suppressed, "gossip packets not sent");
+                if is_down(&error) {
+                    if let Some(suppressed) = self.trouble.unsent.pass() {
+                        debug!(peer.addr = %to, %error, suppressed, "gossip packets not sent");
+                    }
+                } else if let Some(suppressed) = self.trouble.unsendable.pass() {
+                    warn!(
+                        peer.addr = %to, %error, suppressed,
+                        "gossip packets cannot be sent over UDP"
+                    );
                 }
                 counters.unsent.fetch_add(1, Relaxed)
             }
         };
     }
 
-    async fn pause(&self, error: &io::Error) {
+    /// Sees which connections stand, and which nodes UDP does not reach.
+    fn look_at_connections(&mut self) {
+        let connections = self.peers.connected().into_iter();
+        let connections = connections.map(|contact| (contact.peer.node, contact.peer.addr));
+        self.step(membership::Event::Connected(connections.collect()));
+        let now = self.origin.elapsed();
+        let blocked: Arc<[Blocked]> = self.membership.blocked(now).collect();
+        let news = |before: &mut Arc<[Blocked]>| {
+            let differ = *before != blocked;
+            for Blocked {
+                node,
+                addr,
+                inwards,
+                ..
+            } in blocked.iter()
+            {
+                if before.iter().any(|before| before.node == *node) {
+                    continue;
+                }
+                let what = match inwards {
+                    true => "its packets do not arrive here",
+                    false => "ours do not arrive there",
+                };
+                warn!(
+                    node.id = %node, peer.addr = %addr, what,
+                    "gossip over UDP is lost, and goes over TCP: is UDP let through on the ports for \
+                     peers, in both directions?"
+                );
+            }
+            for Blocked { node, addr, .. } in before.iter() {
+                if !blocked.iter().any(|still| still.node == *node) {
+                    info!(node.id = %node, peer.addr = %addr, "gossip over UDP gets through again");
+                }
+            }
+            before.clone_from(&blocked);
+            differ
+        };
+        self.handle.blocked.send_if_modified(news);
+    }
+
+    fn receive_failed(&self, error: &io::Error) {
         if let Some(suppressed) = self.trouble.receive.pass() {
             warn!(error = %error, suppressed, "gossip packets could not be received");
         }
-        // An error that stays must not keep a core busy.
-        sleep(RECEIVE_PAUSE).await;
     }
 }
 
@@ -275,6 +380,13 @@ impl Handle {
     #[must_use]
     pub fn members(&self) -> watch::Receiver<Arc<[Member]>> {
         self.members.subscribe()
+    }
+
+    /// The nodes that UDP does not reach, or from which nothing arrives over it, while connections to
+    /// them stand and carry gossip.
+    #[must_use]
+    pub fn blocked(&self) -> watch::Receiver<Arc<[Blocked]>> {
+        self.blocked.subscribe()
     }
 
     /// What happens from now on. A reader that falls behind by more than 1,024 events is told so by
@@ -293,6 +405,7 @@ impl Handle {
             refused,
             sent,
             unsent,
+            delivered,
         } = &*self.counters;
         Counts {
             received: received.load(Relaxed),
@@ -300,6 +413,7 @@ impl Handle {
             refused: refused.load(Relaxed),
             sent: sent.load(Relaxed),
             unsent: unsent.load(Relaxed),
+            delivered: delivered.load(Relaxed),
         }
     }
 
@@ -316,64 +430,11 @@ struct Counters {
     refused: AtomicU64,
     sent: AtomicU64,
     unsent: AtomicU64,
-}
-
-/// Slows down answers to those who take this node for dead. A second process with the same identity
-/// refutes what this one has said, and they would do so as fast as packets travel.
-#[derive(Default)]
-struct Refutations {
-    in_a_row: u32,
-    last: Option<Instant>,
-    /// Until when no packets are read.
-    hold: Option<Instant>,
-}
-
-impl Refutations {
-    fn count(&mut self, now: Instant) {
-        let in_a_row = |last| now.saturating_duration_since(last) < REFUTATIONS_APART;
-        self.in_a_row = match self.last.is_some_and(in_a_row) {
-            true => self.in_a_row.saturating_add(1),
-            false => 1,
-        };
-        self.last = Some(now);
-        if self.in_a_row > REFUTATIONS_AT_ONCE {
-            self.hold = Some(now + REFUTATION_PAUSE);
-        }
-    }
-}
-
-/// Keeps reports of each kind of trouble rare.
-struct Trouble {
-    foreign: Repeated,
-    name_taken: Repeated,
-    refuted: Repeated,
-    refused: Repeated,
-    unsent: Repeated,
-    receive: Repeated,
-}
-
-impl Default for Trouble {
-    fn default() -> Self {
-        let warning = |message| Repeated::new(Level::WARN, message);
-        Self {
-            foreign: warning("gossip packets dropped: another cluster's, or another secret"),
-            name_taken: warning("another cluster uses this cluster's name and secret"),
-            refuted: Repeated::new(
-                Level::INFO,
-                "others took this node for dead; told them that it lives",
-            ),
-            refused: warning("gossip packets refused"),
-            unsent: Repeated::new(Level::DEBUG, "gossip packets not sent"),
-            receive: warning("gossip packets could not be received"),
-        }
-    }
+    delivered: AtomicU64,
 }
 
 const EVENTS_MAX: usize = 1024;
 const RECEIVE_PAUSE: Duration = Duration::from_millis(50);
 
-/// Refutations that are sent at once; a network that heals causes a few. Those after them, unless
-/// they are this far apart, come with a pause.
-const REFUTATIONS_AT_ONCE: u32 = 8;
-const REFUTATIONS_APART: Duration = Duration::from_secs(1);
-const REFUTATION_PAUSE: Duration = Duration::from_millis(100);
+/// How often to see which connections stand.
+const LOOK: Duration = Duration::from_millis(250);

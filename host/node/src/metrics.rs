@@ -12,14 +12,13 @@ use std::{
 use holdfast_model::{ModuleName, call};
 use prometheus_client::{
     encoding::text,
-    metrics::{
-        counter::Counter,
-        family::{Family, MetricConstructor},
-        gauge::Gauge,
-        histogram::Histogram,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Metric, Registry, Unit},
 };
+
+use self::durations::Durations;
+
+mod durations;
 
 /// The metrics of a node. Clones share them.
 #[derive(Clone)]
@@ -28,7 +27,7 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     calls: Family<Labels<2>, Counter>,
-    call_seconds: Family<Labels<1>, Histogram, Buckets>,
+    call_seconds: Family<Labels<1>, Durations>,
     started: Family<Labels<1>, Counter>,
     failed: Family<Labels<1>, Counter>,
     stopped: Family<Labels<1>, Counter>,
@@ -44,7 +43,7 @@ type Labels<const N: usize> = [(&'static str, String); N];
 #[derive(Clone, Debug)]
 pub struct Calls {
     results: [Counter; RESULTS.len()],
-    seconds: Histogram,
+    seconds: Durations,
 }
 
 /// Counts the spans of a node, by what became of them.
@@ -105,7 +104,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix(PREFIX);
         let [started, failed, stopped] = [(); 3].map(|()| Family::default());
         let calls = Family::default();
-        let call_seconds = Family::new_with_constructor(Buckets);
+        let call_seconds = Family::<Labels<1>, Durations>::default();
         let requests = Family::default();
         registry.register(
             "calls",
@@ -307,7 +306,7 @@ impl Calls {
     /// Counts a call.
     pub fn count(&self, result: Result<(), &call::Error>, took: Duration) {
         self.results[result_of(result)].inc();
-        self.seconds.observe(took.as_secs_f64());
+        self.seconds.observe(took);
     }
 }
 
@@ -363,16 +362,7 @@ const RESULTS: [&str; 8] = [
 /// Up to half a minute, the longest leases in use; most are of some seconds.
 const SLACK_SECONDS: [f64; 10] = [0.0, 0.1, 0.25, 0.5, 1.0, 1.5, 1.75, 2.0, 5.0, 30.0];
 
-#[derive(Clone)]
-struct Buckets;
-
-impl MetricConstructor<Histogram> for Buckets {
-    fn new_metric(&self) -> Histogram {
-        Histogram::new(SECONDS)
-    }
-}
-
-/// From a call that finds its resource idle to one that waits for a failover.
+/// Of other durations than calls'.
 const SECONDS: [f64; 15] = [
     0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0,
     5.0, 30.0,

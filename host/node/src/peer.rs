@@ -38,16 +38,20 @@ mod handshake;
 mod info;
 mod link;
 mod outbox;
+mod places;
 mod recognize;
 mod server;
 mod socket;
 #[cfg(test)]
 pub(crate) mod tests;
+mod twin;
 
 pub use death::{Evidence, Proof};
 pub use error::{CallError, HelloError, Refusal};
 pub use info::{NodeAbout, PeerInfo};
+pub use link::Unreached;
 pub use recognize::recognize;
+pub use twin::{Process, Twin};
 
 use endpoint::Endpoint;
 use handshake::Purpose;
@@ -106,8 +110,13 @@ pub struct Options {
     pub data_connections: NonZeroUsize,
     /// Connections that peers may have to this node: 4,096.
     pub connections_max: usize,
-    /// Handshakes at once that others began: 256. More wait in the listener's backlog.
+    /// Handshakes at once that others began, known nodes aside: 256. With more the oldest is given up.
     pub handshakes_max: usize,
+    /// The same from the addresses of known nodes: 256.
+    pub handshakes_of_peers_max: usize,
+    /// The same from one address: 64. Too low and nodes that share an address keep one another out;
+    /// too high and whoever connects and says nothing takes the places of others.
+    pub handshakes_of_address_max: usize,
     /// Time to connect: 2 s. Too low and distant peers are never reached.
     pub connect_time: Duration,
     /// Time to shake hands: 5 s.
@@ -242,6 +251,7 @@ impl Peers {
         if node == self.endpoint.node() || self.endpoint.has_removed(node) {
             return;
         }
+        self.endpoint.know(node, addr);
         let mut book = self.book.write();
         if let Some(peer) = book.get(&node) {
             return peer.retarget(incarnation, addr);
@@ -317,6 +327,37 @@ impl Peers {
         Ok(peer)
     }
 
+    /// Why this node does not reach a peer, while it does not.
+    #[must_use]
+    pub fn unreached(&self, node: NodeId) -> Option<Unreached> {
+        let peer = self.book.read().get(&node).cloned();
+        peer?.unreached()
+    }
+
+    /// The peers that reach this node, and that it does not reach.
+    #[must_use]
+    pub fn one_sided(&self) -> Vec<(NodeId, Unreached)> {
+        let book = self.book.read();
+        let unreached = book
+            .values()
+            .filter_map(|peer| Some((peer.node, peer.unreached()?)));
+        unreached
+            .filter(|(node, _)| self.endpoint.hears(*node))
+            .collect()
+    }
+
+    /// The process under this node's id that was found last.
+    #[must_use]
+    pub fn twin(&self) -> watch::Receiver<Option<Twin>> {
+        self.endpoint.twins.own()
+    }
+
+    /// Where a process is that was refused lately, for another one is that node.
+    #[must_use]
+    pub fn refused_twin(&self, node: NodeId) -> Option<SocketAddr> {
+        self.endpoint.twins.refused(node)
+    }
+
     /// The peers to which the control connection stands.
     #[must_use]
     pub fn connected(&self) -> Vec<Contact> {
@@ -340,6 +381,8 @@ impl Default for Options {
             data_connections: NonZeroUsize::MIN.saturating_add(1),
             connections_max: 4096,
             handshakes_max: 256,
+            handshakes_of_peers_max: 256,
+            handshakes_of_address_max: 64,
             connect_time: Duration::from_secs(2),
             handshake_time: Duration::from_secs(5),
             silence_max: Duration::from_secs(2),

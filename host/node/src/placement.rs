@@ -46,7 +46,7 @@ use crate::{
     clock::boot_time,
     conditions::Conditions,
     control::Control,
-    peer::{Kind, Lane, PeerInfo, Peers},
+    peer::{Contact, Kind, Lane, Peers},
     rpc::{self, AskError, Question},
 };
 
@@ -282,22 +282,18 @@ impl Inner {
         others.chain([self.me]).collect()
     }
 
-    /// The other nodes that answer: membership sees them, and a connection to that very run stands.
+    /// The other nodes that answer: a connection to that very run stands, and membership sees it or
+    /// something came over the connection just now. What works is not taken for dead on hearsay.
     fn reached(&self) -> Vec<Owner> {
         let members = self.members.borrow();
-        let contacts = self
-            .peers
-            .connected()
-            .into_iter()
-            .map(|contact| contact.peer);
-        let answers = |peer: &PeerInfo| {
-            members
-                .iter()
-                .any(|m| (m.node, m.incarnation) == (peer.node, peer.incarnation))
+        let contacts = self.peers.connected().into_iter();
+        let answers = |Contact { peer, quiet_for }: &Contact| {
+            let run = (peer.node, peer.incarnation);
+            *quiet_for < HEARD || members.iter().any(|m| (m.node, m.incarnation) == run)
         };
-        let run = |peer: PeerInfo| Owner {
-            node: peer.node,
-            incarnation: peer.incarnation,
+        let run = |contact: Contact| Owner {
+            node: contact.peer.node,
+            incarnation: contact.peer.incarnation,
         };
         contacts.filter(answers).map(run).collect()
     }
@@ -331,6 +327,10 @@ fn size((id, spec): &(ResourceId, Spec)) -> usize {
 /// Bytes of ids and specs that are allocated at once. Larger: entries of the log that take long to
 /// spread. Smaller: more round trips for an import.
 const PIECE_BYTES_MAX: usize = 1 << 20;
+
+/// How long ago something may have come over a connection of a node that membership does not see.
+/// Longer: a process that stands still is taken for one that answers.
+const HEARD: Duration = Duration::from_secs(2);
 
 /// How long one attempt to allocate may take.
 const ATTEMPT: Duration = Duration::from_secs(5);

@@ -13,10 +13,12 @@ mod http;
 mod join;
 mod life;
 mod ports;
+mod reach;
 mod services;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod twin;
 
 use std::{
     net::SocketAddr,
@@ -245,6 +247,7 @@ impl Node {
             control,
             placement,
             members,
+            delivered,
             ..
         } = services;
         let dispatch_task = services.engine.run(ends.resources.clone());
@@ -302,7 +305,16 @@ impl Node {
                 };
                 let key = secret.gossip_key(&config.cluster);
                 let options = membership::Options::default();
-                let gossip = Gossip::new(socket, own, &config.cluster, cluster, &key, options);
+                let gossip = Gossip::new(
+                    socket,
+                    own,
+                    &config.cluster,
+                    cluster,
+                    &key,
+                    options,
+                    peers.clone(),
+                    delivered,
+                );
                 let (gossip, heard) = match gossip {
                     Ok(made) => made,
                     // Instances may run already: they end before anything else does.
@@ -316,6 +328,10 @@ impl Node {
                 tasks.follow("seeds", &ends.rest, seeds);
                 let found = follow_members(heard.clone(), peers.clone(), members);
                 tasks.follow("members", &ends.rest, found);
+                let meet = twin::meet(heard.clone(), peers.clone());
+                tasks.follow("twins", &ends.rest, meet);
+                let reach = reach::watch(peers.clone(), heard.clone(), services.conditions);
+                tasks.follow("reach", &ends.rest, reach);
                 tokio::select! {
                     ending = ending.as_mut() => Ok(ending),
                     left = &mut resources => {
@@ -326,6 +342,7 @@ impl Node {
                     _ = over.wait_for(|lease| *lease == Lease::Over) => Err(Error::Fenced),
                     error = &mut follow => Err(error.unwrap_or(Error::Task("state"))),
                     wrong = placement.compare_copies() => Err(wrong.into()),
+                    error = twin::ends(peers.twin(), services.lease.clone()) => Err(error),
                     error = name_taken(heard, control.clone(), founded) => Err(error),
                     name = tasks.first() => Err(Error::Task(name)),
                 }

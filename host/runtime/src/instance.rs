@@ -124,7 +124,7 @@ impl Instance {
             }
             Ok(response) => Ok(call::Response {
                 content_type: response.content_type,
-                body: response.body,
+                body: response.body.into(),
             }),
             Err(error) => Err(refusal(error)),
         }

@@ -341,13 +341,17 @@ fn members_that_cannot_be_are_refused() {
         (no_port, false),
     ] {
         let header = foca::Header {
-            src: Identity::new(sender),
+            src: Identity::new(sender, 1),
             src_incarnation: 0,
             dst: Identity::seed(addr(2)),
             message: foca::Message::Announce,
         };
         let mut packet = Vec::new();
-        foca::Codec::encode_header(&mut Codec { own: sender.node }, &header, &mut packet).unwrap();
+        let mut codec = Codec {
+            own: sender.node,
+            processes: Processes::default(),
+        };
+        foca::Codec::encode_header(&mut codec, &header, &mut packet).unwrap();
         let actions = target.step(Duration::ZERO, Event::Packet(&packet));
         let refused = matches!(actions[..], [Action::Refused(Error::Malformed(_))]);
         assert_eq!(!refused, accepted, "{sender:?}: {actions:?}");
@@ -450,18 +454,158 @@ fn announcements_per_step_are_bounded_and_reach_everybody_in_turn() {
     assert_eq!(reached.len(), Membership::SEEDS_MAX);
 }
 
-const VERSION_OF_TOMORROW: u8 = 2;
+const VERSION_OF_TOMORROW: u8 = 3;
 
 /// Nodes on virtual time, with a network between them that can be cut and that loses packets.
+
+#[test]
+fn a_cluster_whose_datagrams_are_all_lost_stays_whole_over_its_connections() {
+    let mut net = Net::cluster(5, 21);
+    net.connect();
+    let all = [0, 1, 2, 3, 4];
+    net.block(&all, &all);
+    net.notes.clear();
+    net.run(60.0);
+    net.assert_everybody_sees_everybody();
+    let downs = net.events_of("down");
+    assert!(downs == 0, "{downs} were taken for dead: {:?}", net.notes);
+    assert_eq!(net.said_blocked().len(), 20, "each says it of each");
+    // A node that ends is found out as ever.
+    net.stop(3);
+    net.connect();
+    net.run(7.0);
+    net.assert_everybody_sees_everybody();
+}
+
+#[test]
+fn datagrams_that_are_lost_in_one_direction_are_noticed_at_both_ends() {
+    let mut net = Net::cluster(3, 22);
+    net.connect();
+    // What node 0 sends arrives nowhere.
+    net.block(&[0], &[1, 2]);
+    net.notes.clear();
+    net.run(30.0);
+    net.assert_everybody_sees_everybody();
+    assert_eq!(net.events_of("down"), 0);
+    let said = net.said_blocked();
+    for other in [1, 2] {
+        assert!(said.contains(&(other, node_id(0), true)), "{said:?}");
+        assert!(said.contains(&(0, node_id(other), false)), "{said:?}");
+    }
+    assert_eq!(said.len(), 4, "of the others nothing is said: {said:?}");
+}
+
+#[test]
+fn connections_carry_nothing_again_once_datagrams_get_through() {
+    let mut net = Net::cluster(4, 23);
+    net.connect();
+    net.run(20.0);
+    assert_eq!(net.delivered, 0, "nothing needs them");
+    net.block(&[1], &[0, 2, 3]);
+    net.block(&[0, 2, 3], &[1]);
+    net.run(20.0);
+    assert!(net.delivered > 0 && !net.said_blocked().is_empty());
+    net.blocked.clear();
+    net.run(20.0);
+    assert!(net.said_blocked().is_empty(), "{:?}", net.said_blocked());
+    let before = net.delivered;
+    net.run(20.0);
+    assert_eq!(net.delivered, before);
+}
+
+#[test]
+fn a_node_whose_datagrams_go_nowhere_joins_over_its_connections() {
+    let mut net = Net::cluster(3, 24);
+    net.block(&[3], &[0, 1, 2]);
+    net.block(&[0, 1, 2], &[3]);
+    net.start(3, 1, &[0, 1]);
+    net.run(5.0);
+    assert_eq!(net.seen_by(3), [], "without a connection it cannot");
+    net.connect();
+    net.run(4.0);
+    net.assert_everybody_sees_everybody();
+    net.notes.clear();
+    net.run(30.0);
+    assert_eq!(net.events_of("down"), 0);
+}
+
+#[test]
+fn who_answers_neither_datagrams_nor_on_its_connection_is_suspected_as_ever() {
+    let mut net = Net::cluster(3, 25);
+    net.connect();
+    // The process stands still: its connections stand, and nothing answers on them.
+    net.stop(1);
+    net.run(7.0);
+    net.assert_everybody_sees_everybody();
+    assert!(
+        net.said_blocked().is_empty(),
+        "that is no matter of datagrams"
+    );
+}
+
+#[test]
+fn random_loss_is_not_taken_for_a_blocked_way() {
+    let mut net = Net::cluster(5, 26);
+    net.connect();
+    net.loss = 0.05;
+    for _ in 0..60 {
+        net.run(1.0);
+        assert!(net.said_blocked().is_empty(), "{:?}", net.said_blocked());
+    }
+}
+
+#[test]
+fn of_two_processes_with_one_identity_the_first_is_the_node_and_all_say_so() {
+    let mut net = Net::cluster(5, 27);
+    let first = net.member(4);
+    net.notes.clear();
+    // A copy of node 4's data directory, started beside it.
+    let addr = addr(9);
+    net.nodes
+        .insert(9, membership(Member { addr, ..first }, 99));
+    net.act(9, Event::Announce(vec![self::addr(0), self::addr(1)]));
+    net.run(10.0);
+    for node in 0..4 {
+        let seen = net.seen_by(node);
+        assert!(seen.contains(&first), "node {node} sees {seen:?}");
+    }
+    let twins: BTreeSet<u16> = net
+        .notes
+        .iter()
+        .filter(|note| note.1 == "twin")
+        .map(|note| note.0)
+        .collect();
+    assert!(twins.contains(&0) && twins.contains(&1), "{twins:?}");
+    for what in ["refuted", "renamed", "down"] {
+        assert_eq!(net.events_of(what), 0, "{what}: {:?}", net.notes);
+    }
+    // Once the first has ended for good, the other one may be the node.
+    net.stop(4);
+    net.run(60.0);
+    let seen = net.seen_by(0);
+    assert!(seen.iter().any(|member| member.addr == addr), "{seen:?}");
+}
+
+/// How a packet gets to a node, and to which.
+#[derive(Clone, Copy)]
+enum Way {
+    Datagram(SocketAddr),
+    Connection { to: NodeId, deaf: bool },
+}
+
 struct Net {
     now: Duration,
     rng: ChaCha8Rng,
     nodes: BTreeMap<u16, Membership>,
     /// Where a node listens, if not at its own number.
     places: BTreeMap<u16, u16>,
-    packets: BTreeMap<(Duration, u64), (SocketAddr, Bytes)>,
+    packets: BTreeMap<(Duration, u64), (Way, Bytes)>,
     sent: u64,
+    /// Of those, over connections.
+    delivered: u64,
     loss: f64,
+    /// Whose datagrams do not arrive where.
+    blocked: BTreeSet<(u16, u16)>,
     island: BTreeSet<SocketAddr>,
     largest_packet: usize,
     last_packet: Option<Bytes>,
@@ -479,7 +623,9 @@ impl Net {
             places: BTreeMap::new(),
             packets: BTreeMap::new(),
             sent: 0,
+            delivered: 0,
             loss: 0.0,
+            blocked: BTreeSet::new(),
             island: BTreeSet::new(),
             largest_packet: 0,
             last_packet: None,
@@ -552,10 +698,18 @@ impl Net {
             };
             self.now = self.now.max(at);
             if packet == Some(at) {
-                let (_, (to, packet)) = self.packets.pop_first().unwrap();
-                let listener = self.nodes.iter().find(|(_, node)| node.own().addr == to);
+                let (_, (way, packet)) = self.packets.pop_first().unwrap();
+                let listener = self.nodes.iter().find(|(_, node)| match way {
+                    Way::Datagram(to) => node.own().addr == to,
+                    Way::Connection { to, .. } => node.own().node == to,
+                });
+                let packet = &packet[..];
+                let event = match way {
+                    Way::Datagram(_) => Event::Packet(packet),
+                    Way::Connection { deaf, .. } => Event::Delivered { packet, deaf },
+                };
                 if let Some((&node, _)) = listener {
-                    self.act(node, Event::Packet(&packet));
+                    self.act(node, event);
                 }
             } else if let Some((_, node)) = tick {
                 self.act(node, Event::Tick);
@@ -575,6 +729,15 @@ impl Net {
                     self.send(from, to, packet);
                     continue;
                 }
+                Action::Deliver { to, packet, deaf } => {
+                    let at = self.now + Duration::from_millis(1);
+                    self.sent += 1;
+                    let way = Way::Connection { to, deaf };
+                    self.packets.insert((at, self.sent), (way, packet));
+                    self.delivered += 1;
+                    continue;
+                }
+                Action::Twin { node, .. } => ("twin", node),
                 Action::Up(member) => ("up", member.node),
                 Action::Down(member) => ("down", member.node),
                 Action::Renamed { to, .. } => ("renamed", to.node),
@@ -590,11 +753,43 @@ impl Net {
         self.last_packet = Some(packet.clone());
         let latency = Duration::from_micros(self.rng.random_range(200..1000));
         let lost = self.rng.random_bool(self.loss);
+        let blocked = |(a, b): &(u16, u16)| (addr(*a), addr(*b)) == (from, to);
+        let lost = lost || self.blocked.iter().any(blocked);
         if !lost && self.island.contains(&from) == self.island.contains(&to) {
             self.sent += 1;
+            let way = Way::Datagram(to);
             self.packets
-                .insert((self.now + latency, self.sent), (to, packet));
+                .insert((self.now + latency, self.sent), (way, packet));
         }
+    }
+
+    /// Between all nodes that run connections stand, as they do in a network that carries TCP.
+    fn connect(&mut self) {
+        let members: Vec<(u16, Member)> =
+            self.nodes.keys().map(|n| (*n, self.member(*n))).collect();
+        for (node, _) in &members {
+            let others = members.iter().filter(|(other, _)| other != node);
+            let others = others
+                .map(|(_, member)| (member.node, member.addr))
+                .collect();
+            self.act(*node, Event::Connected(others));
+        }
+    }
+
+    /// No datagram gets from one of these nodes to another, but for those between the same.
+    fn block(&mut self, from: &[u16], to: &[u16]) {
+        let pairs = from.iter().flat_map(|a| to.iter().map(|b| (*a, *b)));
+        self.blocked.extend(pairs.filter(|(a, b)| a != b));
+    }
+
+    /// Who says of whom that datagrams do not get through, and whether inwards.
+    fn said_blocked(&self) -> BTreeSet<(u16, NodeId, bool)> {
+        let said = |(n, node): (&u16, &Membership)| {
+            let n = *n;
+            let blocked = node.blocked(self.now).collect::<Vec<_>>();
+            blocked.into_iter().map(move |it| (n, it.node, it.inwards))
+        };
+        self.nodes.iter().flat_map(said).collect()
     }
 
     fn member(&self, node: u16) -> Member {

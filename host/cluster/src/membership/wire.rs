@@ -7,7 +7,7 @@ use foca::{Header, Message, PostcardCodec};
 use holdfast_model::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::Member;
+use super::{Member, twins::Processes};
 
 /// A member as others know it. Two of the same node are the same member at different times; the
 /// greater one is newer.
@@ -21,10 +21,12 @@ pub(super) struct Identity {
     /// Grows when a live node was declared down and comes back.
     renewals: u32,
     addr: SocketAddr,
+    /// Drawn at random by the process.
+    process: u64,
 }
 
 impl Identity {
-    pub(super) fn new(member: Member) -> Self {
+    pub(super) fn new(member: Member, process: u64) -> Self {
         let Member {
             node,
             incarnation,
@@ -37,6 +39,7 @@ impl Identity {
             incarnation,
             renewals: 0,
             addr,
+            process,
         }
     }
 
@@ -46,6 +49,7 @@ impl Identity {
             incarnation: Incarnation::default(),
             renewals: 0,
             addr,
+            process: 0,
         }
     }
 
@@ -55,6 +59,19 @@ impl Identity {
             incarnation: self.incarnation,
             addr: self.addr,
         }
+    }
+
+    /// Whether the other one is the same node at a later time.
+    pub(super) fn precedes(&self, other: &Self) -> bool {
+        let same = self.process == other.process;
+        self.incarnation < other.incarnation
+            || same && (self.incarnation, self.renewals) < (other.incarnation, other.renewals)
+    }
+
+    /// Whether both are one run of a node by what they say, and two processes.
+    pub(super) fn is_twin_of(&self, other: &Self) -> bool {
+        (self.node, self.incarnation) == (other.node, other.incarnation)
+            && self.process != other.process
     }
 
     fn is_seed(&self) -> bool {
@@ -84,17 +101,18 @@ impl foca::Identity for Identity {
     }
 
     fn win_addr_conflict(&self, other: &Self) -> bool {
-        // The address decides only between two processes with the same data directory, so that
-        // everybody sees the same one of them.
-        let age = |id: &Self| (id.incarnation, id.renewals, id.addr);
+        // The last two decide only between two processes with copies of one data directory: after
+        // one of them was taken for down.
+        let age = |id: &Self| (id.incarnation, id.renewals, id.addr, id.process);
         age(self) > age(other)
     }
 }
 
-/// Reads and writes packets; refuses members that cannot be, and takes an announcement to the
-/// address of this node as one to this node.
+/// Reads and writes packets; refuses members that cannot be and twins, and takes an announcement to
+/// the address of this node as one to this node.
 pub(super) struct Codec {
     pub(super) own: NodeId,
+    pub(super) processes: Processes,
 }
 
 /// Why a packet could not be read or written.
@@ -110,6 +128,8 @@ pub(super) enum Error {
     NoNode,
     #[error("a member at {0}, where nothing can be sent")]
     Unreachable(SocketAddr),
+    #[error("the process at {0} has the identity of another one")]
+    Twin(SocketAddr),
 }
 
 impl foca::Codec<Identity> for Codec {
@@ -149,6 +169,9 @@ impl foca::Codec<Identity> for Codec {
             | Message::TurnUndead => {}
         }
         check(&header.dst)?;
+        if self.processes.first(&header.src).is_some() {
+            return Err(Error::Twin(header.src.addr));
+        }
         Ok(header)
     }
 
@@ -163,7 +186,17 @@ impl foca::Codec<Identity> for Codec {
     fn decode_member(&mut self, buf: impl Buf) -> Result<foca::Member<Identity>, Error> {
         let member: foca::Member<Identity> = PostcardCodec.decode_member(buf)?;
         check(member.id())?;
-        Ok(member)
+        let other = match member.state() {
+            foca::State::Alive | foca::State::Suspect => self.processes.first(member.id()),
+            foca::State::Down => self.processes.other(member.id()),
+        };
+        match other {
+            None => Ok(member),
+            // A twin of this node.
+            Some(first) if first.node == self.own => Err(Error::Twin(member.id().addr)),
+            // Says nothing new of the process that is the node.
+            Some(first) => Ok(foca::Member::alive(first)),
+        }
     }
 }
 
@@ -178,4 +211,4 @@ fn check(identity: &Identity) -> Result<(), Error> {
 }
 
 /// Of the layout of packets.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;

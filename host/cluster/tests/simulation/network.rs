@@ -21,6 +21,8 @@ use crate::log;
 #[derive(Clone)]
 pub(crate) enum Message {
     Gossip(Bytes),
+    /// Gossip over a connection, and whether its sender hears no datagrams.
+    GossipDelivered(Bytes, bool),
     /// A connection to this run stands; and the boot that it runs under.
     Hello(Owner, u64),
     Raft(log::Message),
@@ -64,6 +66,8 @@ pub(crate) struct Network {
     /// When the last message of each link arrives.
     arrived: BTreeMap<(usize, usize), Duration>,
     pub(crate) cut: BTreeSet<(usize, usize)>,
+    /// Where connections carry what they do, and datagrams are lost.
+    pub(crate) without_datagrams: BTreeSet<(usize, usize)>,
     pub(crate) weather: Weather,
 }
 
@@ -84,6 +88,7 @@ impl Network {
             sent: 0,
             arrived: BTreeMap::new(),
             cut: BTreeSet::new(),
+            without_datagrams: BTreeSet::new(),
             weather: Weather::default(),
         }
     }
@@ -94,6 +99,10 @@ impl Network {
         } = self.weather;
         let link = (envelope.source, envelope.host);
         let local = link.0 == link.1;
+        let datagram = matches!(envelope.message, Message::Gossip(_));
+        if datagram && self.without_datagrams.contains(&link) {
+            return;
+        }
         if self.cut.contains(&link) || (!local && self.rng.random_bool(drop)) {
             return;
         }

@@ -150,6 +150,8 @@ pub(crate) struct Process {
 pub(crate) struct Contact {
     pub(crate) incarnation: Incarnation,
     pub(crate) boot: u64,
+    /// The machine that it is on.
+    pub(crate) host: usize,
     pub(crate) at: Now,
 }
 
@@ -286,7 +288,13 @@ impl Process {
                 let actions = self.membership.step(now, packet);
                 self.gossip(actions, out);
             }
-            Message::Hello(run, boot) => self.meet(now, run, boot),
+            Message::GossipDelivered(packet, deaf) => {
+                let packet = &packet[..];
+                let delivered = membership::Event::Delivered { packet, deaf };
+                let actions = self.membership.step(now, delivered);
+                self.gossip(actions, out);
+            }
+            Message::Hello(run, boot) => self.meet(now, run, boot, envelope.source),
             Message::Raft(message) => self.log.receive(now, from, message),
             Message::Ask(asker, asked) => {
                 let answer = self.answer(now, asker);
@@ -317,12 +325,13 @@ impl Process {
 
     /// Another run shows that it is there. One that it follows on has ended before, which the lock
     /// of the data directory proves under one boot of one kernel.
-    fn meet(&mut self, now: Now, Owner { node, incarnation }: Owner, boot: u64) {
+    fn meet(&mut self, now: Now, Owner { node, incarnation }: Owner, boot: u64, host: usize) {
         let known = self.contacts.get(&node).copied();
         if known.is_none_or(|known| known.incarnation <= incarnation) {
             let contact = Contact {
                 incarnation,
                 boot,
+                host,
                 at: now,
             };
             self.contacts.insert(node, contact);
@@ -413,6 +422,10 @@ impl Process {
             self.hello_at = now + HELLO;
             let hello = Message::Hello(self.me, self.boot);
             out.sends.push((To::Everybody, hello));
+            let connected = self.connections(now);
+            let connected = membership::Event::Connected(connected);
+            let actions = self.membership.step(now, connected);
+            self.gossip(actions, out);
         }
         if now >= self.tell_at {
             self.tell_at = now + TELL;
@@ -433,15 +446,28 @@ impl Process {
                     let host = host.expect("gossip goes to machines of the cluster");
                     out.sends.push((To::Host(host), Message::Gossip(packet)));
                 }
+                membership::Action::Deliver { to, packet, deaf } => {
+                    let delivered = Message::GossipDelivered(packet, deaf);
+                    out.sends.push((To::Node(to), delivered));
+                }
                 membership::Action::Down(member) => {
                     out.note(format!("takes {} for dead", story::name(member.node)));
                 }
                 membership::Action::Up(_)
                 | membership::Action::Renamed { .. }
                 | membership::Action::Refuted
+                | membership::Action::Twin { .. }
                 | membership::Action::Refused(_) => {}
             }
         }
+    }
+
+    /// The nodes to which connections stand, and where their datagrams go.
+    fn connections(&self, now: Now) -> Vec<(NodeId, SocketAddr)> {
+        let connected = self.contacts.iter();
+        let connected = connected.filter(|(node, _)| self.in_contact(**node, now));
+        let at = connected.map(|(node, contact)| (*node, self.peers[contact.host]));
+        at.filter(|(node, _)| *node != self.me.node).collect()
     }
 
     pub(crate) fn in_contact(&self, node: NodeId, now: Now) -> bool {

@@ -52,6 +52,21 @@ fn all_that_is_promised_holds_whatever_goes_wrong() {
 }
 
 #[test]
+fn what_is_promised_holds_where_datagrams_are_lost_and_connections_stand() {
+    let pool = Pool::new(SLOTS);
+    let faults: Faults = "datagrams,crash,join,pause,restart"
+        .parse()
+        .expect("they are faults");
+    for seed in 0..SEEDS / 3 {
+        let config = Config::new(seed, 5, STEPS, faults.clone());
+        let run = World::new(config.clone(), &pool).run();
+        if let Some(violation) = &run.violation {
+            panic!("seed {seed}: {violation}\n{}", smaller(&config, &pool));
+        }
+    }
+}
+
+#[test]
 fn the_same_seed_is_the_same_run() {
     let pool = Pool::new(SLOTS);
     let run = |seed| World::new(Config::new(seed, 5, STEPS, Faults::all()), &pool).run();

@@ -142,6 +142,8 @@ pub(crate) struct World<'a> {
     hosts: Vec<Host>,
     network: Network,
     cuts: Vec<(Duration, BTreeSet<(usize, usize)>)>,
+    /// Of datagrams alone. They go on when nothing else goes wrong any more.
+    cuts_of_datagrams: Vec<(Duration, BTreeSet<(usize, usize)>)>,
     drains: Vec<(Duration, usize)>,
     /// Nodes that an operator takes out of the cluster.
     removals: BTreeMap<NodeId, Removal>,
@@ -177,6 +179,7 @@ impl<'a> World<'a> {
             hosts: Vec::new(),
             network: Network::new(rng(1)),
             cuts: Vec::new(),
+            cuts_of_datagrams: Vec::new(),
             drains: Vec::new(),
             removals: BTreeMap::new(),
             lost: Duration::ZERO,

@@ -122,6 +122,8 @@ kinds! {
     WrongCopy "wrong-copy", works, fault;
     /// It is about to run out of file descriptors.
     Descriptors "descriptors", works, fault;
+    /// Some nodes cannot connect to it, or it cannot connect to them.
+    Unreached "unreached", works, fault;
 }
 
 impl fmt::Display for ConditionKind {

@@ -5,7 +5,7 @@ use std::{fmt, io, process::ExitCode};
 use holdfast_model::api::{Problem, ProblemKind};
 
 use super::output::Format;
-use crate::{client, telemetry};
+use crate::{client, server, telemetry};
 
 /// How the process ends. The numbers are promised to scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum Exit {
     Unavailable = 5,
     /// It took too long.
     TimedOut = 6,
+    /// Another process runs as this node; this one was started later.
+    Twin = 7,
 }
 
 impl From<Exit> for ExitCode {
@@ -146,6 +148,8 @@ impl Told {
             told.hint = hint_of(error);
             told.exit = exit_of(error);
             told.problem = error.problem().cloned();
+        } else if error.chain().any(is_twin) {
+            told.exit = Exit::Twin;
         }
         told
     }
@@ -158,6 +162,7 @@ impl Told {
                 Exit::TimedOut => ProblemKind::Timeout,
                 Exit::Refused | Exit::Usage => ProblemKind::InvalidRequest,
                 Exit::NotFound => ProblemKind::NotFound,
+                Exit::Twin => ProblemKind::Conflict,
                 Exit::Done | Exit::Failed => ProblemKind::Other,
             };
             let mut problem = Problem::new(kind, self.message.clone());
@@ -205,6 +210,10 @@ pub(super) fn message(error: &anyhow::Error) -> String {
         }
     }
     parts.join(": ")
+}
+
+fn is_twin(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(server::Error::Twin { .. }))
 }
 
 fn exit_of(error: &client::Error) -> Exit {

@@ -330,6 +330,7 @@ impl Engine {
             .or_default()
             .insert(id.clone());
         entry.run(&self.shared.host, run);
+        table.changed(id.slot());
     }
 
     /// How a resource is to run now, if it is to.
@@ -400,6 +401,7 @@ impl Engine {
             return;
         }
         table.entries.pin().remove(id);
+        table.changed(id.slot());
         self.forget(&key, id);
         // Deallocated and allocated again while it ended: only now may it start anew.
         if self.may_run(module)

@@ -11,7 +11,7 @@ use holdfast_model::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Attempt, Dispatch, entry::Called};
+use super::{Attempt, Dispatch, entry::Called, table::Table};
 use crate::{
     metrics::kind,
     peer::{CallError, Kind, Lane, Peers},
@@ -21,6 +21,8 @@ use crate::{
 /// Kind of a forwarded call's frame.
 pub(crate) const CALL: Kind = Kind(2);
 
+/// What goes before the body of a forwarded call. The body is the rest of the frame: nothing looks at
+/// its bytes one by one.
 #[derive(Serialize, Deserialize)]
 struct Forwarded<'a> {
     module: &'a str,
@@ -31,7 +33,7 @@ struct Forwarded<'a> {
     trace: Option<Carried<'a>>,
 }
 
-/// A request whose text and body stay where they are.
+/// A request without its body, whose text stays where it is.
 #[derive(Serialize, Deserialize)]
 struct Parts<'a> {
     id: &'a str,
@@ -39,12 +41,15 @@ struct Parts<'a> {
     timeout_us: u64,
     idempotency_key: Option<&'a str>,
     content_type: Option<&'a str>,
-    body: &'a [u8],
 }
 
+/// What goes before the body of an answer, which is the rest of the frame.
 #[derive(Serialize, Deserialize)]
-enum Answered {
-    Result(Result<Response, call::Error>),
+enum Answered<'a> {
+    Response {
+        content_type: Option<&'a str>,
+    },
+    Failed(call::Error),
     /// Not this node's resource: the request had no effect.
     NotHere,
 }
@@ -93,17 +98,23 @@ async fn ask(
             timeout_us: u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX),
             idempotency_key: request.idempotency_key.as_deref(),
             content_type: request.content_type.as_deref(),
-            body: &request.body,
         },
         trace: scope.carried(),
     };
-    let frame = encode(&forwarded);
+    let frame = encode(&forwarded, &request.body);
     let failed = |error| Attempt::Answered(owner, Err(error));
     let patience = timeout + ANSWER_TIME;
     match peers.call(owner, Lane::Data, CALL, frame, patience).await {
-        Ok(answer) => match postcard::from_bytes(&answer) {
-            Ok(Answered::Result(result)) => Attempt::Answered(owner, result),
-            Ok(Answered::NotHere) => Attempt::Elsewhere("the resource is on the move"),
+        Ok(answer) => match decode::<Answered<'_>>(&answer) {
+            Ok((Answered::Response { content_type }, body)) => {
+                let response = Response {
+                    content_type: content_type.map(str::to_owned),
+                    body,
+                };
+                Attempt::Answered(owner, Ok(response))
+            }
+            Ok((Answered::Failed(error), _)) => failed(error),
+            Ok((Answered::NotHere, _)) => Attempt::Elsewhere("the resource is on the move"),
             Err(_) => failed(call::Error::Interrupted),
         },
         Err(CallError::UnknownPeer(_) | CallError::NotSent { .. } | CallError::Busy) => {
@@ -123,17 +134,20 @@ async fn ask(
 pub(crate) fn answer_call(dispatch: &Dispatch, frame: Bytes) -> BoxFuture<'static, Bytes> {
     let dispatch = dispatch.clone();
     Box::pin(async move {
-        let answered = match dispatch.answer(&frame).await {
-            Some(result) => Answered::Result(result),
-            None => Answered::NotHere,
-        };
-        encode(&answered)
+        match dispatch.answer(&frame).await {
+            Some(Ok(Response { content_type, body })) => {
+                let content_type = content_type.as_deref();
+                encode(&Answered::Response { content_type }, &body)
+            }
+            Some(Err(error)) => encode(&Answered::Failed(error), &[]),
+            None => encode(&Answered::NotHere, &[]),
+        }
     })
 }
 
 impl Dispatch {
     async fn answer(&self, frame: &Bytes) -> Option<Result<Response, call::Error>> {
-        let forwarded: Forwarded<'_> = postcard::from_bytes(frame).ok()?;
+        let (forwarded, body) = decode::<Forwarded<'_>>(frame).ok()?;
         let parts = forwarded.request;
         let table = self.0.shared.tables.get(forwarded.module)?;
         let id: ResourceId = forwarded.id.parse().ok()?;
@@ -145,25 +159,51 @@ impl Dispatch {
             timeout,
             idempotency_key: parts.idempotency_key.map(str::to_owned),
             content_type: parts.content_type.map(str::to_owned),
-            // A part of the frame itself: nothing is copied.
-            body: frame.slice_ref(parts.body),
+            body,
         };
         let scope = self.0.traces.carried(forwarded.trace);
         let mut span = scope.child(Side::Server, HOP);
         if let Some(recorded) = span.recorded() {
             describe(recorded, table.name.as_str(), &id);
         }
-        let called = self.call_here(&table, &id, Cow::Owned(request), deadline, span.scope());
-        let result = match called.await {
-            Some(Called::Answered(result)) => Some(result),
-            Some(Called::NotHere) | None => None,
-        };
+        let result = self
+            .take(&table, &id, request, deadline, span.scope())
+            .await;
         match &result {
             Some(Ok(_)) => {}
             Some(Err(error)) => span.failed(kind(error), error),
             None => span.failed("not-here", "the resource is not, or no longer, here"),
         }
         result
+    }
+}
+
+impl Dispatch {
+    /// Calls a resource that a peer takes for this node's, waiting for a moment where it is about to
+    /// be: the peer would have to send it again.
+    async fn take(
+        &self,
+        table: &Table,
+        id: &ResourceId,
+        request: Request,
+        deadline: Instant,
+        scope: &Scope,
+    ) -> Option<Result<Response, call::Error>> {
+        let until = deadline.min(Instant::now() + ARRIVAL);
+        loop {
+            let seen = table.changes(id.slot());
+            let request = Cow::Borrowed(&request);
+            match self.call_here(table, id, request, deadline, scope).await {
+                Some(Called::Answered(result)) => return Some(result),
+                Some(Called::NotHere) | None => {}
+            }
+            let owner = self.0.shared.tables.route(table, id.slot());
+            if owner != Some(self.0.me.node) {
+                return None;
+            }
+            let changed = table.await_change(id.slot(), seen);
+            tokio::time::timeout_at(until, changed).await.ok()?;
+        }
     }
 }
 
@@ -175,11 +215,26 @@ fn describe(recorded: &mut Recorded, module: &str, id: &ResourceId) {
     recorded.set("holdfast.resource", id.to_string());
 }
 
-fn encode<T: Serialize>(value: &T) -> Bytes {
-    postcard::to_stdvec(value)
-        .expect("plain data, which postcard can always write")
-        .into()
+/// A head, and a body behind it.
+fn encode<T: Serialize>(head: &T, body: &[u8]) -> Bytes {
+    let mut frame = Vec::with_capacity(HEAD_BYTES + body.len());
+    frame = postcard::to_extend(head, frame).expect("plain data, which postcard can always write");
+    frame.extend_from_slice(body);
+    frame.into()
 }
+
+/// A head and the body behind it, a part of the frame itself: nothing of it is copied.
+fn decode<'a, T: Deserialize<'a>>(frame: &'a Bytes) -> Result<(T, Bytes), postcard::Error> {
+    let (head, body) = postcard::take_from_bytes(frame)?;
+    Ok((head, frame.slice_ref(body)))
+}
+
+/// Room for a head of the usual size.
+const HEAD_BYTES: usize = 256;
+
+/// How long a call of a peer may wait for a resource that is about to be here. Far less than a node that
+/// ends gives to what it has begun: what only waits here must not be interrupted by that.
+const ARRIVAL: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The name of both spans of a hop.
 const HOP: &str = "Resources/Invoke";

@@ -9,6 +9,7 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 use holdfast_model::{ModuleName, NodeId, ResourceId, Settings, Slot};
+use tokio::sync::Notify;
 
 use super::{
     entry::Entry,
@@ -35,6 +36,15 @@ pub(super) struct Table {
     pub(super) turns: Arc<Turns>,
     pub(super) calls: Calls,
     routes: Box<[AtomicU16]>,
+    changes: Changes,
+}
+
+/// Tells calls that wait of what changes in their slots.
+struct Changes {
+    /// How often something has changed in each slot.
+    counts: Box<[AtomicU16]>,
+    /// Each wakes those who wait for one of some slots.
+    wakes: [Notify; WAKES],
 }
 
 /// What calls need to know of the version that serves.
@@ -68,6 +78,7 @@ impl Tables {
                 turns: Turns::new(self.turns.clone()),
                 calls: self.metrics.begin(name),
                 routes: (0..Slot::COUNT).map(|_| AtomicU16::new(NOBODY)).collect(),
+                changes: Changes::new(),
             })
         };
         let modules = self.modules.pin();
@@ -98,6 +109,7 @@ impl Tables {
     pub(super) fn set_route(&self, table: &Table, slot: Slot, owner: Option<NodeId>) {
         let number = owner.map_or(NOBODY, |owner| self.number(owner));
         table.routes[usize::from(slot.0)].store(number, Ordering::Release);
+        table.changed(slot);
     }
 
     fn number(&self, node: NodeId) -> u16 {
@@ -117,4 +129,74 @@ impl Tables {
     }
 }
 
+impl Table {
+    /// Something has changed in a slot: its owner, or what of it is here.
+    pub(super) fn changed(&self, slot: Slot) {
+        let at = usize::from(slot.0);
+        self.changes.counts[at].fetch_add(1, Ordering::Release);
+        self.changes.wakes[at % WAKES].notify_waiters();
+    }
+
+    /// How often something has changed in a slot.
+    pub(super) fn changes(&self, slot: Slot) -> u16 {
+        self.changes.counts[usize::from(slot.0)].load(Ordering::Acquire)
+    }
+
+    /// Waits until the count of a slot's changes is another one than this.
+    pub(super) async fn await_change(&self, slot: Slot, seen: u16) {
+        let wake = &self.changes.wakes[usize::from(slot.0) % WAKES];
+        loop {
+            let mut woken = std::pin::pin!(wake.notified());
+            // Listens before it looks.
+            woken.as_mut().enable();
+            if self.changes(slot) != seen {
+                return;
+            }
+            woken.await;
+        }
+    }
+}
+
+impl Changes {
+    fn new() -> Self {
+        Self {
+            counts: (0..Slot::COUNT).map(|_| AtomicU16::new(0)).collect(),
+            wakes: std::array::from_fn(|_| Notify::new()),
+        }
+    }
+}
+
 const NOBODY: u16 = 0;
+
+/// Who waits for a slot is woken for one of so many besides, and goes on waiting.
+const WAKES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_a_slot_is_woken_by_its_changes_and_by_no_other() {
+        let tables = Tables::new(NodeTurns::new(1), Metrics::new());
+        let serving = || Serving {
+            settings: Arc::default(),
+            invocable: None,
+        };
+        let table = tables.open(&"m".parse().unwrap(), serving);
+        let (slot, node) = (Slot(7), NodeId(uuid::Uuid::from_u128(1)));
+        let seen = table.changes(slot);
+        let mut waits = std::pin::pin!(table.await_change(slot, seen));
+        assert!(poll!(waits.as_mut()).is_pending());
+        // One of those that share its wake is another slot all the same.
+        for other in [8, 7 + WAKES as u16] {
+            tables.set_route(&table, Slot(other), Some(node));
+            assert!(poll!(waits.as_mut()).is_pending());
+        }
+        tables.set_route(&table, slot, Some(node));
+        assert!(poll!(waits.as_mut()).is_ready());
+        // What happened before it began to wait is not missed.
+        assert!(poll!(std::pin::pin!(table.await_change(slot, seen))).is_ready());
+    }
+}

@@ -1,9 +1,13 @@
-use holdfast_model::{Incarnation, NodeId};
-use tokio::{task::JoinHandle, time::timeout};
+use bytes::Bytes;
+use holdfast_model::{Incarnation, Labels, NodeId, Weight};
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use uuid::Uuid;
 
 use super::*;
-use crate::identity::Secret;
+use crate::{
+    identity::{BootId, Secret},
+    peer::{Handler, Kind, Local, NodeAbout, PeerInfo, Reply, Runtimes},
+};
 
 #[derive(Clone)]
 struct Setup {
@@ -57,6 +61,8 @@ impl Setup {
             self.cluster_id,
             &key,
             options,
+            crate::peer::tests::nobody(),
+            Inbox::new().1,
         )
         .unwrap();
         let (events, stop) = (handle.events(), CancellationToken::new());
@@ -203,6 +209,100 @@ async fn another_cluster_under_the_same_name_and_secret_is_reported() {
     let from = b.own.addr;
     let event = a.event(|_| true).await;
     assert_eq!(event, Event::NameTaken { other, from });
+    assert!(a.handle.members().borrow().is_empty());
+}
+
+/// Brings gossip that peers deliver to its inbox.
+struct Deliver(Inbox);
+
+impl Handler for Deliver {
+    fn handle(&self, _: &PeerInfo, kind: Kind, payload: Bytes) -> Reply {
+        assert_eq!(kind, DELIVER);
+        self.0.take(&payload);
+        Reply::Ready(Ok(Bytes::new()))
+    }
+}
+
+/// A node whose port for peers takes connections, and where nothing takes UDP.
+async fn start_without_udp() -> (Handle, Peers, Member) {
+    let Setup {
+        cluster,
+        cluster_id,
+        secret,
+        node,
+        incarnation,
+    } = Setup::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (inbox, delivered) = Inbox::new();
+    let local = Local {
+        node,
+        incarnation,
+        boot_id: BootId(Uuid::from_u128(1)),
+        cluster: cluster.clone(),
+        cluster_id: watch::channel(Some(cluster_id)).1,
+        advertise: addr,
+        about: NodeAbout {
+            http: addr,
+            weight: Weight::MAX,
+            zone: None,
+            labels: Labels::default(),
+            version: String::new(),
+        },
+    };
+    let (key, handler) = (secret.handshake_key(&cluster), Arc::new(Deliver(inbox)));
+    let options = crate::peer::Options::default();
+    let (peers, mut events) = Peers::new(local, key, handler, options, Runtimes::current());
+    tokio::spawn(peers.clone().run(listener, CancellationToken::new()));
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let own = Member {
+        node,
+        incarnation,
+        addr,
+    };
+    // Another port than the one that is told.
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap().into();
+    let key = secret.gossip_key(&cluster);
+    let options = Options::default();
+    let (gossip, handle) = Gossip::new(
+        socket,
+        own,
+        &cluster,
+        cluster_id,
+        &key,
+        options,
+        peers.clone(),
+        delivered,
+    )
+    .unwrap();
+    tokio::spawn(gossip.run(CancellationToken::new()));
+    (handle, peers, own)
+}
+
+#[tokio::test]
+async fn where_udp_gets_nowhere_gossip_goes_over_connections_and_both_ends_say_so() {
+    let (a, of_a, own_a) = start_without_udp().await;
+    let (b, of_b, own_b) = start_without_udp().await;
+    of_a.update(own_b.node, own_b.incarnation, own_b.addr);
+    of_b.update(own_a.node, own_a.incarnation, own_a.addr);
+    for (handle, other) in [(&a, own_b), (&b, own_a)] {
+        let mut members = handle.members();
+        let seen = members.wait_for(|members| **members == [other]);
+        timeout(WAIT, seen).await.expect("members in time").unwrap();
+        let mut blocked = handle.blocked();
+        let said = blocked.wait_for(|blocked| blocked.iter().any(|it| it.node == other.node));
+        timeout(WAIT, said).await.expect("told in time").unwrap();
+        assert!(handle.counts().delivered > 0);
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_gossips_as_this_node_is_reported_by_it() {
+    let setup = Setup::new();
+    let (mut a, copy) = (setup.clone().start().await, setup.start().await);
+    copy.handle.announce(vec![a.own.addr]);
+    let addr = copy.own.addr;
+    a.event(|event| *event == Event::Twin { addr }).await;
     assert!(a.handle.members().borrow().is_empty());
 }
 

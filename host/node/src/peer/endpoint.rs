@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -11,7 +11,7 @@ use holdfast_model::{ClusterId, Incarnation, NodeId};
 use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,7 +21,9 @@ use super::{
     Event, Evidence, Handler, HelloError, Local, Options, PeerInfo, Proof, Refusal, Runtimes,
     handshake::{self, Ends, Failure, Purpose},
     info::Identity,
+    places::{Place, Places},
     server, socket,
+    twin::{Process, Twins},
 };
 use crate::{
     identity::{BootId, Key},
@@ -39,7 +41,10 @@ pub(super) struct Endpoint {
     handler: Arc<dyn Handler>,
     events: mpsc::Sender<Event>,
     /// The latest run of every node that has proven the secret.
-    seen: Mutex<HashMap<NodeId, (Incarnation, BootId)>>,
+    seen: Mutex<HashMap<NodeId, Seen>>,
+    /// Where known nodes are: handshakes from there have places of their own.
+    known: Mutex<HashMap<NodeId, IpAddr>>,
+    pub(super) twins: Twins,
     /// Nodes that an operator has removed.
     removed: Mutex<BTreeSet<NodeId>>,
     /// A peer has said that this node is one of them.
@@ -47,6 +52,15 @@ pub(super) struct Endpoint {
     guests: Mutex<Guests>,
     refusals: Repeated,
     turned_away: Repeated,
+}
+
+/// A run of a node, as its handshake showed it.
+#[derive(Clone, Copy)]
+struct Seen {
+    incarnation: Incarnation,
+    boot: BootId,
+    process: Process,
+    addr: SocketAddr,
 }
 
 /// The connections that peers have dialed.
@@ -71,6 +85,7 @@ impl Endpoint {
         runtimes: Runtimes,
         events: mpsc::Sender<Event>,
     ) -> Self {
+        let twins = Twins::new(local.incarnation);
         Self {
             options,
             runtimes,
@@ -81,6 +96,8 @@ impl Endpoint {
             handler,
             events,
             seen: Mutex::default(),
+            known: Mutex::default(),
+            twins,
             removed: Mutex::default(),
             expelled: watch::Sender::new(false),
             guests: Mutex::default(),
@@ -103,6 +120,8 @@ impl Endpoint {
     pub(super) fn remove(&self, node: NodeId) {
         self.removed.lock().insert(node);
         self.seen.lock().remove(&node);
+        self.known.lock().remove(&node);
+        self.twins.forget(node);
         // It connects again, and hears why it does not belong here.
         for guest in self.guests.lock().by_number.values() {
             if guest.node == node {
@@ -113,6 +132,22 @@ impl Endpoint {
 
     pub(super) fn has_removed(&self, node: NodeId) -> bool {
         self.removed.lock().contains(&node)
+    }
+
+    /// Takes note of where a known node is.
+    pub(super) fn know(&self, node: NodeId, addr: SocketAddr) {
+        self.known.lock().insert(node, addr.ip().to_canonical());
+    }
+
+    fn is_known(&self, from: IpAddr) -> bool {
+        let from = from.to_canonical();
+        self.known.lock().values().any(|known| *known == from)
+    }
+
+    /// Whether a connection stands that this node has dialed.
+    pub(super) fn hears(&self, node: NodeId) -> bool {
+        let guests = self.guests.lock();
+        guests.by_number.values().any(|guest| guest.node == node)
     }
 
     /// Resolves when a peer, which has proven the secret, says that this node was removed.
@@ -139,10 +174,20 @@ impl Endpoint {
             .await
             .map_err(|_| HelloError::TimedOut { addr, after })?
             .map_err(|failure| {
-                if let Failure::Refused(Refusal::Removed(node)) = failure
-                    && node == self.local.node
-                {
-                    self.expelled.send_replace(true);
+                match &failure {
+                    Failure::Refused(Refusal::Removed(node)) if *node == self.local.node => {
+                        self.expelled.send_replace(true);
+                    }
+                    Failure::Refused(Refusal::Twin {
+                        node,
+                        incarnation,
+                        first,
+                        addr,
+                        met,
+                    }) if *node == self.local.node => {
+                        self.twins.found((*incarnation, *first), *addr, *met);
+                    }
+                    _ => {}
                 }
                 failure.at(addr)
             })?;
@@ -162,15 +207,14 @@ impl Endpoint {
 
     /// Accepts connections until the future is dropped. No error ends it.
     pub(super) async fn accept(self: &Arc<Self>, listener: &TcpListener) {
-        let handshakes = Arc::new(Semaphore::new(self.options.handshakes_max));
+        let places = Arc::new(Places::new(&self.options));
         let failures = Repeated::new(Level::WARN, "peer connections could not be accepted");
         loop {
-            let permit = handshakes.clone().acquire_owned().await;
-            let permit = permit.expect("the semaphore is never closed");
             match listener.accept().await {
                 Ok((stream, from)) => {
                     let endpoint = self.clone();
-                    let admission = async move { endpoint.admit(stream, from, permit).await };
+                    let place = places.take(from.ip(), self.is_known(from.ip()));
+                    let admission = async move { endpoint.admit(stream, from, place).await };
                     self.tasks.spawn_on(admission, &self.runtimes.control);
                 }
                 Err(error) => {
@@ -196,12 +240,7 @@ impl Endpoint {
     }
 
     /// Shakes hands with a connection, then serves it until it is over, or until told to stop.
-    async fn admit(
-        self: &Arc<Self>,
-        mut stream: TcpStream,
-        from: SocketAddr,
-        permit: OwnedSemaphorePermit,
-    ) {
+    async fn admit(self: &Arc<Self>, mut stream: TcpStream, from: SocketAddr, place: Place) {
         let mut evidence = None;
         let judge = |identity: &Identity| {
             evidence = self.judge(identity, Side::Acceptor)?;
@@ -217,8 +256,12 @@ impl Endpoint {
             handshake::accept(&mut stream, ends, &me, cluster, &self.key, judge).await
         };
         let shaken = timeout(self.options.handshake_time, shaken);
-        let shaken = self.stop.run_until_cancelled(shaken).await;
-        drop(permit);
+        let shaken = tokio::select! {
+            shaken = shaken => Some(shaken),
+            () = place.given_up() => None,
+            () = self.stop.cancelled() => None,
+        };
+        drop(place);
         if let Some(evidence) = evidence {
             self.tell(Event::Dead(evidence)).await;
         }
@@ -298,6 +341,7 @@ impl Endpoint {
             node: self.local.node,
             incarnation: self.local.incarnation,
             boot_id: self.local.boot_id,
+            process: self.twins.this(),
             cluster_id: *self.local.cluster_id.borrow(),
             advertise: self.local.advertise,
             about: self.local.about.clone(),
@@ -318,27 +362,42 @@ impl Endpoint {
             return Err(Refusal::OtherClusterId { acceptor, dialer });
         }
         if other.node == self.local.node {
-            return Err(Refusal::SameNode(other.node));
+            return Err(self.judge_own(other));
         }
         if self.has_removed(other.node) {
             return Err(Refusal::Removed(other.node));
         }
-        let latest = (other.incarnation, other.boot_id);
+        let latest = Seen {
+            incarnation: other.incarnation,
+            boot: other.boot_id,
+            process: other.process,
+            addr: other.advertise,
+        };
         let before = {
             let mut seen = self.seen.lock();
             let before = *seen.entry(other.node).or_insert(latest);
-            if before.0 > other.incarnation {
-                let (node, offered, seen) = (other.node, other.incarnation, before.0);
+            if before.incarnation > other.incarnation {
+                let (node, offered) = (other.node, other.incarnation);
                 return Err(Refusal::StaleIncarnation {
                     node,
                     offered,
-                    seen,
+                    seen: before.incarnation,
+                });
+            }
+            if before.incarnation == other.incarnation && before.process != other.process {
+                self.twins.refuse(other.node, other.advertise, before.addr);
+                return Err(Refusal::Twin {
+                    node: other.node,
+                    incarnation: other.incarnation,
+                    first: before.process,
+                    addr: before.addr,
+                    met: false,
                 });
             }
             seen.insert(other.node, latest);
             before
         };
-        if before.0 == other.incarnation {
+        if before.incarnation == other.incarnation {
             return Ok(None);
         }
         for guest in self.guests.lock().by_number.values() {
@@ -346,15 +405,33 @@ impl Endpoint {
                 guest.leave.cancel();
             }
         }
-        let same_boot = before.1 == other.boot_id;
+        let same_boot = before.boot == other.boot_id;
         let proof = Proof::NewerIncarnation {
             incarnation: other.incarnation,
             same_boot,
         };
         Ok(Some(Evidence {
-            subject: (other.node, before.0),
+            subject: (other.node, before.incarnation),
             proof,
         }))
+    }
+}
+
+impl Endpoint {
+    /// Why this node is no peer of its own: it is this process, or one that says to be it.
+    fn judge_own(&self, other: &Identity) -> Refusal {
+        if other.process == self.twins.this() {
+            return Refusal::SameNode(other.node);
+        }
+        let theirs = (other.incarnation, other.process);
+        self.twins.found(theirs, other.advertise, true);
+        Refusal::Twin {
+            node: other.node,
+            incarnation: self.local.incarnation,
+            first: self.twins.this(),
+            addr: self.local.advertise,
+            met: true,
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::{io, net::SocketAddr, time::Duration};
 use holdfast_model::{ClusterId, ClusterName, Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 
+use super::twin::Process;
+
 /// Why one side of a handshake does not take the other as a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
@@ -44,8 +46,8 @@ pub enum Refusal {
     /// They do not have the same secret.
     #[error("the two nodes have different cluster secrets")]
     WrongSecret,
-    /// The other side has this node's identity: it is this node, or a copy of its data directory.
-    #[error("both sides are node {0}: an address of its own, or a copied data directory")]
+    /// The other side is this very process.
+    #[error("both sides are node {0}: this is an address of its own")]
     SameNode(NodeId),
     /// An operator has removed the node from the cluster.
     #[error(
@@ -62,6 +64,23 @@ pub enum Refusal {
         offered: Incarnation,
         /// The latest run seen.
         seen: Incarnation,
+    },
+    /// Two processes run as one node.
+    #[error(
+        "another process runs as node {node}, at {addr}: the data directory was copied. Start this \
+         one with an empty data directory, and it joins as another node"
+    )]
+    Twin {
+        /// The node.
+        node: NodeId,
+        /// The run of the process that is that node.
+        incarnation: Incarnation,
+        /// That process.
+        first: Process,
+        /// Where it says that it is reached.
+        addr: SocketAddr,
+        /// Whether it is the one that says so.
+        met: bool,
     },
 }
 

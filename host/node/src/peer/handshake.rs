@@ -84,7 +84,7 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     if let Challenge::Refused(refusal) = greet(stream, &mut transcript, cluster).await? {
         // Whoever says this must have proven the secret before: a node ends by it.
         return Err(match refusal {
-            Refusal::Removed(_) => Failure::Foreign,
+            Refusal::Removed(_) | Refusal::Twin { .. } => Failure::Foreign,
             refusal => Failure::Refused(refusal),
         });
     }

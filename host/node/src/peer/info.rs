@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use holdfast_model::{ClusterId, Incarnation, Labels, NodeId, Weight, Zone};
 use serde::{Deserialize, Serialize};
 
+use super::twin::Process;
 use crate::identity::BootId;
 
 /// What a node says about itself beyond its identity.
@@ -48,6 +49,7 @@ pub(super) struct Identity {
     pub(super) node: NodeId,
     pub(super) incarnation: Incarnation,
     pub(super) boot_id: BootId,
+    pub(super) process: Process,
     pub(super) cluster_id: Option<ClusterId>,
     pub(super) advertise: SocketAddr,
     pub(super) about: NodeAbout,

@@ -14,6 +14,7 @@ use std::{
 
 use holdfast_model::{Incarnation, NodeId};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpStream,
     sync::{Notify, watch},
@@ -54,6 +55,19 @@ pub(super) struct Link {
     status: watch::Sender<Status>,
     /// Failed attempts in a row.
     pub(super) failures: AtomicU32,
+    /// Since when attempts fail, and why the last one did.
+    trouble: Mutex<Option<(Instant, Arc<str>)>>,
+}
+
+/// Why a peer is not reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreached {
+    /// Where it was looked for.
+    pub addr: SocketAddr,
+    /// What came of the last attempt.
+    pub reason: String,
+    /// For how long, in milliseconds.
+    pub for_ms: u64,
 }
 
 #[derive(Clone)]
@@ -110,6 +124,17 @@ impl Peer {
             }
         }
         self.changed.notify_one();
+    }
+
+    /// Why the control connection does not stand.
+    pub(super) fn unreached(&self) -> Option<Unreached> {
+        let trouble = self.control.trouble.lock();
+        let (since, reason) = trouble.as_ref()?;
+        Some(Unreached {
+            addr: self.target.lock().addr,
+            reason: reason.as_ref().to_owned(),
+            for_ms: since.elapsed().as_millis() as u64,
+        })
     }
 
     /// Ends the data connections to a run of the peer, and to those before it.
@@ -309,6 +334,7 @@ impl Link {
         Self {
             status: watch::Sender::new(status),
             failures: AtomicU32::new(0),
+            trouble: Mutex::default(),
         }
     }
 
@@ -323,6 +349,7 @@ impl Link {
     async fn run(&self, endpoint: &Endpoint, stream: TcpStream, peer: PeerInfo) {
         let stream = Arc::new(stream);
         let caller = Arc::new(Caller::new(peer, stream.clone(), &endpoint.options));
+        *self.trouble.lock() = None;
         self.status.send_replace(Status::Up(caller.clone()));
         if let Err(error) = caller.run(stream).await {
             report(&error, &caller.info, "the connection to a peer ended");
@@ -354,7 +381,13 @@ impl Link {
             .min(options.backoff_max);
         // Spread over half of it, so that the nodes of a cluster do not knock in step.
         let pause = longest.mul_f64(0.5 + f64::from(random::<1>()[0]) / 512.0);
-        let until = Instant::now() + pause;
+        let now = Instant::now();
+        let until = now + pause;
+        {
+            let mut trouble = self.trouble.lock();
+            let since = trouble.as_ref().map_or(now, |(since, _)| *since);
+            *trouble = Some((since, reason.into()));
+        }
         self.status.send_replace(Status::Waiting {
             until,
             reason: reason.into(),

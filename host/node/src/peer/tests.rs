@@ -172,6 +172,7 @@ impl Setup {
             node: self.node,
             incarnation: self.incarnation,
             boot_id: self.boot_id,
+            process: super::twin::Process::of_test(1),
             cluster_id: self.cluster_id,
             advertise: "127.0.0.1:9".parse().unwrap(),
             about: about(),
@@ -199,6 +200,14 @@ impl Setup {
             data: self.data.clone().unwrap_or_else(Handle::current),
         };
         Peers::new(local, self.key(), handler, self.options.clone(), runtimes)
+    }
+
+    /// The next run of the same node.
+    fn next(self) -> Self {
+        Self {
+            incarnation: Incarnation(self.incarnation.0 + 1),
+            ..self
+        }
     }
 
     async fn start(self) -> Node {

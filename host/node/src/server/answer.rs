@@ -7,11 +7,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use holdfast_cluster::state::Owner;
 
+use super::reach::{self, Reach};
 use crate::{
     control::{self, Control, TransportError},
     deploy::{self, FetchComponent, KeepComponent},
     dispatch::{self, AwaitHeld, CompiledYet, CountsOf, Dispatch, Reports},
     events::{Events, ReadEvents},
+    gossip,
     logs::{ChangeLog, Logs, ReadLogs},
     modules::{self, Modules},
     peer::{Answer, CallError, Handler, Kind, Lane, PeerInfo, Peers, Reply},
@@ -25,6 +27,7 @@ use crate::{
 pub(super) struct Answers(ArcSwapOption<Parts>);
 
 pub(super) struct Parts {
+    pub(super) inbox: gossip::Inbox,
     pub(super) control: Control,
     pub(super) peers: Peers,
     pub(super) modules: Modules,
@@ -55,6 +58,10 @@ impl Handler for Answers {
             node: peer.node,
             incarnation: peer.incarnation,
         };
+        if kind == gossip::DELIVER {
+            parts.inbox.take(&payload);
+            return Reply::Ready(Ok(Bytes::new()));
+        }
         if kind == dispatch::CALL {
             let called = dispatch::answer_call(&parts.dispatch, payload);
             // The guest may compute for as long as it likes.
@@ -113,6 +120,12 @@ impl Handler for Answers {
                 ReadLogs::KIND => reply(&payload, async |q| parts.logs.answer(q).await).await,
                 ReadEvents::KIND => reply(&payload, async |q| parts.events.answer(q).await).await,
                 ChangeLog::KIND => reply(&payload, async |q| parts.logs.answer_change(&q)).await,
+                Reach::KIND => {
+                    reply(&payload, async |Reach| {
+                        reach::answer(&parts.peers, asker.node)
+                    })
+                    .await
+                }
                 Died::KIND => reply(&payload, async |q| parts.placement.answer_died(q)).await,
                 Kind(other) => Err(format!("this version knows no question of kind {other}")),
             }

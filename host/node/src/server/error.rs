@@ -97,6 +97,15 @@ pub enum Error {
     /// This node's copy of the state is not what the others have.
     #[error("this node runs nothing any more: its copy of the state is wrong, and is begun anew")]
     WrongCopy(#[from] WrongCopy),
+    /// Another process runs as this node, and this one is the one to end.
+    #[error(
+        "another process runs as this node, at {addr}: the data directory was copied, and this process \
+         was started later. Start it with an empty data directory, and it joins as another node"
+    )]
+    Twin {
+        /// Where the other process is.
+        addr: SocketAddr,
+    },
     /// Some resources could not be ended, or it is not known whether they have. Only the end of the
     /// process ends them; until then the listener for peers stays open.
     #[error("{0}; they end with this process")]

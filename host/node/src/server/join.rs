@@ -106,7 +106,13 @@ async fn ask(seed: &str, peers: &Peers) -> Result<Option<ClusterId>, Failed> {
     let mut last = Failed::Silent("its name has no address".to_owned());
     for addr in addresses.take(ADDRESSES_MAX) {
         match peers.hello(addr).await {
-            Ok(peer) => return Ok(peer.cluster_id),
+            Ok(peer) => {
+                if peer.cluster_id.is_some() {
+                    // Gossip may have no way to it but the connection.
+                    peers.update(peer.node, peer.incarnation, addr);
+                }
+                return Ok(peer.cluster_id);
+            }
             Err(error @ HelloError::Refused { .. }) => last = Failed::Refused(chain(&error)),
             Err(error) => last = Failed::Silent(chain(&error)),
         }

@@ -19,6 +19,7 @@ use crate::{
     deploy::{Deploy, FromPeers},
     dispatch::{self, Dispatch},
     events::{Events, Teller},
+    gossip,
     logs::{self, Logs},
     metrics::Metrics,
     modules::Modules,
@@ -37,6 +38,8 @@ pub(super) struct Services {
     pub(super) control: Control,
     pub(super) placement: Placement,
     pub(super) members: watch::Sender<Members>,
+    /// Gossip that peers deliver.
+    pub(super) delivered: mpsc::Receiver<gossip::Delivered>,
     pub(super) allocations: placement::Allocations,
     pub(super) renewals: placement::Renewals,
     pub(super) lease: watch::Receiver<Lease>,
@@ -44,6 +47,7 @@ pub(super) struct Services {
     pub(super) engine: dispatch::Running,
     pub(super) dispatch: Dispatch,
     pub(super) restarts: Restarts,
+    pub(super) conditions: Conditions,
     /// Restarts of this node that were asked for.
     pub(super) asked: mpsc::Receiver<Ending>,
     pub(super) api: Api,
@@ -150,7 +154,9 @@ impl Services {
         );
         let deploy = Deploy::new(me.node, control.clone(), peers.clone(), modules.clone());
         let (restarts, asked) = Restarts::new(me, control.clone(), peers.clone());
+        let (inbox, delivered) = gossip::Inbox::new();
         answers.open(Parts {
+            inbox,
             control: control.clone(),
             peers: peers.clone(),
             modules: modules.clone(),
@@ -172,7 +178,7 @@ impl Services {
             logs,
             events: happenings,
             metrics,
-            conditions,
+            conditions: conditions.clone(),
             traces,
             token: config.token.clone(),
             component_bytes_max,
@@ -185,6 +191,7 @@ impl Services {
             control,
             placement,
             members,
+            delivered,
             allocations,
             renewals,
             lease,
@@ -192,6 +199,7 @@ impl Services {
             engine,
             dispatch,
             restarts,
+            conditions,
             asked,
             api,
             exporting,

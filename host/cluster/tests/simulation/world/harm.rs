@@ -43,6 +43,13 @@ impl World<'_> {
                 note(None, format!("cut for {after:?}: {}", told(&links)));
                 self.cuts.push((now + after, links));
             }
+            Blow::CutDatagrams(links, after) => {
+                note(
+                    None,
+                    format!("datagrams are lost for {after:?}: {}", told(&links)),
+                );
+                self.cuts_of_datagrams.push((now + after, links));
+            }
             Blow::Pause(who, after) => {
                 if let Some(host) = self.host(who) {
                     self.pause(host, after);
@@ -378,6 +385,13 @@ impl World<'_> {
         self.cuts.retain(|(until, _)| now < *until);
         self.network.cut = self
             .cuts
+            .iter()
+            .flat_map(|(_, links)| links)
+            .copied()
+            .collect();
+        self.cuts_of_datagrams.retain(|(until, _)| now < *until);
+        self.network.without_datagrams = self
+            .cuts_of_datagrams
             .iter()
             .flat_map(|(_, links)| links)
             .copied()

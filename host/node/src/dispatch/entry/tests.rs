@@ -108,7 +108,7 @@ impl Node {
         let scope = Scope::default();
         let called = entry.call(&self.host, 8, request, Instant::now() + time, &scope);
         match soon(called).await {
-            Called::Answered(answered) => Some(answered.map(|response| response.body)),
+            Called::Answered(answered) => Some(answered.map(|response| response.body.to_vec())),
             Called::NotHere => None,
         }
     }

@@ -11,7 +11,6 @@ fn a_call_without_a_trace_is_one_byte_longer_for_it() {
             timeout_us: 2,
             idempotency_key: None,
             content_type: None,
-            body: b"body",
         },
         trace: Scope::default().carried(),
     };
@@ -22,6 +21,20 @@ fn a_call_without_a_trace_is_one_byte_longer_for_it() {
         trace,
     } = forwarded();
     assert_eq!(trace, None);
-    let without = encode(&(module, id, request));
-    assert_eq!(encode(&forwarded()).len(), without.len() + 1);
+    let without = encode(&(module, id, request), b"body");
+    assert_eq!(encode(&forwarded(), b"body").len(), without.len() + 1);
+}
+
+#[test]
+fn a_body_is_the_rest_of_its_frame_and_is_not_copied_when_it_is_read() {
+    let body = vec![0xab; 64 << 10];
+    let content_type = Some("application/octet-stream");
+    let frame = encode(&Answered::Response { content_type }, &body);
+    let (head, read) = decode::<Answered<'_>>(&frame).unwrap();
+    assert!(
+        matches!(head, Answered::Response { content_type: Some(kind) } if Some(kind) == content_type)
+    );
+    assert_eq!(read, body);
+    assert!(frame.as_ptr_range().contains(&read.as_ptr()));
+    assert!(frame.len() < body.len() + 64);
 }

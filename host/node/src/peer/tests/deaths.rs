@@ -19,11 +19,15 @@ async fn a_killed_peer_is_proven_dead_once() {
     assert_eq!(a.event().await, Event::Dead(evidence));
     let failed = a.failures(node);
     wait_until("it was tried again", || a.failures(node) > failed + 2).await;
-    let _b = setup.start().await;
+    let _b = setup.next().start().await;
+    let Event::Dead(Evidence { proof, .. }) = a.event().await else {
+        panic!("a newer run is a proof, too");
+    };
     assert!(
-        matches!(a.event().await, Event::Connected(_)),
-        "the proof was not given twice"
+        matches!(proof, Proof::NewerIncarnation { .. }),
+        "the other one was not given twice"
     );
+    assert!(matches!(a.event().await, Event::Connected(_)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,7 +97,14 @@ async fn a_peer_that_stops_without_closing_is_not_proven_dead() {
         a.failures(setup.node) > failed + 4
     })
     .await;
-    let _b = setup.start().await;
+    let _b = setup.next().start().await;
+    assert!(matches!(
+        a.event().await,
+        Event::Dead(Evidence {
+            proof: Proof::NewerIncarnation { .. },
+            ..
+        })
+    ));
     assert!(matches!(a.event().await, Event::Connected(_)));
 }
 

@@ -128,17 +128,104 @@ async fn a_node_with_another_secret_is_refused_in_both_directions() {
 }
 
 #[tokio::test]
-async fn a_node_refuses_itself_and_its_copy() {
+async fn a_node_refuses_itself_and_its_copy_and_both_know_which_one_is_the_later() {
     let a = Setup::new().start().await;
     let node = a.setup.node;
     assert_eq!(refusal(&a, &a).await, Refusal::SameNode(node));
+    assert_eq!(*a.peers.twin().borrow(), None);
     let copy = Setup {
         node,
         ..Setup::new()
     }
     .start()
     .await;
-    assert_eq!(refusal(&copy, &a).await, Refusal::SameNode(node));
+    let refused = refusal(&copy, &a).await;
+    assert!(
+        matches!(refused, Refusal::Twin { met: true, .. }),
+        "{refused:?}"
+    );
+    let (of_a, of_copy) = (*a.peers.twin().borrow(), *copy.peers.twin().borrow());
+    let (of_a, of_copy) = (of_a.unwrap(), of_copy.unwrap());
+    assert!(of_a.met && of_copy.met);
+    assert_eq!((of_a.addr, of_copy.addr), (copy.addr, a.addr));
+    assert_ne!(of_a.this_is_later, of_copy.this_is_later);
+}
+
+#[tokio::test]
+async fn of_two_processes_under_one_run_the_one_that_was_met_first_is_the_node() {
+    let witness = Setup::new().start().await;
+    let first = Setup::new().start().await;
+    let node = first.setup.node;
+    first.peers.hello(witness.addr).await.unwrap();
+    let copy = Setup {
+        node,
+        ..Setup::new()
+    }
+    .start()
+    .await;
+    let refused = refusal(&copy, &witness).await;
+    assert!(
+        matches!(refused, Refusal::Twin { met: false, .. }),
+        "{refused:?}"
+    );
+    let told = copy.peers.twin().borrow().unwrap();
+    assert!(!told.met && told.addr == first.addr);
+    assert_eq!(witness.peers.refused_twin(node), Some(copy.addr));
+    // The other way round, too.
+    let refused = refusal(&witness, &copy).await;
+    assert!(matches!(refused, Refusal::Twin { .. }), "{refused:?}");
+    first.peers.hello(witness.addr).await.unwrap();
+    // A run that follows is the node, whichever of the two it came from.
+    copy.kill().await;
+    let next = Setup {
+        node,
+        incarnation: Incarnation(2),
+        ..Setup::new()
+    }
+    .start()
+    .await;
+    next.peers.hello(witness.addr).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_connects_and_says_nothing_keeps_no_peer_out() {
+    let patient = Setup {
+        options: Options {
+            handshake_time: 10 * WAIT,
+            ..Options::default()
+        },
+        ..Setup::new()
+    };
+    let (node, peer) = (patient.start().await, Setup::new().start().await);
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(node.addr).await.unwrap());
+    }
+    let greeted = timeout(WAIT, peer.peers.hello(node.addr));
+    assert!(greeted.await.expect("a handshake in time").is_ok());
+    // The oldest were given up.
+    let mut byte = [0];
+    let read = timeout(WAIT, silent[0].read(&mut byte));
+    assert!(!matches!(read.await.expect("an end"), Ok(1..)));
+}
+
+#[tokio::test]
+async fn why_a_peer_is_not_reached_is_known_for_as_long_as_it_is_not() {
+    let (node, peer) = (Setup::new().start().await, Setup::new().start().await);
+    let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = nowhere.local_addr().unwrap();
+    drop(nowhere);
+    let (id, run) = (peer.setup.node, peer.setup.incarnation);
+    node.peers.update(id, run, addr);
+    wait_until("it is not reached", || node.peers.unreached(id).is_some()).await;
+    let unreached = node.peers.unreached(id).unwrap();
+    assert_eq!(unreached.addr, addr);
+    assert!(unreached.reason.contains("connect to"), "{unreached:?}");
+    assert_eq!(node.peers.one_sided(), [], "nothing comes from there");
+    peer.knows(&node);
+    wait_until("it is heard", || !node.peers.one_sided().is_empty()).await;
+    node.peers.update(id, run, peer.addr);
+    wait_until("it is reached", || node.peers.unreached(id).is_none()).await;
 }
 
 #[tokio::test]
