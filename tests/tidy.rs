@@ -166,6 +166,7 @@ const NODE_ORDER: &[&str] = &[
     "identity",
     "token",
     "telemetry",
+    "self_test",
     "metrics",
     "traces",
     "config",

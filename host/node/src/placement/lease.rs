@@ -35,6 +35,7 @@ use crate::{
     modules::Modules,
     peer::{Kind, Lane},
     rpc::{self, Question},
+    self_test::SelfTest,
 };
 
 /// Asks the leader whether the asking incarnation may run what it owns.
@@ -79,6 +80,7 @@ pub struct Renewals {
     me: Owner,
     fences: Fences,
     modules: Modules,
+    self_test: SelfTest,
     lease: watch::Sender<Lease>,
 }
 
@@ -123,6 +125,7 @@ impl Placement {
         me: Owner,
         fences: Fences,
         modules: Modules,
+        self_test: SelfTest,
     ) -> (Renewals, watch::Receiver<Lease>) {
         let (lease, follow) = watch::channel(Lease::Waiting);
         let renewals = Renewals {
@@ -130,6 +133,7 @@ impl Placement {
             me,
             fences,
             modules,
+            self_test,
             lease,
         };
         (renewals, follow)
@@ -285,7 +289,7 @@ impl Renewals {
             let asked = boot_time();
             let renewed = tokio::select! {
                 () = stop.cancelled() => return,
-                renewed = self.placement.renew(self.me, &question) => renewed,
+                renewed = self.ask(&question) => renewed,
             };
             let answer = renewed.map(|renewed| renewed.answer);
             if let Some(Renewed { verdict, .. }) = renewed {
@@ -318,6 +322,18 @@ impl Renewals {
                 () = tokio::time::sleep(pause) => {}
                 Ok(()) = leadership.changed() => {}
             }
+        }
+    }
+
+    /// Asks for a renewal, if the node could use it: one that cannot serve lets its lease run out.
+    async fn ask(&self, question: &Renew) -> Option<Renewed> {
+        let unfit = self.self_test.unfit();
+        let told = unfit.as_ref().map(ToString::to_string);
+        let conditions = &self.placement.0.conditions;
+        conditions.put(ConditionKind::Stalled, told);
+        match unfit {
+            None => self.placement.renew(self.me, question).await,
+            Some(_) => None,
         }
     }
 
@@ -383,6 +399,10 @@ impl Renewals {
     /// Whether this run has something that goes on without a majority. One that had no lease yet
     /// runs nothing, so nothing goes on.
     fn goes_on(&self) -> bool {
+        // It is not for want of a majority then: this run has to end, for the next one to be fit.
+        if self.self_test.unfit().is_some() {
+            return false;
+        }
         let ran = matches!(*self.lease.borrow(), Lease::Runs | Lease::Lost);
         let control = &self.placement.0.control;
         ran && control.read(|state| state.goes_on_without_quorum(self.me))

@@ -60,6 +60,7 @@ impl Services {
             runtimes,
             about,
             advertise,
+            self_test,
             ..
         } = node;
         let metrics = Metrics::new();
@@ -104,7 +105,8 @@ impl Services {
             members.subscribe(),
             conditions.clone(),
         );
-        let (renewals, lease) = placement.renewals(me, fences.clone(), modules.clone());
+        let (renewals, lease) =
+            placement.renewals(me, fences.clone(), modules.clone(), self_test.clone());
         let stop = ends.http.clone();
         let logs = Logs::new(
             me,
@@ -171,6 +173,7 @@ impl Services {
             metrics,
             conditions,
             traces,
+            self_test: self_test.clone(),
             token: config.token.clone(),
             component_bytes_max,
         });
