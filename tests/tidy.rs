@@ -167,6 +167,7 @@ const NODE_ORDER: &[&str] = &[
     "identity",
     "token",
     "telemetry",
+    "self_test",
     "metrics",
     "traces",
     "config",

@@ -424,6 +424,12 @@ impl Cluster {
         process.signal(Signal::USR2);
     }
 
+    /// Sends a node a signal that does not end it at once.
+    #[track_caller]
+    pub fn signal(&self, node: usize, signal: Signal) {
+        self.process(node).signal(signal);
+    }
+
     /// Waits for a node to end by itself.
     ///
     /// # Panics

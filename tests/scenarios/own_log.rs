@@ -1,7 +1,7 @@
-//! A node's own log, and whoever reads it, or does not.
+//! A node's own log, whoever reads it or does not, and what signals do.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{ErrorKind, Read as _, Write as _},
     net::UdpSocket,
     os::unix::fs::OpenOptionsExt as _,
@@ -9,7 +9,10 @@ use std::{
 };
 
 use holdfast_tests::{Cluster, LONG, Probe, cluster::Join, wait_until};
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, mknodat},
+    process::Signal,
+};
 use serde_json::json;
 
 use crate::BIN;
@@ -95,4 +98,151 @@ fn a_log_that_nobody_reads_stops_nothing() {
     });
     // Not read again, it ends all the same.
     assert!(cluster.stop(node).success());
+}
+
+/// Waits until the log of a node has a text.
+#[track_caller]
+fn wait_logged(cluster: &Cluster, node: usize, text: &str) {
+    wait_until(&format!("the log has {text:?}"), LONG, || {
+        let log = cluster.log(node);
+        log.contains(text).then_some(()).ok_or(log)
+    });
+}
+
+#[test]
+fn a_second_signal_ends_a_node_that_waits() {
+    let mut cluster = Cluster::builder(BIN)
+        .nodes(2)
+        .args(&[
+            "--drain-timeout",
+            "10m",
+            "--voters",
+            "1",
+            "--lease-ttl",
+            "60s",
+        ])
+        .start();
+    Probe::deploy(&cluster.api(0), "probe", cluster.collector());
+    let ids: Vec<String> = (0..20).map(|number| format!("r{number}")).collect();
+    cluster.api(0).allocate_all("probe", &ids);
+    // Whoever is to take over lives, and does nothing.
+    cluster.pause(1);
+    cluster.signal(0, Signal::TERM);
+    wait_logged(&cluster, 0, "handing over");
+    cluster.signal(0, Signal::TERM);
+    assert_eq!(cluster.ended(0).code(), Some(130));
+    assert!(cluster.log(0).contains("told to stop a second time"));
+}
+
+#[test]
+fn a_log_says_where_each_run_begins_and_how_it_ends() {
+    let mut cluster = Cluster::builder(BIN).args(&["--zone", "attic"]).start();
+    let begins = [
+        "holdfast begins",
+        env!("CARGO_PKG_VERSION"),
+        cluster.name(),
+        "--zone=attic",
+        "the node begins",
+        &cluster.listening(0).node.to_string(),
+        "open_files_max=",
+    ]
+    .map(str::to_owned);
+    for text in &begins {
+        assert!(cluster.log(0).contains(text), "{text}");
+    }
+    assert!(!cluster.log(0).contains(cluster.secret()));
+    assert!(!cluster.log(0).contains("holdfast ends"));
+    assert!(cluster.stop(0).success());
+    for text in [
+        "signal=\"SIGTERM\"",
+        "end instances",
+        "reason=\"told to stop\"",
+    ] {
+        assert!(cluster.log(0).contains(text), "{text}");
+    }
+    let last = cluster.log(0);
+    let last = last.lines().last().unwrap();
+    assert!(last.contains("holdfast ends"), "{last}");
+
+    cluster.restart(0);
+    wait_logged(&cluster, 0, "the run before ended by itself");
+    cluster.kill9(0);
+    cluster.restart(0);
+    wait_logged(&cluster, 0, "the run before was cut short");
+}
+
+#[test]
+fn a_hangup_reads_the_token_again_and_ends_nothing() {
+    let mut cluster = Cluster::builder(BIN).start();
+    let file = cluster.folder().join("token");
+    fs::write(&file, "the-first-token-of-all").unwrap();
+    let node = cluster.add(Join {
+        args: vec!["--token-file".to_owned(), file.display().to_string()],
+        ..Join::default()
+    });
+    let status = |token: &str| {
+        let api = cluster.api(node).with_token(token);
+        api.get("/v1/cluster").answer().status
+    };
+    assert_eq!(status("the-first-token-of-all"), 200);
+    fs::write(&file, "the-second-token-of-all").unwrap();
+    assert_eq!(status("the-second-token-of-all"), 401);
+    cluster.signal(node, Signal::HUP);
+    wait_until("the new token counts", LONG, || {
+        let status = status("the-second-token-of-all");
+        (status == 200).then_some(()).ok_or(status)
+    });
+    assert_eq!(status("the-first-token-of-all"), 401);
+    fs::remove_file(&file).unwrap();
+    cluster.signal(node, Signal::HUP);
+    wait_logged(&cluster, node, "not reloaded");
+    assert_eq!(status("the-second-token-of-all"), 200);
+    assert!(cluster.stop(node).success());
+}
+
+#[test]
+fn a_new_run_needs_no_file_that_may_be_gone() {
+    let mut cluster = Cluster::builder(BIN).start();
+    let [secret, token] = ["secret", "token"].map(|name| cluster.folder().join(name));
+    fs::write(&secret, cluster.secret()).unwrap();
+    fs::write(&token, cluster.secret()).unwrap();
+    let argument = |name: &str, path: &Path| [name.to_owned(), path.display().to_string()];
+    let args = [
+        argument("--secret-file", &secret),
+        argument("--token-file", &token),
+    ];
+    let node = cluster.add(Join {
+        secret: Some(String::new()),
+        args: args.concat(),
+        ..Join::default()
+    });
+    let api = cluster.api(node).with_token(cluster.secret());
+    let ready = || wait_until("the node is ready", LONG, || api.ready());
+    ready();
+    fs::remove_file(&secret).unwrap();
+    fs::remove_file(&token).unwrap();
+
+    // Asked for, some times: what it takes along must not disturb what still runs.
+    for run in 1..=5 {
+        cluster.tell_to_restart(node);
+        wait_until("it has begun anew", LONG, || {
+            let begun = cluster.begun_anew(node).len();
+            (begun >= run).then_some(()).ok_or(begun)
+        });
+        ready();
+        assert_eq!(api.get("/v1/cluster").answer().status, 200);
+    }
+    // And when its lease is lost.
+    cluster.pause(node);
+    wait_logged(&cluster, 0, "its slots are free");
+    cluster.resume(node);
+    wait_until("it has begun anew", LONG, || {
+        let begun = cluster.begun_anew(node).len();
+        (begun >= 6).then_some(()).ok_or(begun)
+    });
+    ready();
+    let log = cluster.log(node);
+    for unwanted in ["panicked", "ERROR"] {
+        assert!(!log.contains(unwanted), "{unwanted}:\n{log}");
+    }
 }

@@ -45,7 +45,7 @@ pub(crate) use self::invoke::CALLS;
 use crate::{
     conditions::Conditions, control::Control, deploy::Deploy, dispatch::Dispatch, events::Events,
     logs::Logs, metrics::Metrics, modules::Modules, peer::Peers, placement::Placement,
-    restart::Restarts, token::Token, traces::Traces,
+    restart::Restarts, self_test::SelfTest, token, traces::Traces,
 };
 
 /// What the API needs of its node.
@@ -77,7 +77,9 @@ pub struct Parts {
     /// What follows requests.
     pub traces: Traces,
     /// What callers must show, if anything.
-    pub token: Option<Token>,
+    pub token: token::Current,
+    /// Whether the runtimes work.
+    pub self_test: SelfTest,
     /// Largest component, in bytes.
     pub component_bytes_max: u64,
 }
@@ -116,7 +118,11 @@ impl Api {
     {
         let path = request.uri().path();
         let open = OPEN.contains(&path);
-        if !open && let Err(error) = guard::admit(self.admin.token.as_ref(), request.headers()) {
+        let admitted = match open {
+            true => Ok(()),
+            false => guard::admit(self.admin.token.load().as_deref(), request.headers()),
+        };
+        if let Err(error) = admitted {
             return error.response().map(Body::from);
         }
         if invoke::path(path).is_some() {

@@ -82,7 +82,8 @@ fn dispatch(line: Line, run_node: RunNode) -> anyhow::Result<ExitCode> {
     let Line { session, command } = line;
     match command {
         Command::Start(mut args) => {
-            args.api_token = session.token()?;
+            args.api_token = session.token;
+            args.token_file = session.token_file;
             args.watch_parent();
             return run_node(*args, session.format);
         }

@@ -11,7 +11,7 @@ use holdfast_cluster::state::{ClusterSettings, Invalid};
 use holdfast_model::{ClusterName, Labels, Weight, Zone};
 use holdfast_runtime::CompilerProcess;
 
-use crate::{identity::Secret, telemetry::LogFilter, token::Token, traces};
+use crate::{identity::Secret, telemetry::LogFilter, token, traces};
 
 /// A node's configuration.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct NodeConfig {
     /// The cluster's secret. A founder makes one when there is none.
     pub secret: Option<Secret>,
     /// What callers of the API must show.
-    pub token: Option<Token>,
+    pub token: token::Current,
     /// Share of the load, relative to the other nodes.
     pub weight: Weight,
     /// Failure domain.
@@ -137,7 +137,7 @@ impl NodeConfig {
     /// # Errors
     /// Names what is wrong and the remedy.
     pub fn check(&self, member: bool) -> Result<(), ConfigError> {
-        if !self.http.ip().is_loopback() && self.token.is_none() {
+        if !self.http.ip().is_loopback() && !self.token.is_some() {
             return Err(ConfigError::OpenApi(self.http));
         }
         if !self.listen.ip().is_loopback() && self.secret.is_none() {
@@ -177,7 +177,7 @@ pub(crate) mod tests {
             advertise: None,
             seeds: Vec::new(),
             secret: None,
-            token: None,
+            token: token::Current::default(),
             weight: Weight::MAX,
             zone: None,
             labels: Labels::default(),

@@ -19,7 +19,7 @@ use crate::{
     identity::Secret,
     restart::Ending,
     server::{self, Why},
-    token::Token,
+    token::{self, Token},
     traces,
 };
 
@@ -90,7 +90,7 @@ impl Node {
             advertise: None,
             seeds: Vec::new(),
             secret: None,
-            token: None,
+            token: token::Current::default(),
             weight: Weight::MAX,
             zone: None,
             labels: Labels::default(),
@@ -198,7 +198,7 @@ impl Builder {
     /// # Errors
     /// When it is no token.
     pub fn token(mut self, token: &str) -> Result<Self, crate::token::Error> {
-        self.config.token = Some(Token::new(token)?);
+        self.config.token = token::Current::new(Some(Token::new(token)?));
         self.token = Some(token.to_owned());
         Ok(self)
     }

@@ -11,6 +11,8 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     str::FromStr,
+    thread,
+    time::{Duration, Instant},
 };
 
 use holdfast_model::{ClusterId, Incarnation, NodeId};
@@ -19,10 +21,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 mod replace;
+mod run;
 mod secret;
 #[cfg(test)]
 mod tests;
 
+pub use run::LastRun;
 pub(crate) use secret::random;
 pub use secret::{InvalidSecret, Key, Secret};
 
@@ -59,6 +63,7 @@ pub struct DataDir {
     incarnation: Incarnation,
     boot_id: BootId,
     cluster: Mutex<Option<ClusterId>>,
+    last_run: LastRun,
     /// Held for its lock: the kernel lets go of it when the process ends, however it ends.
     _lock: File,
 }
@@ -164,6 +169,20 @@ impl DataDir {
     /// See [`Error`]. A directory that was used before and lost its identity is refused rather than
     /// given a new one: what else it holds was promised under the old.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
+        Self::open_within(path, Duration::ZERO, || {})
+    }
+
+    /// Opens it as [`DataDir::open`] does; another process may have it for so long yet. A run that
+    /// was killed holds the lock until its memory is freed, which takes a moment. `waiting` hears of
+    /// that once.
+    ///
+    /// # Errors
+    /// See [`DataDir::open`].
+    pub fn open_within(
+        path: impl Into<PathBuf>,
+        patience: Duration,
+        waiting: impl FnOnce(),
+    ) -> Result<Self, Error> {
         let path = path.into();
         DirBuilder::new()
             .recursive(true)
@@ -173,7 +192,7 @@ impl DataDir {
                 path: path.clone(),
                 source,
             })?;
-        let lock = lock(&path)?;
+        let lock = lock(&path, patience, waiting)?;
         replace::finish(&path).map_err(|source| Error::Write {
             path: path.clone(),
             source,
@@ -197,10 +216,13 @@ impl DataDir {
         // On disk before it is used: no two runs carry the same.
         let incarnation = Incarnation(last.unwrap_or(0) + 1);
         write(&path, INCARNATION, &incarnation)?;
+        let boot_id = BootId::current()?;
+        let last_run = LastRun::read(&path, boot_id);
         Ok(Self {
             node,
             incarnation,
-            boot_id: BootId::current()?,
+            boot_id,
+            last_run,
             cluster: Mutex::new(cluster),
             path,
             _lock: lock,
@@ -265,6 +287,28 @@ impl DataDir {
         self.node
     }
 
+    /// How the run before this one ended.
+    #[must_use]
+    pub fn last_run(&self) -> &LastRun {
+        &self.last_run
+    }
+
+    /// Notes that a node runs on it from now on.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn run_begins(&self) -> Result<(), Error> {
+        run::begin(&self.path, self.boot_id)
+    }
+
+    /// Notes how the node ends, for the next one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn run_ends(&self, how: &str) -> Result<(), Error> {
+        run::end(&self.path, &how)
+    }
+
     /// The incarnation in use.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
@@ -316,7 +360,7 @@ impl fmt::Debug for DataDir {
     }
 }
 
-fn lock(dir: &Path) -> Result<File, Error> {
+fn lock(dir: &Path, patience: Duration, waiting: impl FnOnce()) -> Result<File, Error> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new()
         .create(true)
@@ -328,12 +372,23 @@ fn lock(dir: &Path) -> Result<File, Error> {
             path: path.clone(),
             source,
         })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::InUse {
-            path: dir.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) => Err(Error::Lock { path, source }),
+    let deadline = Instant::now() + patience;
+    let mut waiting = Some(waiting);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::InUse {
+                    path: dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(Error::Lock { path, source }),
+        }
+        if let Some(waiting) = waiting.take() {
+            waiting();
+        }
+        thread::sleep(LOCK_POLL);
     }
 }
 
@@ -391,6 +446,8 @@ fn replace(dir: &Path, path: &Path, text: &str) -> io::Result<()> {
     fs::rename(&draft, path)?;
     File::open(dir)?.sync_all()
 }
+
+const LOCK_POLL: Duration = Duration::from_millis(50);
 
 const LOCK: &str = "lock";
 const NODE_ID: &str = "node-id";

@@ -1,7 +1,8 @@
 //! A node of a Holdfast cluster, and the `holdfast` command.
 //!
 //! Each module uses only those before it in this list:
-//! - [`clock`], `priority`, [`identity`], [`token`], [`telemetry`], [`metrics`], [`traces`], [`config`]: what a node is and is told;
+//! - [`clock`], `priority`, [`identity`], [`token`], [`telemetry`], [`self_test`], [`metrics`], [`traces`],
+//!   [`config`]: what a node is and is told;
 //!   [`recent`]: a ring of what happened last;
 //! - [`control`]: the replicated state, on Raft and disk; [`modules`]: components;
 //! - [`recover`], [`rejoin`]: both of them, of a node that does not run;
@@ -38,6 +39,7 @@ pub mod recover;
 pub mod rejoin;
 pub mod restart;
 mod rpc;
+pub mod self_test;
 pub mod server;
 pub mod start;
 pub mod telemetry;

@@ -8,6 +8,7 @@
 //! instance has ended, because peers take a closed one for the proof that it has.
 
 mod answer;
+mod ends;
 mod error;
 mod http;
 mod join;
@@ -36,21 +37,25 @@ use holdfast_model::api::Listening;
 use tokio::net::{TcpListener, UdpSocket};
 use tracing::{Instrument, error, info, info_span};
 
-pub use self::{error::Error, http::CONNECTIONS_MAX};
 use self::{
+    ends::Phases,
     life::{Belonging, announce, belong, deaths, follow_members, follow_state, leave, name_taken},
     ports::Held,
     services::Services,
     tasks::{Ends, Tasks},
 };
+pub use self::{error::Error, http::CONNECTIONS_MAX};
 use crate::{
     config::NodeConfig,
     gossip::Gossip,
     identity::{DataDir, Secret},
+    modules::chain,
     peer::{NodeAbout, Runtimes},
     placement::{Leader, Lease},
     priority,
     restart::Ending,
+    self_test::SelfTest,
+    telemetry,
 };
 
 /// How a node has ended.
@@ -71,6 +76,8 @@ pub struct Succession {
     pub cluster: SocketAddr,
     /// The listener of the HTTP API, which nobody serves: clients wait in it, and are not refused.
     pub http: std::net::TcpListener,
+    /// The cluster's secret: the file that it came from may be gone.
+    pub secret: Secret,
 }
 
 /// Why another run takes the place of one.
@@ -122,11 +129,18 @@ pub fn run(
         control: control.handle().clone(),
         data: data.handle().clone(),
     };
+    let tested = vec![
+        ("control", control.handle().clone()),
+        ("data", data.handle().clone()),
+    ];
+    let (self_test, testing) = SelfTest::start(tested).map_err(Error::Threads)?;
     let result = control.block_on(async {
-        let node = Node::open(config, runtimes).await?;
+        let node = Node::open(config, runtimes, self_test).await?;
         listening(node.listening());
         node.run(signals, &mut held).await
     });
+    // Runtimes that end do not answer.
+    drop(testing);
     let fenced = |ended: &Ended| match ended {
         Ended::Stopped => false,
         Ended::Replaced(succession) => succession.why.is_abrupt(),
@@ -147,6 +161,7 @@ struct Node {
     dir: Arc<DataDir>,
     secret: Secret,
     runtimes: Runtimes,
+    self_test: SelfTest,
     http: (TcpListener, SocketAddr),
     peers_at: (TcpListener, Arc<UdpSocket>, SocketAddr),
     advertise: SocketAddr,
@@ -154,11 +169,20 @@ struct Node {
 }
 
 impl Node {
-    async fn open(config: NodeConfig, runtimes: Runtimes) -> Result<Self, Error> {
+    async fn open(
+        config: NodeConfig,
+        runtimes: Runtimes,
+        self_test: SelfTest,
+    ) -> Result<Self, Error> {
+        let waiting = || {
+            let data_dir = config.data_dir.display();
+            let patience_s = LOCK_PATIENCE.as_secs();
+            info!(%data_dir, patience_s, "waiting for another process to let go of the data directory");
+        };
         // A directory of before first: another node that uses it says more than its ports do. A new one
         // last: what keeps the node from starting leaves nothing behind.
         let former = match DataDir::is_used(&config.data_dir) {
-            true => Some(DataDir::open(&config.data_dir)?),
+            true => Some(DataDir::open_within(&config.data_dir, LOCK_PATIENCE, waiting)?),
             false => None,
         };
         let made = config.data_dir.join(SECRET_FILE);
@@ -174,6 +198,7 @@ impl Node {
             None => DataDir::open(&config.data_dir)?,
         };
         let dir = Arc::new(dir);
+        ends::tell_last(&dir);
         let secret = match &config.secret {
             Some(secret) => secret.clone(),
             None => {
@@ -184,6 +209,8 @@ impl Node {
             }
         };
         let advertise = config.advertise.unwrap_or(cluster_addr);
+        dir.run_begins()?;
+        ends::tell_begin(&dir, http_addr, advertise);
         let about = NodeAbout {
             http: http_addr,
             weight: config.weight,
@@ -196,6 +223,7 @@ impl Node {
             dir,
             secret,
             runtimes,
+            self_test,
             http: (http, http_addr),
             peers_at: (listener, Arc::new(socket), cluster_addr),
             advertise,
@@ -234,6 +262,7 @@ impl Node {
             peers_at,
             about,
             advertise,
+            ..
         } = self;
         let (listener, socket, cluster_addr) = peers_at;
         let spare = http.0.as_fd().try_clone_to_owned().map_err(Error::Spare)?;
@@ -353,24 +382,30 @@ impl Node {
                 why,
                 cluster: cluster_addr,
                 http: http.into(),
+                secret: secret.clone(),
             })
         };
+        let mut phases = Phases::begin();
+        if outcome.is_ok() {
+            telemetry::ending();
+        }
         let abrupt = match &outcome {
-            Err(Error::Fenced) => Some(Why::Fenced),
+            Err(Error::Fenced) => Some((Why::Fenced, "lease lost")),
             Err(Error::WrongCopy(wrong)) => {
                 error!(
                     "{wrong}; it runs nothing any more, and joins as another node with a copy of theirs"
                 );
-                Some(Why::WrongCopy)
+                Some((Why::WrongCopy, "wrong copy of the state"))
             }
             _ => None,
         };
-        if let Some(why) = abrupt {
+        if let Some((why, note)) = abrupt {
             services.fences.end();
             services.dispatch.give_up();
             // Whoever waits for an answer is told that there is none here, and nobody else is let in.
             ends.http.cancel();
             tokio::time::sleep(FENCED_GRACE).await;
+            ends::note(&dir, note).await;
             std::mem::forget(tasks);
             return Ok(replaced(why, spare));
         }
@@ -384,6 +419,7 @@ impl Node {
                 &services.restarts,
             )
             .await;
+            phases.over("hand over");
         }
         ends.resources.cancel();
         let ended = match ended {
@@ -400,17 +436,26 @@ impl Node {
             std::mem::forget(tasks);
             return Err(Error::Unended(why));
         }
+        phases.over("end instances");
         // Unless it is for the next run, it is closed with the API and not with the process.
         let spare = matches!(outcome, Ok(Ending::Restart)).then_some(spare);
         ends.http.cancel();
         ends.rest.cancel();
         follow.abort();
         control.shutdown().await;
+        phases.over("leave consensus");
         // Nothing runs any more.
         held.release();
         ends.peers.cancel();
         tasks.end().await;
         answers.close();
+        phases.over("close connections");
+        let how = match &outcome {
+            Ok(Ending::Stop) => "stop".to_owned(),
+            Ok(Ending::Restart) => "restart".to_owned(),
+            Err(error) => chain(error),
+        };
+        ends::note(&dir, &how).await;
         outcome.map(|_| spare.map_or(Ended::Stopped, |http| replaced(Why::Announced, http)))
     }
 }
@@ -426,6 +471,10 @@ const THREADS_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a node whose lease is over answers that it is.
 const FENCED_GRACE: Duration = Duration::from_millis(200);
+
+/// How long another process may have the data directory yet: one that was killed takes a moment to give
+/// back much memory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The secret that a founder makes, in its data directory.
 const SECRET_FILE: &str = "cluster.secret";

@@ -1,38 +1,37 @@
 //! From the arguments of `holdfast start` to a running node.
 
+mod inheritance;
+mod opening;
+mod reload;
+mod signals;
+
 use std::{
     convert::Infallible,
     io::Write as _,
-    net::{SocketAddr, TcpListener},
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Command, ExitCode},
-    sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use command_fds::{CommandFdExt as _, FdMapping};
-use futures_util::{Stream, StreamExt as _, stream};
 use holdfast_cluster::{lease::Terms, state::ClusterSettings};
 use holdfast_model::{
     Labels,
     api::{Listening, NodeEvent},
 };
-use listenfd::ListenFd;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
 
+use self::{inheritance::Inheritance, reload::Reload};
 use crate::{
-    cli::{Format, LogFormat, StartArgs},
+    cli::{self, Format, LogFormat, StartArgs},
     config::{self, NodeConfig},
+    identity::Secret,
+    modules::chain,
     rejoin,
     restart::Ending,
     server::{self, Ended, Succession, Why},
     telemetry,
-    token::Token,
+    token::{self, Token},
     traces::{self, Endpoint},
 };
 
@@ -43,14 +42,21 @@ use crate::{
 pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
     // However this ends, its last lines are the ones that say why.
     let _flushed = Flushed;
+    let began = Instant::now();
+    // Before there are threads: it takes its variables out of the environment.
+    let left = Inheritance::take()?;
+    // As early as can be: no signal is to end the process by chance.
+    let (signals, reloads) = signals::listen().context("listen for signals")?;
     let log_format = match args.log_format {
         LogFormat::Text => telemetry::Format::Text,
         LogFormat::Json => telemetry::Format::Json,
     };
     let log = telemetry::start(log_format, &args.log)?;
+    let again = left.is_some();
+    let reload = (args.token_file.clone(), args.log.clone());
     let config = NodeConfig {
-        log,
-        ..config(args)?
+        log: log.clone(),
+        ..config(args, left)?
     };
     if std::env::var_os(REJOIN).is_some() {
         let former = rejoin::Former::open(&config.data_dir)?;
@@ -62,21 +68,34 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
              for you to look at. Remove the former node with `holdfast nodes remove`"
         );
     }
+    let token = config.token.clone();
+    opening::begins(&config, again, cli::command());
+    let (token_file, filter) = reload;
+    let reload = Reload {
+        token_file,
+        token: token.clone(),
+        log,
+        filter,
+    };
+    reload.at(reloads).context("start a thread for reloads")?;
     // Known before it can be replaced by another version.
     let program = std::env::current_exe().context("find this program")?;
-    let ended = server::run(config, signals(), move |listening| {
+    let ended = server::run(config, signals, move |listening| {
         announce(&listening, format);
     });
+    opening::ended(&ended, began);
     let succession = match ended? {
         Ended::Stopped => return Ok(ExitCode::SUCCESS),
         Ended::Replaced(succession) => succession,
     };
+    let token = token.load();
+    let token = token.as_deref();
     match succession.why {
         Why::Fenced => tracing::warn!("starting anew: the lease of this run is over"),
         Why::WrongCopy => tracing::warn!("starting anew, as another node"),
         Why::Announced => {
             tracing::info!(program = %program.display(), "starting anew");
-            let error = start_anew(&program, &succession);
+            let error = start_anew(&program, &succession, token);
             tracing::warn!(
                 error = format!("{error:#}"),
                 "starting the former version again"
@@ -84,7 +103,7 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
         }
     }
     // This very version: nobody asked for another, or it cannot be started.
-    Err(start_anew(Path::new(THIS_PROGRAM), &succession))
+    Err(start_anew(Path::new(THIS_PROGRAM), &succession, token))
 }
 
 /// Writes what was logged when it goes out of scope.
@@ -99,64 +118,90 @@ impl Drop for Flushed {
 /// Puts a run of the program, on the same ports, in the place of this process. Whatever still
 /// runs in it ends with that, and its sockets close, all but the listener of the HTTP API. Returns
 /// only when it cannot be done.
-fn start_anew(program: &Path, succession: &Succession) -> anyhow::Error {
-    match replace(program, succession) {
+fn start_anew(program: &Path, succession: &Succession, token: Option<&Token>) -> anyhow::Error {
+    match replace(program, succession, token) {
         Ok(never) => match never {},
         Err(error) => error.context(format!("start {} anew", program.display())),
     }
 }
 
-fn replace(program: &Path, succession: &Succession) -> anyhow::Result<Infallible> {
+fn replace(
+    program: &Path,
+    succession: &Succession,
+    token: Option<&Token>,
+) -> anyhow::Result<Infallible> {
     let mut args = std::env::args_os();
     let mut command = Command::new(program);
     if let Some(name) = args.next() {
         command.arg0(name);
     }
-    let listener = FdMapping {
-        parent_fd: succession.http.try_clone()?.into(),
-        child_fd: FIRST_PASSED_FD,
-    };
     // It counts once.
     match succession.why {
         Why::WrongCopy => command.env(REJOIN, "1"),
         Why::Announced | Why::Fenced => command.env_remove(REJOIN),
     };
-    command
-        .args(args)
-        .env(FORMER, succession.cluster.to_string())
-        .env("LISTEN_FDS", "1")
-        .env("LISTEN_PID", std::process::id().to_string())
-        .fd_mappings(vec![listener])?;
+    command.args(args);
+    inheritance::leave(&mut command, succession, token)?;
     telemetry::flush();
     Err(command.exec().into())
 }
 
-/// What the run before has left: the address for peers, which may have been any that was free, and
-/// the listener of the HTTP API.
-fn former() -> anyhow::Result<Option<(SocketAddr, Arc<TcpListener>)>> {
-    let Ok(listen) = std::env::var(FORMER) else {
-        return Ok(None);
+/// The cluster's secret: from where it was given; or from the run before in this process, whose files
+/// may be gone. One that was told to make place for this one reads them again where it can: they may
+/// have been changed for that.
+fn secret(args: &StartArgs, left: Option<&Inheritance>) -> anyhow::Result<Option<Secret>> {
+    let parse = |text: Option<String>| text.map(|text| text.parse()).transpose();
+    let Some(left) = left else {
+        let waiting = |path: &Path| {
+            tracing::info!(path = %path.display(), "waiting for the file with the cluster's secret");
+        };
+        return Ok(parse(args.secret(waiting)?)?);
     };
-    let listen = listen.parse().with_context(|| format!("read {FORMER}"))?;
-    let listener = ListenFd::from_env().take_tcp_listener(0);
-    let listener = listener.context("take the listener that the run before has left")?;
-    let listener =
-        listener.with_context(|| format!("{FORMER} is set, and no listener was left"))?;
-    Ok(Some((listen, Arc::new(listener))))
+    if left.announced
+        && let Some(file) = &args.secret_file
+    {
+        match Secret::read(file) {
+            Ok(secret) => return Ok(Some(secret)),
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                "the cluster's secret stays that of the run before"
+            ),
+        }
+    }
+    Ok(left.secret.clone())
 }
 
-fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
-    let waiting = |path: &Path| {
-        tracing::info!(path = %path.display(), "waiting for the file with the cluster's secret");
+/// The API token, in the same way.
+fn api_token(args: &StartArgs, left: Option<&Inheritance>) -> anyhow::Result<Option<Token>> {
+    let given = || match &args.token_file {
+        Some(file) => Token::read(file).map(Some),
+        None => {
+            let text = args.api_token.as_deref().map(str::trim);
+            let text = text.filter(|text| !text.is_empty());
+            text.map(Token::new).transpose()
+        }
     };
+    match left {
+        None => Ok(given()?),
+        Some(left) if left.announced => Ok(given().unwrap_or_else(|error| {
+            tracing::warn!(
+                error = chain(&error),
+                "the API token stays that of the run before"
+            );
+            left.token.clone()
+        })),
+        Some(left) => Ok(left.token.clone()),
+    }
+}
+
+fn config(args: StartArgs, left: Option<Inheritance>) -> anyhow::Result<NodeConfig> {
     let advertise = args.advertised(|name| {
         tracing::info!(name, "waiting for the address of the name to advertise");
     })?;
-    let secret = args.secret(waiting)?;
-    let secret = secret.map(|secret| secret.parse()).transpose()?;
-    let (listen, http_listener) = former()?.unzip();
+    let secret = secret(&args, left.as_ref())?;
+    let token = token::Current::new(api_token(&args, left.as_ref())?);
+    let (listen, http_listener) = left.map(|left| (left.cluster, left.http)).unzip();
     let port_patience = listen.map_or(Duration::ZERO, |_| FORMER_PORT_PATIENCE);
-    let token = args.api_token.as_deref().map(Token::new).transpose()?;
     let variable = |name: &str| std::env::var(name).ok();
     let endpoint = Endpoint::given_or_standard(args.otlp_endpoint, variable)
         .context("read where traces go from the variables OTEL_EXPORTER_OTLP_…")?;
@@ -201,51 +246,6 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
     })
 }
 
-/// The signals that ask the process to end. The second one to stop ends it at once.
-fn signals() -> impl Stream<Item = Ending> {
-    // Listened for by a task, so that the second one counts whatever the node does.
-    let (tell, told) = mpsc::channel(SIGNALS_MAX);
-    let heard = stream::once(async move {
-        // Ends with the process.
-        tokio::spawn(async move {
-            if let Err(error) = listen(tell).await {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "the node cannot be stopped by a signal"
-                );
-            }
-        });
-    });
-    let told = stream::unfold(told, async |mut told| Some((told.recv().await?, told)));
-    // Without signals the node can still be ended through the API.
-    heard
-        .filter_map(async |()| None)
-        .chain(told)
-        .chain(stream::pending())
-}
-
-async fn listen(tell: mpsc::Sender<Ending>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let mut restart = signal(SignalKind::user_defined2()).context("listen for SIGUSR2")?;
-    let mut stopping = false;
-    loop {
-        let ending = tokio::select! {
-            _ = terminate.recv() => Ending::Stop,
-            _ = interrupt.recv() => Ending::Stop,
-            _ = restart.recv() => Ending::Restart,
-        };
-        if ending == Ending::Stop && stopping {
-            tracing::warn!("told to stop a second time: ending at once");
-            telemetry::flush();
-            std::process::exit(SIGNALLED);
-        }
-        stopping |= ending == Ending::Stop;
-        // Full: it is about to look at as many.
-        let _ = tell.try_send(ending);
-    }
-}
-
 /// Says on standard output where the node listens.
 fn announce(listening: &Listening, format: Format) {
     let line = match format {
@@ -266,23 +266,11 @@ fn announce(listening: &Listening, format: Format) {
 /// How long a run that was started anew waits for its port for peers.
 const FORMER_PORT_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Tells a run that was started anew the address for peers of the one before.
-const FORMER: &str = "HOLDFAST_FORMER_RUN";
-
 /// Tells a run that was started anew to be another node.
 const REJOIN: &str = "HOLDFAST_REJOIN";
-
-/// Where the protocol of `sd_listen_fds(3)` has what is passed on.
-const FIRST_PASSED_FD: i32 = 3;
 
 /// Switches gossip off, for the test that shows what it is needed for.
 const NO_GOSSIP: &str = "HOLDFAST_TEST_NO_GOSSIP";
 
-/// Signals that may wait for the node; it looks at one while it announces a restart.
-const SIGNALS_MAX: usize = 4;
-
 /// The program of this process, even when its file was replaced.
 const THIS_PROGRAM: &str = "/proc/self/exe";
-
-/// Exit code of a process that a second signal ended.
-const SIGNALLED: i32 = 130;

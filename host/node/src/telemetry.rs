@@ -11,7 +11,10 @@ use std::{
     fmt,
     io::{self, IsTerminal as _, Write as _},
     panic::PanicHookInfo,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::Mutex;
@@ -124,6 +127,12 @@ pub fn start(format: Format, filter: &str) -> Result<Option<LogFilter>, StartErr
     Ok(Some(LogFilter(Arc::new(Inner { text, handle }))))
 }
 
+/// From now on this process ends: what the consensus library takes for errors is what an end looks
+/// like to it, and nobody needs to act.
+pub fn ending() {
+    ENDING.store(true, Relaxed);
+}
+
 /// Waits until all that was logged is written, before the process ends; not for long when nobody
 /// reads it.
 pub fn flush() {
@@ -165,6 +174,9 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
         error!(thread, location, "panicked: {message}");
     }
 }
+
+/// See [`ending`].
+static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// What writes the log of this process, once it has one.
 static WRITER: OnceLock<LogWriter> = OnceLock::new();

@@ -1,12 +1,45 @@
 //! The API token: what callers of the HTTP API must show.
 
-use std::{fmt, io, path::Path};
+use std::{fmt, io, path::Path, sync::Arc};
+
+use arc_swap::{ArcSwapOption, Guard};
 
 use sha2::{Digest, Sha256};
 
 /// A bearer token, of which only the hash is kept.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token([u8; 32]);
+
+/// The token that counts now, where there is one: it can be replaced while the node runs. Clones share
+/// it.
+#[derive(Clone, Debug, Default)]
+pub struct Current(Arc<ArcSwapOption<Token>>);
+
+impl Current {
+    /// What callers must show; they need show nothing when there is none.
+    #[must_use]
+    pub fn new(token: Option<Token>) -> Self {
+        Self(Arc::new(ArcSwapOption::from_pointee(token)))
+    }
+
+    /// The token.
+    #[must_use]
+    pub fn load(&self) -> Guard<Option<Arc<Token>>> {
+        self.0.load()
+    }
+
+    /// Whether callers must show one.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        self.load().is_some()
+    }
+
+    /// Has callers show this one from now on. Says whether it is another than before.
+    pub fn replace(&self, token: Token) -> bool {
+        let former = self.0.swap(Some(Arc::new(token.clone())));
+        former.as_deref() != Some(&token)
+    }
+}
 
 /// A token that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +81,16 @@ impl Token {
             source,
         })?;
         Self::new(&text)
+    }
+
+    /// Its hash, for the next run in this process.
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        self.0
+    }
+
+    /// The token with this hash.
+    pub(crate) fn of_hash(hash: [u8; 32]) -> Self {
+        Self(hash)
     }
 
     /// Whether this is the token. Hashes are compared, so that the time it takes tells nothing.

@@ -21,7 +21,7 @@ use crate::{
     fibers::Fibers,
     guests::{self, Guests},
     inspect::{self, LoadError},
-    journal::{GuestLogSink, TracingSink},
+    journal::{GuestLogSink, Metered, TracingSink},
     linear::Memories,
     memory::NodeMemory,
     module::{Grounds, Module},
@@ -171,6 +171,8 @@ impl Runtime {
         };
         let compiler = Compiler::new(cache, options.compiler.clone(), limits);
         let memory = NodeMemory::new(options.guest_memory_bytes_max);
+        let log = Arc::new(Metered::new(options.log));
+        let options = Options { log, ..options };
         Ok(Self(Arc::new(Inner {
             fibers: Arc::new(Fibers::new(options.fibers_max)),
             http: Arc::new(http::Client::new()),

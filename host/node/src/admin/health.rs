@@ -20,7 +20,7 @@ use super::{
 
 /// Say whether the process serves
 ///
-/// It needs no token.
+/// It does when its runtimes answer the node's own test of them. It needs no token.
 #[utoipa::path(
     get,
     path = "/healthz",
@@ -28,10 +28,14 @@ use super::{
     tag = "health",
     responses(
         (status = OK, description = "`ok`", body = String),
+        Problems<{ only(&[Unavailable, Interrupted]) }>,
     )
 )]
-pub(super) async fn healthz() -> impl IntoResponse {
-    (StatusCode::OK, "ok\n")
+pub(super) async fn healthz(State(admin): State<Admin>) -> Result<impl IntoResponse, Error> {
+    match admin.self_test.unfit() {
+        None => Ok((StatusCode::OK, "ok\n")),
+        Some(unfit) => Err(Error::new(ProblemKind::Unavailable, unfit.to_string())),
+    }
 }
 
 /// Say whether the node is ready
@@ -62,6 +66,9 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Result<impl IntoRespon
             return Err(not_ready("the cluster takes this run of the node for dead"));
         }
         Some(Standing::Active) => {}
+    }
+    if let Some(unfit) = admin.self_test.unfit() {
+        return Err(not_ready(&unfit.to_string()));
     }
     if let Some(lost) = admin.placement.lost_quorum() {
         return Err(not_ready(&lost.to_string()));

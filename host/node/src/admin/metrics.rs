@@ -124,6 +124,19 @@ fn readings(admin: &Admin) -> Vec<Reading> {
     for (_, name, count) in standings {
         read(&NODES, &[("standing", name)], f64::from(count));
     }
+    for finding in admin.self_test.findings() {
+        let labels = [("runtime", finding.runtime)];
+        read(&RUNTIME_DELAY, &labels, finding.delay.as_secs_f64());
+    }
+    for finding in admin.self_test.findings() {
+        let labels = [("runtime", finding.runtime)];
+        read(&RUNTIME_STUCK, &labels, finding.stuck as f64);
+    }
+    for finding in admin.self_test.findings() {
+        let labels = [("runtime", finding.runtime)];
+        let unfit = finding.unfit_for.is_some();
+        read(&RUNTIME_UNFIT, &labels, f64::from(u8::from(unfit)));
+    }
     if let Some(dropped) = telemetry::dropped_lines() {
         read(&LOG_DROPPED, &[], dropped as f64);
     }
@@ -193,6 +206,9 @@ described! {
     EPOCH: "epoch", "Version of who owns what, as this node knows it", None, false;
     MODULES: "modules", "Modules, as this node knows them", None, false;
     NODES: "nodes", "Nodes of the cluster by standing, as this node knows them", None, false;
+    RUNTIME_DELAY: "runtime_delay", "How long a task waited for a thread of this runtime, at most in the last 30 s", Some(Unit::Seconds), false;
+    RUNTIME_STUCK: "runtime_stuck_workers", "Threads of this runtime that have not moved for 5 s", None, false;
+    RUNTIME_UNFIT: "runtime_unfit", "Whether this runtime does not answer, so that the lease is not renewed", None, false;
     LOG_DROPPED: "log_lines_dropped", "Lines of the node's own log that were dropped, because standard error was not read", None, true;
     CPU: "process_cpu", "Processor time that the process has used, by user and system together", Some(Unit::Seconds), true;
     RSS: "process_resident_memory", "Memory that the process has in RAM", Some(Unit::Bytes), false;

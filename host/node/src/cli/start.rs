@@ -216,9 +216,13 @@ pub struct StartArgs {
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
 
-    /// The token that clients of the HTTP API must show, from --token-file or HOLDFAST_TOKEN.
+    /// The token that clients of the HTTP API must show, where no file has it.
     #[arg(skip)]
     pub api_token: Option<String>,
+
+    /// The file that has it.
+    #[arg(skip)]
+    pub token_file: Option<PathBuf>,
 }
 
 /// How log lines look.
@@ -383,6 +387,8 @@ Signals:
                    node; a second one ends it at once
   SIGUSR2          replaces the process by a new run of the program, which
                    gets back what this one held
+  SIGHUP           reads --token-file again, and logs by --log again, whatever
+                   `holdfast nodes log` has changed; ends nothing
 
 Examples:
   A cluster of one, on this machine:

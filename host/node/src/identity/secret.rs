@@ -107,7 +107,16 @@ impl Secret {
         ))
     }
 
-    fn new(bytes: &[u8]) -> Result<Self, InvalidSecret> {
+    /// Its bytes, for the next run in this process.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Takes its bytes; white space around them does not count.
+    ///
+    /// # Errors
+    /// When there are too few.
+    pub(crate) fn new(bytes: &[u8]) -> Result<Self, InvalidSecret> {
         let bytes = bytes.trim_ascii();
         if bytes.len() < Self::BYTES_MIN {
             return Err(InvalidSecret::Short { bytes: bytes.len() });

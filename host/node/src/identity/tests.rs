@@ -1,9 +1,9 @@
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use holdfast_model::{ClusterId, ClusterName, Incarnation};
 
 use super::{
-    BootId, DataDir, Error, Secret,
+    BootId, DataDir, Error, LastRun, Secret,
     secret::{expand, extract},
 };
 
@@ -190,4 +190,38 @@ fn derivation_is_hkdf_sha256() {
 fn hex(text: &str) -> Vec<u8> {
     let digit = |i| u8::from_str_radix(&text[i..i + 2], 16).unwrap();
     (0..text.len()).step_by(2).map(digit).collect()
+}
+
+#[test]
+fn a_directory_that_a_dying_process_still_has_is_waited_for() {
+    let home = tempfile::tempdir().unwrap();
+    let dying = DataDir::open(home.path()).unwrap();
+    let dir = std::thread::scope(|scope| {
+        let (tell, told) = std::sync::mpsc::channel();
+        scope.spawn(move || {
+            // It is waited for by now.
+            told.recv().unwrap();
+            drop(dying);
+        });
+        let waiting = || tell.send(()).unwrap();
+        DataDir::open_within(home.path(), Duration::from_secs(60), waiting)
+    });
+    assert_eq!(dir.unwrap().incarnation(), Incarnation(2));
+}
+
+#[test]
+fn the_next_run_knows_how_the_last_one_ended() {
+    let home = tempfile::tempdir().unwrap();
+    let open = || DataDir::open(home.path()).unwrap();
+    let dir = open();
+    assert_eq!(*dir.last_run(), LastRun::Unknown);
+    dir.run_begins().unwrap();
+    drop(dir);
+    let dir = open();
+    assert_eq!(*dir.last_run(), LastRun::Cut { same_boot: true });
+    dir.run_begins().unwrap();
+    dir.run_ends("stopped by SIGTERM").unwrap();
+    drop(dir);
+    let ended = LastRun::Ended("stopped by SIGTERM".to_owned());
+    assert_eq!(*open().last_run(), ended);
 }

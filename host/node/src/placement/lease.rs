@@ -36,6 +36,7 @@ use crate::{
     modules::Modules,
     peer::{Kind, Lane},
     rpc::{self, Question},
+    self_test::SelfTest,
 };
 
 /// Asks the leader whether the asking incarnation may run what it owns.
@@ -81,6 +82,7 @@ pub struct Renewals {
     fences: Fences,
     modules: Modules,
     times: LeaseTimes,
+    self_test: SelfTest,
     lease: watch::Sender<Lease>,
 }
 
@@ -105,6 +107,7 @@ impl Placement {
         fences: Fences,
         modules: Modules,
         times: LeaseTimes,
+        self_test: SelfTest,
     ) -> (Renewals, watch::Receiver<Lease>) {
         let (lease, follow) = watch::channel(Lease::Waiting);
         let renewals = Renewals {
@@ -113,6 +116,7 @@ impl Placement {
             fences,
             modules,
             times,
+            self_test,
             lease,
         };
         (renewals, follow)
@@ -289,7 +293,7 @@ impl Renewals {
             let asked = boot_time();
             let renewed = tokio::select! {
                 () = stop.cancelled() => return,
-                renewed = self.placement.renew(self.me, &question) => renewed,
+                renewed = self.ask(&question) => renewed,
             };
             let answer = renewed.map(|renewed| renewed.answer);
             if let Some(Renewed { verdict, .. }) = renewed {
@@ -328,6 +332,18 @@ impl Renewals {
                 () = tokio::time::sleep(pause) => {}
                 Ok(()) = leadership.changed() => {}
             }
+        }
+    }
+
+    /// Asks for a renewal, if the node could use it: one that cannot serve lets its lease run out.
+    async fn ask(&self, question: &Renew) -> Option<Renewed> {
+        let unfit = self.self_test.unfit();
+        let told = unfit.as_ref().map(ToString::to_string);
+        let conditions = &self.placement.0.conditions;
+        conditions.put(ConditionKind::Stalled, told);
+        match unfit {
+            None => self.placement.renew(self.me, question).await,
+            Some(_) => None,
         }
     }
 
@@ -393,6 +409,10 @@ impl Renewals {
     /// Whether this run has something that goes on without a majority. One that had no lease yet
     /// runs nothing, so nothing goes on.
     fn goes_on(&self) -> bool {
+        // It is not for want of a majority then: this run has to end, for the next one to be fit.
+        if self.self_test.unfit().is_some() {
+            return false;
+        }
         let ran = matches!(*self.lease.borrow(), Lease::Runs | Lease::Lost);
         let control = &self.placement.0.control;
         ran && control.read(|state| state.goes_on_without_quorum(self.me))

@@ -270,13 +270,15 @@ pub(super) async fn leave(
         placement.give_vote(Instant::now() + VOTE).await;
     }
     if others && joined && !reserved && !config.drain_timeout.is_zero() {
+        let slots = owned(me.node, control);
         info!(
+            slots,
             timeout_ms = config.drain_timeout.as_millis() as u64,
             "handing over"
         );
         let deadline = Instant::now() + config.drain_timeout;
         match drain(me, control, placement, deadline).await {
-            Ok(()) if owned(me.node, control) == 0 => info!("handed over"),
+            Ok(()) if owned(me.node, control) == 0 => info!(slots, "handed over"),
             Ok(()) => warn!(slots = owned(me.node, control), "not all was handed over"),
             Err(error) => warn!(error = chain(&error), "nobody could be asked to take over"),
         }

@@ -64,6 +64,7 @@ impl Services {
             runtimes,
             about,
             advertise,
+            self_test,
             ..
         } = node;
         let metrics = Metrics::new();
@@ -111,7 +112,13 @@ impl Services {
             conditions.clone(),
         );
         let times = metrics.lease_times();
-        let (renewals, lease) = placement.renewals(me, fences.clone(), modules.clone(), times);
+        let (renewals, lease) = placement.renewals(
+            me,
+            fences.clone(),
+            modules.clone(),
+            times,
+            self_test.clone(),
+        );
         let stop = ends.http.clone();
         let logs = Logs::new(
             me,
@@ -180,6 +187,7 @@ impl Services {
             metrics,
             conditions: conditions.clone(),
             traces,
+            self_test: self_test.clone(),
             token: config.token.clone(),
             component_bytes_max,
         });

@@ -16,7 +16,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, LazyLock, Weak},
+    sync::{Arc, LazyLock, Weak, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -29,6 +29,8 @@ use tracing::{
     info, trace, warn,
 };
 use tracing_subscriber::{Layer, layer::Context};
+
+use super::ENDING;
 
 /// Limits one message to one line per [`Repeated::PERIOD`].
 pub(crate) struct Repeated(Arc<Mutex<HeldBack>>);
@@ -124,6 +126,10 @@ impl<K: std::hash::Hash + Eq + Clone> RepeatedBy<K> {
 impl<S: Subscriber> Layer<S> for CallsiteLimit {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
+        let is_loud = *metadata.level() <= Level::WARN;
+        if is_loud && metadata.target().starts_with(CONSENSUS) && ENDING.load(Relaxed) {
+            return false;
+        }
         let exempt = matches!(metadata.target(), GUEST | REPORTS);
         // Levels are ordered by how much they say: those above INFO are debug and trace.
         exempt || *metadata.level() > Level::INFO || self.pass(event, Instant::now())
@@ -247,6 +253,9 @@ fn message_of(event: &Event<'_>) -> String {
 
 /// What [`report_held_back`] is to look at.
 static WATCHED: LazyLock<Mutex<Vec<Weak<Mutex<HeldBack>>>>> = LazyLock::new(Mutex::default);
+
+/// The target of the consensus library, with what follows it.
+const CONSENSUS: &str = "openraft";
 
 /// The target of what handlers write, see [`holdfast_runtime::TracingSink`].
 const GUEST: &str = "guest";
