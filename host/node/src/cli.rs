@@ -52,7 +52,7 @@ use crate::client::Client;
 pub use failure::Exit;
 pub use output::Format;
 pub use session::Session;
-pub use start::{LogFormat, StartArgs};
+pub use start::{HttpLimits, LogFormat, StartArgs};
 
 /// Runs a node until it ends; what `holdfast start` does. Given to [`main`], so that the command
 /// line does not depend on the node.
@@ -83,6 +83,7 @@ fn dispatch(line: Line, run_node: RunNode) -> anyhow::Result<ExitCode> {
     match command {
         Command::Start(mut args) => {
             args.api_token = session.token()?;
+            args.api_token_file.clone_from(&session.token_file);
             args.watch_parent();
             return run_node(*args, session.format);
         }

@@ -28,6 +28,7 @@ use tokio::{
 use crate::{
     cli::{Format, LogFormat, StartArgs},
     config::NodeConfig,
+    identity::{is_open_to_others, set_umask},
     rejoin,
     restart::Ending,
     server::{self, Ended, Succession, Why},
@@ -48,6 +49,8 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
         LogFormat::Json => telemetry::Format::Json,
     };
     let log = telemetry::start(log_format, &args.log)?;
+    set_umask();
+    server::raise_limit();
     let config = NodeConfig {
         log,
         ..config(args)?
@@ -154,6 +157,15 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
     })?;
     let secret = args.secret(waiting)?;
     let secret = secret.map(|secret| secret.parse()).transpose()?;
+    let files = [args.secret_file.as_deref(), args.api_token_file.as_deref()];
+    for file in files.into_iter().flatten() {
+        if is_open_to_others(file) {
+            tracing::warn!(
+                file = %file.display(),
+                "others on this machine can read a secret: take their permissions away, as with chmod 600"
+            );
+        }
+    }
     let (listen, http_listener) = former()?.unzip();
     let port_patience = listen.map_or(Duration::ZERO, |_| FORMER_PORT_PATIENCE);
     let token = args.api_token.as_deref().map(Token::new).transpose()?;
@@ -170,6 +182,7 @@ fn config(args: StartArgs) -> anyhow::Result<NodeConfig> {
         bootstrap: args.bootstrap,
         listen: listen.unwrap_or(args.listen),
         http: args.http,
+        http_options: args.http_limits.into(),
         advertise,
         seeds: args.seeds,
         secret,
