@@ -38,6 +38,8 @@ pub struct Cluster {
     program: PathBuf,
     name: String,
     secret: String,
+    token: bool,
+    files_max: Option<u32>,
     folder: Folder,
     #[expect(dead_code, reason = "held as long as the cluster lives")]
     permit: Option<Permit>,
@@ -87,6 +89,8 @@ pub struct Builder {
     program: PathBuf,
     nodes: usize,
     args: Vec<String>,
+    token: bool,
+    files_max: Option<u32>,
     share: Share,
     network: Option<Network>,
 }
@@ -108,6 +112,18 @@ impl Builder {
     /// Further arguments of all nodes.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        self
+    }
+
+    /// Nodes want an API token, which the APIs of the cluster show.
+    pub fn token(mut self) -> Self {
+        self.token = true;
+        self
+    }
+
+    /// How many files each process may open.
+    pub fn files_max(mut self, files: u32) -> Self {
+        self.files_max = Some(files);
         self
     }
 
@@ -160,6 +176,8 @@ impl Builder {
             secret: format!("secret-of-{name}-that-is-long-enough-for-anyone"),
             folder: Folder::new(&name),
             name,
+            token: self.token,
+            files_max: self.files_max,
             permit,
         };
         for i in 0..self.nodes {
@@ -181,6 +199,8 @@ impl Cluster {
             program: program.into(),
             nodes: 1,
             args: Vec::new(),
+            token: false,
+            files_max: None,
             share: Share::Shared,
             network: None,
         }
@@ -190,10 +210,15 @@ impl Cluster {
     #[must_use]
     pub fn api(&self, node: usize) -> Api {
         let api = Api::new(&self.nodes[node].listening.http.to_string());
-        match self.network {
-            Some(_) => api.with_token(&self.secret),
-            None => api,
+        match self.wants_token() {
+            true => api.with_token(&self.secret),
+            false => api,
         }
+    }
+
+    /// Beyond loopback there must be a token. Which, is all the same here: it is the secret.
+    fn wants_token(&self) -> bool {
+        self.token || self.network.is_some()
     }
 
     /// The network that the cluster was made with.
@@ -610,14 +635,20 @@ impl Cluster {
         if !secret.is_empty() {
             env.push(("HOLDFAST_SECRET".to_owned(), secret.clone()));
         }
-        if host.is_some() {
-            // Beyond loopback there must be one. Which, is all the same here.
+        if self.wants_token() {
             env.push(("HOLDFAST_TOKEN".to_owned(), self.secret.clone()));
         }
-        let program = match host {
+        let mut program = match host {
             Some(_) => args.remove(0).into(),
             None => self.program.clone(),
         };
+        if let Some(files) = self.files_max {
+            // The shell becomes the program, whose process is still the test's child.
+            let limit = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+            let program = std::mem::replace(&mut program, "/bin/sh".into());
+            let shell = ["-c".to_owned(), limit, program.display().to_string()];
+            args.splice(0..0, shell);
+        }
         Launch {
             program,
             args,

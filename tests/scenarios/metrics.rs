@@ -9,7 +9,12 @@ use crate::BIN;
 
 /// What a node says.
 fn scrape(cluster: &Cluster, node: usize) -> String {
-    let answer = cluster.api(node).get("/metrics").answer().expect(200);
+    let ask = cluster.api(node).get("/metrics");
+    let ask = ask.header(
+        "accept",
+        "application/openmetrics-text;version=1.0.0,text/plain;q=0.5",
+    );
+    let answer = ask.answer().expect(200);
     let kind = answer.header("content-type").unwrap_or_default();
     assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
     String::from_utf8(answer.body.to_vec()).expect("text")
@@ -42,6 +47,14 @@ fn what_happens_is_counted_where_it_happens() {
 
     let told = scrape(&cluster, 0);
     assert!(told.ends_with("# EOF\n"));
+    let older = api.get("/metrics").answer().expect(200);
+    let kind = older.header("content-type").unwrap_or_default();
+    assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+    let older = String::from_utf8_lossy(&older.body).into_owned();
+    assert!(
+        older.contains("# TYPE holdfast_calls_total counter\n"),
+        "{older}"
+    );
     let calls = |result| {
         let labels = format!("{{module=\"probe\",result=\"{result}\"}}");
         value(&told, &format!("holdfast_calls_total{labels}"))

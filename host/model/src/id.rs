@@ -1,6 +1,10 @@
 //! Identifiers of clusters, nodes, modules, resources and slots.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{
+    fmt::{self, Write as _},
+    str::FromStr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -408,10 +412,34 @@ impl std::borrow::Borrow<str> for ResourceId {
     }
 }
 
+/// For people: what does not show, or changes how the rest shows, is written as its code point. Programs read
+/// [`ResourceId::as_str`].
 impl fmt::Display for ResourceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        if self.0.is_ascii() {
+            return f.write_str(&self.0);
+        }
+        for c in self.0.chars() {
+            match is_hidden(c) {
+                true => write!(f, "{}", c.escape_unicode())?,
+                false => f.write_char(c)?,
+            }
+        }
+        Ok(())
     }
+}
+
+/// Whether a character does not show, or changes how others do: one without a width, one that turns the
+/// direction of text, one that ends a line.
+#[must_use]
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}')
 }
 
 impl fmt::Debug for ResourceId {

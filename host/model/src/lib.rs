@@ -6,6 +6,7 @@
 pub mod api;
 pub mod call;
 pub mod id;
+pub mod json;
 pub mod module;
 pub mod node;
 pub mod resource;

@@ -3,10 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::openapi::schema::Type;
 
 use crate::{
     ModuleName, ResourceId,
+    json::compact_object,
     schema::{schema, text},
 };
 
@@ -46,7 +48,10 @@ pub enum InvalidSpec {
 }
 
 /// What a resource is to do: a JSON object, kept as compact text with sorted keys, so that equal
-/// objects have equal texts.
+/// objects have equal texts. Numbers stay as they were written.
+///
+/// In formats that people read it can be a part of JSON texts only, and of no type whose form depends on a
+/// tag: a reader would have to read it twice.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Spec(Arc<str>);
 
@@ -69,24 +74,26 @@ impl Spec {
     /// # Errors
     /// When the text is no JSON object, or too long.
     pub fn from_json(text: &[u8]) -> Result<Self, InvalidSpec> {
-        let value = serde_json::from_slice(text).map_err(|e| InvalidSpec::NotAnObject(Some(e)))?;
-        Self::from_value(value)
+        let not_an_object = |error| InvalidSpec::NotAnObject(Some(error));
+        let text = std::str::from_utf8(text).map_err(|error| {
+            not_an_object(serde::de::Error::custom(format!("it is no UTF-8: {error}")))
+        })?;
+        let text = compact_object(text).map_err(not_an_object)?;
+        if text.len() > Self::BYTES_MAX {
+            return Err(InvalidSpec::TooLong { len: text.len() });
+        }
+        Ok(Self(text.into()))
     }
 
     /// Reads a spec from a JSON value.
     ///
     /// # Errors
     /// When the value is no object, or too long.
-    pub fn from_value(mut value: serde_json::Value) -> Result<Self, InvalidSpec> {
+    pub fn from_value(value: &serde_json::Value) -> Result<Self, InvalidSpec> {
         if !value.is_object() {
             return Err(InvalidSpec::NotAnObject(None));
         }
-        value.sort_all_objects();
-        let text = value.to_string();
-        if text.len() > Self::BYTES_MAX {
-            return Err(InvalidSpec::TooLong { len: text.len() });
-        }
-        Ok(Self(text.into()))
+        Self::from_json(value.to_string().as_bytes())
     }
 
     /// The spec as compact JSON text.
@@ -95,7 +102,8 @@ impl Spec {
         &self.0
     }
 
-    /// The spec as a JSON value.
+    /// The spec as a JSON value, whose numbers are no more exact than `f64` where they have fractions or are
+    /// large.
     #[must_use]
     pub fn to_value(&self) -> serde_json::Value {
         serde_json::from_str(&self.0).expect("a spec is made from a JSON value only")
@@ -117,7 +125,10 @@ impl fmt::Debug for Spec {
 impl Serialize for Spec {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {
-            return self.to_value().serialize(serializer);
+            // As it is written: a value would round its numbers.
+            let raw: &RawValue =
+                serde_json::from_str(&self.0).expect("a spec is made from JSON text only");
+            return raw.serialize(serializer);
         }
         serializer.serialize_str(&self.0)
     }
@@ -126,8 +137,8 @@ impl Serialize for Spec {
 impl<'de> Deserialize<'de> for Spec {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         if deserializer.is_human_readable() {
-            let value = serde_json::Value::deserialize(deserializer)?;
-            return Self::from_value(value).map_err(serde::de::Error::custom);
+            let raw = Box::<RawValue>::deserialize(deserializer)?;
+            return Self::from_json(raw.get().as_bytes()).map_err(serde::de::Error::custom);
         }
         // Written by this type, to disk or to a peer: no need to parse it again.
         String::deserialize(deserializer).map(|text| Self(text.into()))
@@ -144,6 +155,15 @@ mod tests {
         let b = Spec::from_json(br#"{"a":[1],"b":{"x":2,"y":1}}"#).unwrap();
         assert_eq!(a, b);
         assert_eq!(a.as_str(), r#"{"a":[1],"b":{"x":2,"y":1}}"#);
+    }
+
+    #[test]
+    fn numbers_go_through_as_they_are() {
+        let text = r#"{"a":12345678901234567890123,"b":0.1000,"c":1e400}"#;
+        let spec: Spec = serde_json::from_str(text).unwrap();
+        assert_eq!(spec.as_str(), text);
+        assert_eq!(serde_json::to_string(&spec).unwrap(), text);
+        assert!(serde_json::from_str::<Spec>(r#"{"a":1,"a":2}"#).is_err());
     }
 
     #[test]

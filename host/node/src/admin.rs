@@ -9,6 +9,7 @@
 mod answer;
 mod batch;
 mod body;
+mod budget;
 mod cluster;
 mod cursor;
 mod describe;
@@ -26,6 +27,7 @@ mod openapi;
 mod plan;
 mod resources;
 mod settings;
+mod strict;
 
 use std::sync::Arc;
 
@@ -39,9 +41,14 @@ use http::{HeaderValue, Method, Request, Response};
 use tower::util::ServiceExt;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use self::answer::Body;
 use self::error::Error;
 pub(crate) use self::invoke::CALLS;
+pub use self::{
+    answer::Body,
+    body::SlowBody,
+    budget::{ByteBudget, Exhausted, Reservation},
+    error::TurnedAway,
+};
 use crate::{
     conditions::Conditions, control::Control, deploy::Deploy, dispatch::Dispatch, events::Events,
     logs::Logs, metrics::Metrics, modules::Modules, peer::Peers, placement::Placement,
@@ -82,7 +89,13 @@ pub struct Parts {
     pub self_test: SelfTest,
     /// Largest component, in bytes.
     pub component_bytes_max: u64,
+    /// What bodies may take of the node's memory.
+    pub budget: ByteBudget,
 }
+
+/// Marks an answer to somebody who has not shown that the node is theirs to ask.
+#[derive(Clone, Copy, Debug)]
+pub struct Unadmitted;
 
 /// The API of a node. Cheap to clone.
 #[derive(Clone)]
@@ -110,7 +123,20 @@ impl Api {
         Self { admin, router }
     }
 
-    /// Answers a request; every failure is an answer too.
+    /// Answers what everybody may ask for on a connection for which there is no room; turns away the rest.
+    pub async fn answer_without_room<B>(self, request: Request<B>) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match OPEN.contains(&request.uri().path()) {
+            true => self.answer(request).await,
+            false => TurnedAway::NoPlace.response().map(Body::from),
+        }
+    }
+
+    /// Answers a request; every failure is an answer too. That it was not made by somebody who may ask,
+    /// [`Unadmitted`] among the extensions of the answer says.
     pub async fn answer<B>(self, request: Request<B>) -> Response<Body>
     where
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
@@ -118,12 +144,12 @@ impl Api {
     {
         let path = request.uri().path();
         let open = OPEN.contains(&path);
-        let admitted = match open {
+        let admitted = strict::check(&request).and_then(|()| match open {
             true => Ok(()),
             false => guard::admit(self.admin.token.load().as_deref(), request.headers()),
-        };
+        });
         if let Err(error) = admitted {
-            return error.response().map(Body::from);
+            return unadmitted(error.response().map(Body::from));
         }
         if invoke::path(path).is_some() {
             let (parts, body) = request.into_parts();
@@ -153,8 +179,17 @@ impl Api {
             let age = HeaderValue::from(age.as_millis() as u64);
             response.headers_mut().insert(STALE_HEADER, age);
         }
-        response.map(Body::from)
+        let response = response.map(Body::from);
+        match open {
+            true => unadmitted(response),
+            false => response,
+        }
     }
+}
+
+fn unadmitted(mut response: Response<Body>) -> Response<Body> {
+    response.extensions_mut().insert(Unadmitted);
+    response
 }
 
 /// What is served beside calls, and what is said of it.

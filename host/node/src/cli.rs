@@ -52,7 +52,7 @@ use crate::client::Client;
 pub use failure::Exit;
 pub use output::Format;
 pub use session::Session;
-pub use start::{LogFormat, StartArgs};
+pub use start::{HttpLimits, LogFormat, StartArgs};
 
 /// Runs a node until it ends; what `holdfast start` does. Given to [`main`], so that the command
 /// line does not depend on the node.

@@ -1,5 +1,7 @@
 //! What a node is told when it starts, and which of it makes no sense.
 
+mod http;
+
 use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
@@ -11,6 +13,7 @@ use holdfast_cluster::state::{ClusterSettings, Invalid};
 use holdfast_model::{ClusterName, Labels, Weight, Zone};
 use holdfast_runtime::CompilerProcess;
 
+pub use self::http::HttpOptions;
 use crate::{identity::Secret, telemetry::LogFilter, token, traces};
 
 /// A node's configuration.
@@ -26,6 +29,8 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// Where its HTTP API is. Port 0 takes a free one.
     pub http: SocketAddr,
+    /// What its clients may take.
+    pub http_options: HttpOptions,
     /// The address of `listen` that peers are told, where it differs.
     pub advertise: Option<SocketAddr>,
     /// Nodes of the cluster to join, `host:port`.
@@ -174,6 +179,7 @@ pub(crate) mod tests {
             bootstrap: true,
             listen: "127.0.0.1:0".parse().unwrap(),
             http: "[::1]:0".parse().unwrap(),
+            http_options: HttpOptions::default(),
             advertise: None,
             seeds: Vec::new(),
             secret: None,

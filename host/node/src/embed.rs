@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     client::{self, Client},
-    config::{self, NodeConfig, OnStop},
+    config::{self, HttpOptions, NodeConfig, OnStop},
     identity::Secret,
     restart::Ending,
     server::{self, Why},
@@ -87,6 +87,7 @@ impl Node {
             bootstrap: false,
             listen: local(7301),
             http: local(7300),
+            http_options: HttpOptions::default(),
             advertise: None,
             seeds: Vec::new(),
             secret: None,

@@ -6,9 +6,8 @@
 
 use std::{
     fmt,
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     str::FromStr,
     thread,
@@ -18,14 +17,18 @@ use std::{
 use holdfast_model::{ClusterId, Incarnation, NodeId};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use uuid::Uuid;
 
+pub(crate) mod private;
 mod replace;
 mod run;
 mod secret;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use private::is_open_to_others;
+pub use private::set_umask;
 pub use run::LastRun;
 pub(crate) use secret::random;
 pub use secret::{InvalidSecret, Key, Secret};
@@ -74,6 +77,19 @@ pub enum Error {
     /// It cannot be created.
     #[error("create the data directory {}", path.display())]
     Create {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Others may use what is in it, and that cannot be changed.
+    #[error(
+        "take the permissions of others away from the data directory {}: it must belong to the user of \
+         the node",
+        path.display()
+    )]
+    Tighten {
         /// The directory.
         path: PathBuf,
         /// What the system said.
@@ -184,15 +200,23 @@ impl DataDir {
         waiting: impl FnOnce(),
     ) -> Result<Self, Error> {
         let path = path.into();
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(|source| Error::Create {
-                path: path.clone(),
-                source,
-            })?;
+        private::create_dir_all(&path).map_err(|source| Error::Create {
+            path: path.clone(),
+            source,
+        })?;
         let lock = lock(&path, patience, waiting)?;
+        let tightened = private::tighten(&path).map_err(|source| Error::Tighten {
+            path: path.clone(),
+            source,
+        })?;
+        if let Some((count, first)) = tightened {
+            warn!(
+                dir = %path.display(),
+                first = %first.display(),
+                count,
+                "others could read or change the data directory; its permissions are the owner's alone now"
+            );
+        }
         replace::finish(&path).map_err(|source| Error::Write {
             path: path.clone(),
             source,
@@ -250,7 +274,8 @@ impl DataDir {
     ) -> Result<PathBuf, E> {
         let all = |into: &Path| {
             make(into)?;
-            Ok(fs::write(into.join(CLUSTER_ID), format!("{cluster}\n"))?)
+            let mut file = private::open_or_create(&into.join(CLUSTER_ID))?;
+            Ok(writeln!(file, "{cluster}")?)
         };
         replace::replace(&self.path, all, at_ms)
     }
@@ -362,16 +387,10 @@ impl fmt::Debug for DataDir {
 
 fn lock(dir: &Path, patience: Duration, waiting: impl FnOnce()) -> Result<File, Error> {
     let path = dir.join(LOCK);
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|source| Error::Lock {
-            path: path.clone(),
-            source,
-        })?;
+    let file = private::open_or_create(&path).map_err(|source| Error::Lock {
+        path: path.clone(),
+        source,
+    })?;
     let deadline = Instant::now() + patience;
     let mut waiting = Some(waiting);
     loop {
@@ -435,12 +454,7 @@ fn write(dir: &Path, name: &str, value: &impl fmt::Display) -> Result<(), Error>
 /// once it is durable.
 fn replace(dir: &Path, path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&draft)?;
+    let mut file = private::open(&draft, OpenOptions::new().create(true).truncate(true))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&draft, path)?;

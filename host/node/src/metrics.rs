@@ -34,6 +34,8 @@ struct Inner {
     requests: Family<Labels<3>, Counter>,
     spans: Spans,
     lease: LeaseTimes,
+    connections: Connections,
+    request_bytes: Gauge,
 }
 
 /// Names and values.
@@ -70,6 +72,22 @@ impl LeaseTimes {
     pub fn observe(&self, took: Duration, slack: Duration) {
         self.seconds.observe(took.as_secs_f64());
         self.slack.observe(slack.as_secs_f64());
+    }
+}
+
+/// Counts the connections of the HTTP API.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    /// Those that are open.
+    pub open: Gauge,
+    ended: Family<Labels<1>, Counter>,
+}
+
+impl Connections {
+    /// Counts connections that the node has ended by itself.
+    pub fn ended(&self, why: &str, count: u64) {
+        let label = [("reason", why.to_owned())];
+        self.ended.get_or_create(&label).inc_by(count);
     }
 }
 
@@ -165,6 +183,27 @@ impl Metrics {
             Unit::Seconds,
             lease.slack.clone(),
         );
+        let connections = Connections {
+            open: Gauge::default(),
+            ended: Family::default(),
+        };
+        registry.register(
+            "http_connections",
+            "Connections of the HTTP API that are open",
+            connections.open.clone(),
+        );
+        registry.register(
+            "http_connections_ended",
+            "Connections of the HTTP API that this node has ended by itself, by reason",
+            connections.ended.clone(),
+        );
+        let request_bytes = Gauge::default();
+        registry.register_with_unit(
+            "http_request_held",
+            "Bodies and unfinished heads of requests in memory, each beyond 4 KiB",
+            Unit::Bytes,
+            request_bytes.clone(),
+        );
         Self(Arc::new(Inner {
             registry,
             calls,
@@ -175,6 +214,8 @@ impl Metrics {
             requests,
             spans,
             lease,
+            connections,
+            request_bytes,
         }))
     }
 
@@ -239,6 +280,18 @@ impl Metrics {
     #[must_use]
     pub fn lease_times(&self) -> LeaseTimes {
         self.0.lease.clone()
+    }
+
+    /// What counts the connections of the HTTP API.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        self.0.connections.clone()
+    }
+
+    /// What shows how many bytes of requests are in memory.
+    #[must_use]
+    pub fn request_bytes(&self) -> Gauge {
+        self.0.request_bytes.clone()
     }
 
     /// All that was counted, and these readings, as text. Readings of the same stand together.
@@ -308,6 +361,28 @@ impl Calls {
         self.results[result_of(result)].inc();
         self.seconds.observe(took);
     }
+}
+
+/// The same in the text format that Prometheus had before OpenMetrics: there a counter is described under the name
+/// that its samples have, and units and the end are not told.
+#[must_use]
+pub fn classic(openmetrics: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in openmetrics.lines() {
+        match line.split_once(' ').map_or("", |(_, rest)| rest) {
+            rest if line.starts_with('#') && (rest == "EOF" || rest.starts_with("UNIT ")) => {}
+            rest if rest.starts_with("TYPE ") && rest.ends_with(" counter") => {
+                let name = rest["TYPE ".len()..].trim_end_matches(" counter");
+                let help = format!("# HELP {name} ");
+                if let Some(last) = lines.last_mut().filter(|last| last.starts_with(&help)) {
+                    *last = last.replacen(name, &format!("{name}_total"), 1);
+                }
+                lines.push(format!("# TYPE {name}_total counter"));
+            }
+            _ => lines.push(line.to_owned()),
+        }
+    }
+    lines.join("\n") + "\n"
 }
 
 fn of(module: &ModuleName) -> Labels<1> {
@@ -386,6 +461,16 @@ mod tests {
         unit: Some(Unit::Seconds),
         grows: false,
     };
+
+    #[test]
+    fn the_older_format_describes_counters_by_the_names_of_their_samples() {
+        let text = "# HELP a_calls Calls.\n# TYPE a_calls counter\na_calls_total{x=\"# EOF\"} 1\n\
+                    # HELP b_seconds Time.\n# TYPE b_seconds gauge\n# UNIT b_seconds seconds\nb_seconds 2\n\
+                    # EOF\n";
+        let expected = "# HELP a_calls_total Calls.\n# TYPE a_calls_total counter\na_calls_total{x=\"# EOF\"} 1\n\
+                        # HELP b_seconds Time.\n# TYPE b_seconds gauge\nb_seconds 2\n";
+        assert_eq!(classic(text), expected);
+    }
 
     #[test]
     fn what_was_counted_and_read_is_written_once_for_each_name() {

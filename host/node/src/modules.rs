@@ -35,6 +35,7 @@ use self::{
     drafts::Drafts,
     shelf::{Progress, Shelf},
 };
+use crate::identity::private;
 
 /// Gets a component's bytes from elsewhere; the text says why that failed.
 pub trait Fetch: Send + Sync + 'static {
@@ -130,7 +131,7 @@ impl Modules {
     /// # Errors
     /// When it cannot be made.
     pub fn open(dir: &Path, runtime: Runtime, fetch: Arc<dyn Fetch>) -> Result<Self, Error> {
-        std::fs::create_dir_all(dir).map_err(|source| file("create", dir, source))?;
+        private::create_dir_all(dir).map_err(|source| file("create", dir, source))?;
         Ok(Self(Arc::new(Inner {
             dir: dir.to_owned(),
             runtime,

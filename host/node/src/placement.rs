@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn what_is_allocated_is_cut_into_pieces_that_lose_nothing() {
         let spec = serde_json::json!({"text": "x".repeat(60_000)});
-        let spec = Spec::from_value(spec).unwrap();
+        let spec = Spec::from_value(&spec).unwrap();
         let entries: Vec<(ResourceId, Spec)> = (0..100)
             .map(|n| (format!("r-{n}").parse().unwrap(), spec.clone()))
             .collect();

@@ -8,6 +8,7 @@
 //! instance has ended, because peers take a closed one for the proof that it has.
 
 mod answer;
+mod descriptors;
 mod ends;
 mod error;
 mod http;
@@ -37,6 +38,10 @@ use holdfast_model::api::Listening;
 use tokio::net::{TcpListener, UdpSocket};
 use tracing::{Instrument, error, info, info_span};
 
+pub use self::{
+    descriptors::{RESERVED as RESERVED_FILES, most_connections, raise_limit},
+    error::Error,
+};
 use self::{
     ends::Phases,
     life::{Belonging, announce, belong, deaths, follow_members, follow_state, leave, name_taken},
@@ -284,7 +289,7 @@ impl Node {
             .runtimes
             .data
             .spawn(dispatch_task.instrument(info_span!("resources")));
-        tasks.data("http", http::serve(http.0, services.api, ends.http.clone()));
+        tasks.data("http", services.http.run(http.0, ends.http.clone()));
         if let Some(exporting) = services.exporting {
             tasks.data("traces", exporting.run(ends.peers.clone()));
         }

@@ -25,7 +25,7 @@ use self::{inheritance::Inheritance, reload::Reload};
 use crate::{
     cli::{self, Format, LogFormat, StartArgs},
     config::{self, NodeConfig},
-    identity::Secret,
+    identity::{Secret, is_open_to_others, set_umask},
     modules::chain,
     rejoin,
     restart::Ending,
@@ -54,6 +54,8 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
     let log = telemetry::start(log_format, &args.log)?;
     let again = left.is_some();
     let reload = (args.token_file.clone(), args.log.clone());
+    set_umask();
+    server::raise_limit();
     let config = NodeConfig {
         log: log.clone(),
         ..config(args, left)?
@@ -198,6 +200,15 @@ fn config(args: StartArgs, left: Option<Inheritance>) -> anyhow::Result<NodeConf
     let advertise = args.advertised(|name| {
         tracing::info!(name, "waiting for the address of the name to advertise");
     })?;
+    let files = [args.secret_file.as_deref(), args.token_file.as_deref()];
+    for file in files.into_iter().flatten() {
+        if is_open_to_others(file) {
+            tracing::warn!(
+                file = %file.display(),
+                "others on this machine can read a secret: take their permissions away, as with chmod 600"
+            );
+        }
+    }
     let secret = secret(&args, left.as_ref())?;
     let token = token::Current::new(api_token(&args, left.as_ref())?);
     let (listen, http_listener) = left.map(|left| (left.cluster, left.http)).unzip();
@@ -215,6 +226,7 @@ fn config(args: StartArgs, left: Option<Inheritance>) -> anyhow::Result<NodeConf
         bootstrap: args.bootstrap,
         listen: listen.unwrap_or(args.listen),
         http: args.http,
+        http_options: args.http_limits.into(),
         advertise,
         seeds: args.seeds,
         secret,

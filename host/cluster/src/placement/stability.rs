@@ -19,7 +19,10 @@ use std::{
 use holdfast_model::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::{handover::Now, state::Owner};
+use crate::{
+    handover::Now,
+    state::{ClusterSettings, Owner},
+};
 
 /// What one node has seen of the presence of all.
 #[derive(Debug, Default)]
@@ -139,7 +142,7 @@ impl Presence {
 const BLIP_MAX: Duration = Duration::from_secs(1);
 
 /// The longest that a node waits, however often it was lost.
-const WAIT_MAX: Duration = Duration::from_secs(120);
+const WAIT_MAX: Duration = ClusterSettings::STABLE_AFTER_MAX;
 
 /// What a node was before it stayed, or was away, for this long does not count any more.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(600);

@@ -83,6 +83,10 @@ impl ClusterSettings {
         stable_after: Duration::from_secs(1),
     };
 
+    /// The longest [`ClusterSettings::stable_after`] that is taken from an operator: a cluster may have a longer
+    /// one from before there was a bound.
+    pub const STABLE_AFTER_MAX: Duration = Duration::from_secs(120);
+
     /// Makes sure that a cluster can have these settings.
     ///
     /// # Errors

@@ -7,8 +7,8 @@ use super::Problem;
 use crate::{ResourceId, Spec};
 
 /// One line of the body of `POST /v1/modules/{module}/resources:batch`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(tag = "op", rename_all = "kebab-case")]
 pub enum BatchRequest {
     /// Allocates a resource, or changes its spec.
     Allocate {
@@ -23,6 +23,37 @@ pub enum BatchRequest {
         /// Its id.
         id: ResourceId,
     },
+}
+
+// By hand: what is derived for a form with a tag keeps the members as values first, and rounds numbers.
+impl<'de> Deserialize<'de> for BatchRequest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Line {
+            op: Op,
+            id: ResourceId,
+            spec: Option<Spec>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        enum Op {
+            Allocate,
+            Deallocate,
+        }
+        let Line { op, id, spec } = Line::deserialize(deserializer)?;
+        match (op, spec) {
+            (Op::Allocate, spec) => Ok(Self::Allocate {
+                id,
+                spec: spec.unwrap_or_default(),
+            }),
+            (Op::Deallocate, None) => Ok(Self::Deallocate { id }),
+            (Op::Deallocate, Some(_)) => {
+                let detail = "a deallocation has no `spec`";
+                Err(serde::de::Error::custom(detail))
+            }
+        }
+    }
 }
 
 /// One line of the answer: what became of the line of the same number. Lines are answered in order.

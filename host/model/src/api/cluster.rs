@@ -239,11 +239,12 @@ impl fmt::Display for NodeStatus {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields, default)]
 pub struct DrainQuery {
-    /// Ends the drain instead: the node may own resources again.
+    /// Ends the drain instead: the node may own resources again. It excludes `deadline_ms`.
     pub cancel: bool,
     /// How long what runs on the node may take to end, in milliseconds from now. What has not ended
     /// by then is dropped without its `terminate`, as soon as another node takes it. Without it,
-    /// what ends has the time that the limits of its module give it. What was said last counts.
+    /// what ends has the time that the limits of its module give it. What was said last counts. It excludes
+    /// `cancel`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
     /// What to wait for before answering.
@@ -303,7 +304,7 @@ pub struct ClusterSettings {
     /// something between the nodes refuses connections in their place.
     pub fast_failover: bool,
     /// How long a node must have been there before it is given what others run, in milliseconds;
-    /// twice as long for each time that it was lost lately, up to 2 min. Default 1,000; 0: at once.
+    /// twice as long for each time that it was lost lately, up to 2 min. Default 1,000, at most 120,000; 0: at once.
     /// Too low: resources move to nodes that do not stay. Too high: a node that joins is of no use
     /// for that long.
     pub stable_after_ms: u64,
@@ -313,7 +314,7 @@ pub struct ClusterSettings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ChangeClusterSettings {
-    /// How many voters it wants.
+    /// How many voters it wants: 1, 3, 5 or 7.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub voters: Option<u8>,
     /// How long a lease lasts. Longer leases hold at once. Shorter ones are granted at
@@ -329,7 +330,7 @@ pub struct ChangeClusterSettings {
     /// Whether a node whose address refuses connections is replaced at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fast_failover: Option<bool>,
-    /// How long a node must have been there before it is given what others run.
+    /// How long a node must have been there before it is given what others run: two minutes at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stable_after_ms: Option<u64>,
 }

@@ -149,12 +149,17 @@ kinds! {
     UnknownResource = "unknown-resource", 404, "Unknown resource";
     /// There is no such node.
     UnknownNode = "unknown-node", 404, "Unknown node";
+    /// Its head or its body came too slowly. What had come of it had no effect.
+    RequestTimeout = "request-timeout", 408, "Request too slow";
     /// It does not fit the present state, which the detail names.
     Conflict = "conflict", 409, "Conflict";
     /// Body, spec or settings are longer than allowed.
     TooLarge = "too-large", 413, "Too large";
     /// Too many calls wait for the resource.
     QueueFull = "queue-full", 429, "Too many calls wait";
+    /// There is no room for the request on the node, which did not begin with it; with status 429, what is
+    /// used up is the share of its module.
+    Overloaded = "overloaded", 503, "Overloaded";
     /// The module has no `invocation` interface.
     NotInvocable = "not-invocable", 501, "Not invocable";
     /// The handler answered with an error of its own; the status says which kind.

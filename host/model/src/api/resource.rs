@@ -67,6 +67,7 @@ pub struct ResourcesQuery {
     pub limit: Option<u32>,
     /// Where to go on: `next_cursor` of the page before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(min_length = 1)]
     pub cursor: Option<String>,
     /// Only what this node owns.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -59,6 +59,22 @@ fn resource_ids_are_bounded_text_without_control_characters() {
 }
 
 #[test]
+fn what_does_not_show_in_an_id_is_shown_by_its_code() {
+    for (text, shown) in [
+        ("a/b ü 日本", "a/b ü 日本"),
+        ("ada\u{202e}gpj", "ada\\u{202e}gpj"),
+        ("a\u{200b}b\u{feff}", "a\\u{200b}b\\u{feff}"),
+        ("a\u{2028}b", "a\\u{2028}b"),
+    ] {
+        let id: ResourceId = text.parse().unwrap();
+        assert_eq!(id.to_string(), shown);
+        // What programs read stays as it is.
+        assert_eq!(id.as_str(), text);
+        assert_eq!(serde_json::to_value(&id).unwrap(), text);
+    }
+}
+
+#[test]
 fn any_id_survives_a_url_path() {
     for text in ["a/b", "..", "100%", "x y", "日本", "a?b#c", "%2F"] {
         let id: ResourceId = text.parse().unwrap();

@@ -25,6 +25,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Admin,
+    body::broken,
     describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, Module, NoQuery},
@@ -73,15 +74,19 @@ fn answers(
             return Ok(None);
         };
         let mut pending = Vec::new();
+        let mut bytes = 0;
         let mut broken = None;
-        while pending.len() < BATCH_LINES_MAX {
+        while pending.len() < BATCH_LINES_MAX && bytes < BATCH_BYTES_MAX {
             let patience = if pending.is_empty() {
                 None
             } else {
                 Some(GATHER)
             };
             match lines.next(patience).await {
-                Next::Line(number, line) => pending.push(parse(number, &line)),
+                Next::Line(number, line) => {
+                    bytes += line.len();
+                    pending.push(parse(number, &line));
+                }
                 Next::Later => break,
                 Next::End => break,
                 Next::Broken(number, problem) => {
@@ -321,8 +326,7 @@ impl Lines {
                     }
                 }
                 Some(Some(Err(error))) => {
-                    let detail = format!("the body broke off: {error}");
-                    let problem = Problem::new(ProblemKind::InvalidRequest, detail);
+                    let problem = broken(&error).problem();
                     return Next::Broken(self.read + 1, problem);
                 }
             }
@@ -336,6 +340,9 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// How many lines are settled at once, and in one log entry at most.
 const BATCH_LINES_MAX: usize = 1_000;
+
+/// How many bytes of lines are in memory before they are settled, but for the last line.
+const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// Longest line: the longest spec, with room for its id and white space.
 const LINE_BYTES_MAX: usize = 2 * Spec::BYTES_MAX;

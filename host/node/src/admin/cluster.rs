@@ -275,7 +275,7 @@ pub(super) async fn change_node(
         let detail = format!("a change of a node has at most {CHANGE_BYTES_MAX} bytes");
         Error::new(ProblemKind::TooLarge, detail)
     };
-    let body = body::read(body, CHANGE_BYTES_MAX, too_large).await?;
+    let body = body::read(&admin.budget, None, body, CHANGE_BYTES_MAX, too_large).await?;
     let ChangeNode { weight } = body::json("the body", &body)?;
     if let Some(weight) = weight {
         let deadline = deadline(None, false).into_std();
@@ -313,6 +313,7 @@ pub(super) async fn drain(
         ));
     }
     let deadline = deadline(query.timeout_ms, query.wait.is_some());
+    let late = |error: Error| error.unless_late(query.timeout_ms, deadline);
     let command = Command::Drain {
         node,
         draining: !query.cancel,
@@ -321,10 +322,11 @@ pub(super) async fn drain(
     admin
         .control
         .propose(command, deadline.into_std())
-        .await?
+        .await
+        .map_err(|error| late(error.into()))?
         .accepted()?;
     let current = admin.control.read_index(deadline.into_std()).await;
-    current.map_err(|error| Error::done_but(&error))?;
+    current.map_err(|error| late(Error::done_but(&error)))?;
     if query.wait.is_some() && !query.cancel {
         await_empty(&admin, node, deadline).await?;
     }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use holdfast_model::api::{
     PROBLEM_JSON, Problem,
-    ProblemKind::{self, Forbidden, Interrupted, InvalidRequest, Unauthorized},
+    ProblemKind::{
+        self, Forbidden, Interrupted, InvalidRequest, Overloaded, RequestTimeout, TooLarge,
+        Unauthorized,
+    },
 };
 use utoipa::{
     IntoResponses, PartialSchema as _, ToSchema,
@@ -24,7 +27,13 @@ pub(super) struct Problems<const KINDS: u32>;
 /// These kinds, and those that every route may answer with: a query that it does not know, somebody
 /// who may not ask, and a node that starts anew meanwhile.
 pub(super) const fn usual(kinds: &[ProblemKind]) -> u32 {
-    only(kinds) | only(&[InvalidRequest, Unauthorized, Forbidden, Interrupted])
+    open(kinds) | only(&[Unauthorized, Forbidden, Interrupted])
+}
+
+/// These kinds, and those that even who needs no token may get: a request that is none, one that comes too
+/// slowly, and a node that has no room for it.
+pub(super) const fn open(kinds: &[ProblemKind]) -> u32 {
+    only(kinds) | only(&[InvalidRequest, RequestTimeout, Overloaded])
 }
 
 /// These kinds alone.
@@ -41,9 +50,16 @@ impl<const KINDS: u32> IntoResponses for Problems<KINDS> {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let kinds = ProblemKind::ALL.iter().copied();
         let kinds = kinds.filter(|kind| KINDS & only(&[*kind]) != 0);
-        problems(kinds.map(|kind| (kind.status(), kind)))
+        let kinds = kinds.map(|kind| (kind.status(), kind));
+        match KINDS & only(&[RequestTimeout]) {
+            0 => problems(kinds),
+            _ => problems(kinds.chain(TOO_LONG)),
+        }
     }
 }
+
+/// What is told of a head that is too long, by its target or by its headers.
+pub(super) const TOO_LONG: [(u16, ProblemKind); 2] = [(414, TooLarge), (431, TooLarge)];
 
 /// Problems by their status.
 pub(super) fn problems(

@@ -12,7 +12,9 @@ use holdfast_model::{
 use holdfast_runtime::{Failure, LoadError};
 use http::{HeaderName, HeaderValue, header};
 use http_body_util::Full;
+use tokio::time::Instant;
 
+use super::budget::Exhausted;
 use crate::{
     control::{ProposeError, ReadError},
     deploy,
@@ -27,6 +29,8 @@ use crate::{
 pub(super) struct Error {
     problem: Box<Problem>,
     retry_after: Option<Duration>,
+    /// Of a change: whether it was made.
+    done: Option<&'static str>,
     header: Option<(HeaderName, &'static str)>,
 }
 
@@ -38,6 +42,7 @@ impl Error {
         Self {
             problem: Box::new(Problem::new(kind, detail)),
             retry_after: comes_back(kind.status()).then_some(Duration::from_secs(1)),
+            done: None,
             header: None,
         }
     }
@@ -46,9 +51,34 @@ impl Error {
         Self::new(ProblemKind::InvalidRequest, detail)
     }
 
+    /// A part of the request came too slowly.
+    pub(super) fn slow(what: &str) -> Self {
+        let detail = format!("{what} of the request came too slowly");
+        Self::new(ProblemKind::RequestTimeout, detail)
+    }
+
     /// A change was made, and then its state could not be read.
     pub(super) fn done_but(error: &ReadError) -> Self {
-        Self::new(ProblemKind::NoLeader, format!("it is done; but {error}"))
+        Self::new(ProblemKind::NoLeader, format!("{DONE}; but {error}")).said(DONE)
+    }
+
+    /// The same when the time that the caller gave is over: that it was too short says more than what would
+    /// have been waited for.
+    pub(super) fn unless_late(self, timeout_ms: Option<u64>, deadline: Instant) -> Self {
+        let (Some(ms), Some(done)) = (timeout_ms, self.done) else {
+            return self;
+        };
+        if Instant::now() < deadline {
+            return self;
+        }
+        let detail = format!("the {ms} ms that the request allows are over; {done}");
+        Self::new(ProblemKind::Timeout, detail).said(done)
+    }
+
+    /// Says whether a change was made.
+    fn said(mut self, done: &'static str) -> Self {
+        self.done = Some(done);
+        self
     }
 
     /// The same, of a change that was not begun.
@@ -121,6 +151,67 @@ impl Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         self.response().map(axum::body::Body::new)
+    }
+}
+
+impl From<Exhausted> for Error {
+    fn from(exhausted: Exhausted) -> Self {
+        let error = Self::new(ProblemKind::Overloaded, exhausted.to_string());
+        match exhausted {
+            Exhausted::Node(_) => error,
+            Exhausted::Module(_) => error.status(http::StatusCode::TOO_MANY_REQUESTS),
+        }
+    }
+}
+
+/// Why a connection is answered without a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// What came is no HTTP/1.1.
+    Malformed,
+    /// The path and the query are too long.
+    TargetTooLong,
+    /// The headers are too long, or too many.
+    HeadTooLong,
+    /// The head came too slowly.
+    HeadTooSlow,
+    /// The node has no connection left.
+    NoPlace,
+    /// The node has no memory left for unfinished heads.
+    NoMemory,
+}
+
+impl TurnedAway {
+    /// The problem as an answer.
+    #[must_use]
+    pub fn response(self) -> http::Response<Full<Bytes>> {
+        Error::from(self).response()
+    }
+}
+
+impl From<TurnedAway> for Error {
+    fn from(why: TurnedAway) -> Self {
+        let too_long = |what, status| {
+            let detail = format!("the {what} of the request too long");
+            Self::new(ProblemKind::TooLarge, detail).status(status)
+        };
+        match why {
+            TurnedAway::Malformed => Self::invalid("what was sent is no HTTP/1.1 request"),
+            TurnedAway::TargetTooLong => too_long("target is", http::StatusCode::URI_TOO_LONG),
+            TurnedAway::HeadTooLong => too_long(
+                "headers are",
+                http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            ),
+            TurnedAway::HeadTooSlow => Self::slow("the head"),
+            TurnedAway::NoPlace => Self::new(
+                ProblemKind::Overloaded,
+                "this node has no connection left; others may have",
+            ),
+            TurnedAway::NoMemory => Self::new(
+                ProblemKind::Overloaded,
+                "this node has no memory left for unfinished requests; others may have",
+            ),
+        }
     }
 }
 
@@ -200,14 +291,15 @@ impl From<Refused> for Error {
 // Each says whether the change may have been made: who asked can tell by nothing else.
 impl From<ProposeError> for Error {
     fn from(error: ProposeError) -> Self {
-        let detail = match error {
-            ProposeError::NoLeader { .. } => format!("{error}; {NOT_DONE}"),
+        let (what, done) = match error {
+            ProposeError::NoLeader { .. } => (error.to_string(), NOT_DONE),
             ProposeError::TimedOut => {
-                format!("the change was not acknowledged in time; {MAYBE_DONE}")
+                let what = "the change was not acknowledged in time";
+                (what.to_owned(), MAYBE_DONE)
             }
-            ProposeError::Shutdown => format!("{error}; {MAYBE_DONE}"),
+            ProposeError::Shutdown => (error.to_string(), MAYBE_DONE),
         };
-        Self::new(ProblemKind::NoLeader, detail)
+        Self::new(ProblemKind::NoLeader, format!("{what}; {done}")).said(done)
     }
 }
 
@@ -222,10 +314,10 @@ impl From<AllocateError> for Error {
         match error {
             AllocateError::Refused(refused) => refused.into(),
             AllocateError::NotTaken(_) => {
-                Self::new(ProblemKind::NoLeader, format!("{error}; {NOT_DONE}"))
+                Self::new(ProblemKind::NoLeader, format!("{error}; {NOT_DONE}")).said(NOT_DONE)
             }
             AllocateError::NotAcknowledged(_) => {
-                Self::new(ProblemKind::NoLeader, format!("{error}; {MAYBE_DONE}"))
+                Self::new(ProblemKind::NoLeader, format!("{error}; {MAYBE_DONE}")).said(MAYBE_DONE)
             }
         }
     }
@@ -279,7 +371,9 @@ impl From<deploy::Error> for Error {
             deploy::Error::Settings(_) => Self::invalid(detail),
             deploy::Error::Component(source) => rejected(&source, detail),
             deploy::Error::Keep(error) => error.into(),
-            deploy::Error::Spread { .. } => Self::new(ProblemKind::Unavailable, detail),
+            deploy::Error::Spread { .. } => {
+                Self::new(ProblemKind::Unavailable, detail).said(NOT_DONE)
+            }
             deploy::Error::Propose(error) => error.into(),
             deploy::Error::Refused(refused) => refused.into(),
             deploy::Error::Unexpected(_) => {
@@ -317,12 +411,33 @@ fn rejected(error: &LoadError, detail: String) -> Error {
 
 /// When it may make sense to ask a quarantined resource again: somebody has to change it first.
 const QUARANTINE_RETRY: Duration = Duration::from_secs(60);
+const DONE: &str = "it is done";
 const NOT_DONE: &str = "it was not done";
 const MAYBE_DONE: &str = "it may have been done: repeat it";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_of_the_callers_own_that_is_over_is_told_as_such() {
+        let late = Instant::now();
+        let early = late + Duration::from_secs(60);
+        let error = || Error::from(ProposeError::NoLeader { leader: None });
+        let problem = error().unless_late(Some(1), late).problem();
+        assert_eq!(problem.status, 504);
+        assert!(problem.detail.contains("1 ms"), "{problem}");
+        assert!(problem.detail.contains(NOT_DONE), "{problem}");
+        for kept in [
+            error().unless_late(None, late),
+            error().unless_late(Some(1), early),
+        ] {
+            assert_eq!(kept.problem().kind, ProblemKind::NoLeader);
+        }
+        // What has nothing to do with time stays.
+        let other = Error::invalid("x").unless_late(Some(1), late);
+        assert_eq!(other.problem().status, 400);
+    }
 
     #[test]
     fn a_change_without_an_answer_says_whether_it_may_have_been_made() {

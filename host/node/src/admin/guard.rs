@@ -22,7 +22,7 @@ pub(super) fn admit(token: Option<&Token>, headers: &HeaderMap) -> Result<()> {
 
 fn shows(token: &Token, headers: &HeaderMap) -> Result<()> {
     let shown = headers.get(header::AUTHORIZATION);
-    let shown = shown.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let shown = shown.and_then(|value| bearer(value.as_bytes()));
     let refused = |detail| Error::new(ProblemKind::Unauthorized, detail);
     match shown {
         Some(shown) if token.is(shown) => Ok(()),
@@ -35,6 +35,14 @@ fn shows(token: &Token, headers: &HeaderMap) -> Result<()> {
         )
         .header(header::WWW_AUTHENTICATE, "Bearer")),
     }
+}
+
+/// What stands behind the scheme, whose case does not count (RFC 9110, section 11.1).
+fn bearer(credentials: &[u8]) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer ";
+    let (scheme, token) = credentials.split_at_checked(SCHEME.len())?;
+    let token = token.trim_ascii_start();
+    scheme.eq_ignore_ascii_case(SCHEME).then_some(token)
 }
 
 fn is_local(headers: &HeaderMap) -> Result<()> {
@@ -152,6 +160,14 @@ mod tests {
             shown,
         ];
         assert_eq!(asked(Some(&token), &page), None);
+        for shown in ["bearer 0123456789abcdef", "BEARER  0123456789abcdef"] {
+            let shown = [(header::AUTHORIZATION, shown)];
+            assert_eq!(asked(Some(&token), &shown), None);
+        }
+        for other in ["Bearer0123456789abcdef", "Basic 0123456789abcdef", "Bearer"] {
+            let other = [(header::AUTHORIZATION, other)];
+            assert_eq!(asked(Some(&token), &other), Some(401));
+        }
         let local = [(header::HOST, "127.0.0.1:7300")];
         assert_eq!(asked(Some(&token), &local), Some(401));
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     Admin,
-    describe::{Problems, only},
+    describe::{Problems, open},
     error::Error,
     look_up::not_joined,
 };
@@ -28,7 +28,7 @@ use super::{
     tag = "health",
     responses(
         (status = OK, description = "`ok`", body = String),
-        Problems<{ only(&[Unavailable, Interrupted]) }>,
+        Problems<{ open(&[Unavailable, Interrupted]) }>,
     )
 )]
 pub(super) async fn healthz(State(admin): State<Admin>) -> Result<impl IntoResponse, Error> {
@@ -49,7 +49,7 @@ pub(super) async fn healthz(State(admin): State<Admin>) -> Result<impl IntoRespo
     tag = "health",
     responses(
         (status = OK, description = "`ready`, and a line for each condition", body = String),
-        Problems<{ only(&[Unavailable, Interrupted]) }>,
+        Problems<{ open(&[Unavailable, Interrupted]) }>,
     )
 )]
 pub(super) async fn readyz(State(admin): State<Admin>) -> Result<impl IntoResponse, Error> {

@@ -12,9 +12,9 @@ use holdfast_model::{
     api::{
         IDEMPOTENCY_KEY_HEADER, NODE_HEADER,
         ProblemKind::{
-            self, Forbidden, HandlerRefused, Interrupted, InvalidRequest, NotInvocable,
-            Quarantined, QueueFull, Timeout, TooLarge, Trap, Unauthorized, Unavailable,
-            UnknownModule, UnknownResource,
+            self, Forbidden, HandlerRefused, Interrupted, InvalidRequest, NotInvocable, Overloaded,
+            Quarantined, QueueFull, RequestTimeout, Timeout, TooLarge, Trap, Unauthorized,
+            Unavailable, UnknownModule, UnknownResource,
         },
         REQUEST_ID_HEADER, TIMEOUT_HEADER,
     },
@@ -37,7 +37,7 @@ use utoipa::{
 
 use super::{
     Admin, body,
-    describe::{problems, request_header, response_header},
+    describe::{TOO_LONG, problems, request_header, response_header},
     error::{self, Error, Result},
     extract::{Asked, NoQuery, Resource},
 };
@@ -179,8 +179,8 @@ where
     let limits = limits.unwrap_or_default();
     let timeout = match text(&parts.headers, TIMEOUT_HEADER)? {
         None => limits.call_timeout_ms,
-        Some(text) => match text.parse::<u64>() {
-            Ok(ms) if ms > 0 => ms.min(limits.call_timeout_ms),
+        Some(text) => match milliseconds(&text) {
+            Some(ms) if ms > 0 => ms.min(limits.call_timeout_ms),
             _ => {
                 let detail = format!("{TIMEOUT_HEADER} must be a number of milliseconds from 1");
                 return Err(Error::invalid(detail));
@@ -202,9 +202,22 @@ where
         timeout: Duration::from_millis(timeout),
         idempotency_key: text(&parts.headers, IDEMPOTENCY_KEY_HEADER)?,
         content_type,
-        body: body::read(body, limits.body_bytes_max, too_large).await?,
+        body: body::read(
+            &admin.budget,
+            Some(&module),
+            body,
+            limits.body_bytes_max,
+            too_large,
+        )
+        .await?,
     };
     Ok(admin.dispatch.invoke(&module, &id, request, scope).await?)
+}
+
+/// A whole number however large, of which nothing is meant that is too large for one.
+fn milliseconds(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    (digits && !text.is_empty()).then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 /// The headers of a call.
@@ -246,9 +259,11 @@ impl IntoResponses for Called {
             InvalidRequest,
             UnknownModule,
             UnknownResource,
+            RequestTimeout,
             TooLarge,
             QueueFull,
             Quarantined,
+            Overloaded,
             Trap,
             NotInvocable,
             Unavailable,
@@ -257,7 +272,9 @@ impl IntoResponses for Called {
         ];
         let by_kind = |kind: ProblemKind| (kind.status(), kind);
         let refused = Refusal::ALL.map(|kind| (error::refused(kind), HandlerRefused));
-        let mut all = problems(told.map(by_kind).into_iter().chain(refused));
+        let share = (StatusCode::TOO_MANY_REQUESTS.as_u16(), Overloaded);
+        let told = told.map(by_kind).into_iter();
+        let mut all = problems(told.chain([share]).chain(TOO_LONG).chain(refused));
         let ran = ResponseBuilder::new()
             .description(
                 "What the handler answered, as it is, with its `Content-Type`; \

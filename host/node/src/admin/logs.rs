@@ -131,7 +131,7 @@ pub(super) async fn change_own(
         let detail = format!("a log filter has at most {FILTER_BYTES_MAX} bytes");
         Error::new(ProblemKind::TooLarge, detail)
     };
-    let body = body::read(body, FILTER_BYTES_MAX, too_large).await?;
+    let body = body::read(&admin.budget, None, body, FILTER_BYTES_MAX, too_large).await?;
     let NodeLog { filter } = body::json("the body", &body)?;
     changed(&admin, node, Some(filter)).await
 }

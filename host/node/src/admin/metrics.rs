@@ -9,7 +9,7 @@ use axum::{
 };
 use holdfast_cluster::state::Standing;
 use holdfast_model::api::ConditionKind;
-use http::header;
+use http::{HeaderMap, header};
 use prometheus_client::registry::Unit;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::now_ms,
-    metrics::{Described, Reading},
+    metrics::{self, Described, Reading},
     telemetry,
     traces::Span,
 };
@@ -31,16 +31,25 @@ use crate::{
     operation_id = "read_metrics",
     tag = "watching",
     responses(
-        (status = OK, description = "Metrics, for Prometheus; docs/METRICS.md lists them", body = String, content_type = OPENMETRICS),
+        (status = OK, description = "Metrics, for Prometheus; docs/METRICS.md lists them. In the form of OpenMetrics for who accepts that, else in the older one of Prometheus", content(
+            (String = CLASSIC),
+            (String = OPENMETRICS),
+        )),
         Problems<{ usual(&[]) }>,
     )
 )]
 pub(super) async fn metrics(
     State(admin): State<Admin>,
     Asked(NoQuery {}): Asked<NoQuery>,
+    headers: HeaderMap,
 ) -> impl IntoResponse {
     let text = admin.metrics.encode(&readings(&admin));
-    ([(header::CONTENT_TYPE, OPENMETRICS)], text)
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    let mut accepted = accepted.filter_map(|value| value.to_str().ok());
+    match accepted.any(|value| value.contains("application/openmetrics-text")) {
+        true => ([(header::CONTENT_TYPE, OPENMETRICS)], text),
+        false => ([(header::CONTENT_TYPE, CLASSIC)], metrics::classic(&text)),
+    }
 }
 
 /// Counts a request by the route that takes it, and follows it.
@@ -226,4 +235,5 @@ const STANDINGS: [(Standing, &str); 5] = [
 
 const KNOWN_METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"];
 
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

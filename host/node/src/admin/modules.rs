@@ -72,12 +72,13 @@ pub(super) async fn deploy(
         let detail = format!("a component has at most {max} bytes here");
         Error::new(ProblemKind::TooLarge, detail)
     };
-    let component = body::read(request.into_body(), max, too_large).await?;
+    let component = body::read(&admin.budget, None, request.into_body(), max, too_large).await?;
     let deployed = admin.deploy.deploy(&name, component, settings).await?;
     let deadline = deadline(query.timeout_ms, query.wait.is_some());
+    let late = |error: Error| error.unless_late(query.timeout_ms, deadline);
     // What was acknowledged must be there to be described.
     let current = admin.control.read_index(deadline.into_std()).await;
-    current.map_err(|error| Error::done_but(&error))?;
+    current.map_err(|error| late(Error::done_but(&error)))?;
     if query.wait.is_some() {
         await_rollout(&admin, &name, deployed.number, deadline).await?;
     }
@@ -215,14 +216,17 @@ pub(super) async fn remove(
     Asked(query): Asked<RemoveModuleQuery>,
 ) -> Result<StatusCode> {
     let deadline = deadline(query.timeout_ms, query.wait.is_some());
+    let late = |error: Error| error.unless_late(query.timeout_ms, deadline);
     let command = Command::RemoveModule {
         module: module.clone(),
         resources_too: query.force,
     };
-    let outcome = admin.control.propose(command, deadline.into_std()).await?;
+    let outcome = admin.control.propose(command, deadline.into_std()).await;
+    let outcome = outcome.map_err(|error| late(error.into()))?;
     outcome.accepted()?;
     if query.wait.is_some() {
-        await_gone(&admin, &module, deadline).await?;
+        let gone = await_gone(&admin, &module, deadline).await;
+        gone.map_err(late)?;
     }
     Ok(StatusCode::NO_CONTENT)
 }

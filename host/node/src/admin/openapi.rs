@@ -11,7 +11,8 @@ use bytes::Bytes;
 use holdfast_model::{
     Limits, ModuleName, NodeId, ResourceId, Spec,
     api::{
-        BatchRequest, PROBLEM_JSON, PlanRequest, Problem, ProblemKind::InvalidRequest, STALE_HEADER,
+        BatchRequest, ChangeClusterSettings, ClusterSettings, PROBLEM_JSON, PlanRequest, Problem,
+        STALE_HEADER,
     },
 };
 use http::header;
@@ -28,9 +29,10 @@ use utoipa::{
 
 use super::{
     OPEN,
-    describe::{Problems, only, response_header},
+    describe::{Problems, open, response_header},
     extract::{Asked, NoQuery},
     plan,
+    settings::{REPLACE_VOTERS_AFTER_MS_MAX, STABLE_AFTER_MS_MAX},
 };
 
 #[derive(utoipa::OpenApi)]
@@ -71,7 +73,7 @@ struct Base;
     tag = "description",
     responses(
         (status = OK, description = "An OpenAPI document", body = serde_json::Value),
-        Problems<{ only(&[InvalidRequest]) }>,
+        Problems<{ open(&[]) }>,
     )
 )]
 pub(super) async fn openapi(Asked(NoQuery {}): Asked<NoQuery>) -> impl IntoResponse {
@@ -124,6 +126,24 @@ fn bound(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
                 .minimum(Some(min as i64))
                 .maximum(Some(max as i64))
                 .build();
+        }
+    }
+    for of in [ChangeClusterSettings::name(), ClusterSettings::name()] {
+        if let Schema::Object(voters) = property_of(schemas, &of, "voters") {
+            *voters = ObjectBuilder::from(std::mem::take(voters))
+                .minimum(Option::<u64>::None)
+                .enum_values(Some([1, 3, 5, 7]))
+                .build();
+        }
+        for (name, max) in [
+            ("stable_after_ms", STABLE_AFTER_MS_MAX),
+            ("replace_voters_after_ms", REPLACE_VOTERS_AFTER_MS_MAX),
+        ] {
+            if let Schema::Object(time) = property_of(schemas, &of, name) {
+                *time = ObjectBuilder::from(std::mem::take(time))
+                    .maximum(Some(max))
+                    .build();
+            }
         }
     }
     if let Schema::Array(join) = property::<PlanRequest>(schemas, "join") {
@@ -190,13 +210,20 @@ fn property<'a, T: ToSchema>(
     schemas: &'a mut BTreeMap<String, RefOr<Schema>>,
     name: &str,
 ) -> &'a mut Schema {
-    let schema = schemas.get_mut(&*T::name());
-    let Some(RefOr::T(Schema::Object(object))) = schema else {
-        panic!("{} is described as an object", T::name());
+    property_of(schemas, &T::name(), name)
+}
+
+fn property_of<'a>(
+    schemas: &'a mut BTreeMap<String, RefOr<Schema>>,
+    of: &str,
+    name: &str,
+) -> &'a mut Schema {
+    let Some(RefOr::T(Schema::Object(object))) = schemas.get_mut(of) else {
+        panic!("{of} is described as an object");
     };
     match object.properties.get_mut(name) {
         Some(RefOr::T(schema)) => schema,
-        _ => panic!("{} is described with its field {name}", T::name()),
+        _ => panic!("{of} is described with its field {name}"),
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) async fn plan(
         let detail = format!("what to plan for has at most {BODY_BYTES_MAX} bytes");
         Error::new(ProblemKind::TooLarge, detail)
     };
-    let body = body::read(body, BODY_BYTES_MAX, too_large).await?;
+    let body = body::read(&admin.budget, None, body, BODY_BYTES_MAX, too_large).await?;
     let imagined: PlanRequest = body::json("the body", &body)?;
     if imagined.join.len() > PlanRequest::JOIN_MAX {
         let detail = format!("at most {} nodes may join at once", PlanRequest::JOIN_MAX);

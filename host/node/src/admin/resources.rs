@@ -59,13 +59,15 @@ pub(super) async fn allocate(
     Asked(query): Asked<AllocateQuery>,
     request: Request,
 ) -> Result<impl IntoResponse> {
-    let spec = spec(request).await?;
+    let spec = spec(&admin, request).await?;
     let deadline = deadline(query.timeout_ms, query.wait.is_some());
+    let late = |error: Error| error.unless_late(query.timeout_ms, deadline);
     let entries = vec![(id.clone(), spec)];
-    let allocated = admin.placement.allocate(&module, entries, deadline).await?;
+    let allocated = admin.placement.allocate(&module, entries, deadline).await;
+    let allocated = allocated.map_err(|error| late(error.into()))?;
     // What was acknowledged must be there to be described.
     let current = admin.control.read_index(deadline.into_std()).await;
-    current.map_err(|error| Error::done_but(&error))?;
+    current.map_err(|error| late(Error::done_but(&error)))?;
     if query.wait.is_some() {
         await_held(&admin, &module, &id, deadline).await?;
     }
@@ -81,14 +83,14 @@ pub(super) async fn allocate(
     ))
 }
 
-async fn spec(request: Request) -> Result<Spec> {
+async fn spec(admin: &Admin, request: Request) -> Result<Spec> {
     let too_large = || {
         let detail = format!("a spec has at most {} bytes", Spec::BYTES_MAX);
         Error::new(ProblemKind::TooLarge, detail)
     };
     // White space does not count, but nobody needs ten times as much of it.
     let limit = Spec::BYTES_MAX as u64 * 10;
-    let body = body::read(request.into_body(), limit, too_large).await?;
+    let body = body::read(&admin.budget, None, request.into_body(), limit, too_large).await?;
     if body.is_empty() {
         return Ok(Spec::default());
     }
@@ -395,6 +397,7 @@ pub(super) async fn deallocate(
     Asked(query): Asked<DeallocateQuery>,
 ) -> Result<StatusCode> {
     let deadline = deadline(query.timeout_ms, query.wait.is_some());
+    let late = |error: Error| error.unless_late(query.timeout_ms, deadline);
     let command = Command::Deallocate {
         module: module.clone(),
         ids: vec![id.clone()],
@@ -402,10 +405,12 @@ pub(super) async fn deallocate(
     admin
         .control
         .propose(command, deadline.into_std())
-        .await?
+        .await
+        .map_err(|error| late(error.into()))?
         .accepted()?;
     if query.wait.is_some() {
-        await_gone(&admin, &module, &id, deadline).await?;
+        let gone = await_gone(&admin, &module, &id, deadline).await;
+        gone.map_err(late)?;
     }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -59,8 +59,24 @@ pub(super) async fn change(
         let detail = format!("a change of the settings has at most {BODY_BYTES_MAX} bytes");
         Error::new(ProblemKind::TooLarge, detail)
     };
-    let body = body::read(body, BODY_BYTES_MAX, too_large).await?;
+    let body = body::read(&admin.budget, None, body, BODY_BYTES_MAX, too_large).await?;
     let change: ChangeClusterSettings = body::json("the body", &body)?;
+    for (name, given, max) in [
+        (
+            "stable_after_ms",
+            change.stable_after_ms,
+            STABLE_AFTER_MS_MAX,
+        ),
+        (
+            "replace_voters_after_ms",
+            change.replace_voters_after_ms,
+            REPLACE_VOTERS_AFTER_MS_MAX,
+        ),
+    ] {
+        if given.is_some_and(|ms| ms > max) {
+            return Err(Error::invalid(format!("{name} is at most {max}")));
+        }
+    }
     let deadline = deadline(None, false).into_std();
     let command = Command::Set(SettingsChange {
         voters_wanted: change.voters,
@@ -88,5 +104,12 @@ fn present(admin: &Admin) -> Result<ClusterSettings> {
         stable_after_ms: settings.stable_after.as_millis() as u64,
     })
 }
+
+/// See [`state::ClusterSettings::STABLE_AFTER_MAX`].
+pub(super) const STABLE_AFTER_MS_MAX: u64 =
+    state::ClusterSettings::STABLE_AFTER_MAX.as_millis() as u64;
+
+/// A day: for longer, a loss is no hiccup.
+pub(super) const REPLACE_VOTERS_AFTER_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 
 const BODY_BYTES_MAX: u64 = 4 << 10;

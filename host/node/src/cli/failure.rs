@@ -298,7 +298,9 @@ fn hint_of_problem(problem: &Problem) -> Option<&'static str> {
         ProblemKind::NoLeader => {
             "a majority of the voters must be up; `holdfast status` says who is missing"
         }
-        ProblemKind::Unavailable | ProblemKind::QueueFull => "try again in a moment",
+        ProblemKind::Unavailable | ProblemKind::QueueFull | ProblemKind::Overloaded => {
+            "try again in a moment"
+        }
         _ => return None,
     })
 }

@@ -70,7 +70,10 @@ fn write(command: &clap::Command, dir: &Path, pages: &mut Vec<String>) -> anyhow
 
 /// The page of a command, in the language of `man(7)`.
 pub(super) fn page(command: &clap::Command) -> anyhow::Result<Vec<u8>> {
-    let man = Man::new(command.clone()).source(SOURCE);
+    let title = Man::new(command.clone()).get_filename();
+    let title = title.trim_end_matches(".1").to_uppercase();
+    let man = Man::new(command.clone());
+    let man = man.title(title).date(DATE).source(SOURCE);
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
@@ -86,7 +89,71 @@ pub(super) fn page(command: &clap::Command) -> anyhow::Result<Vec<u8>> {
     if let Some(help) = command.get_after_help() {
         sections(&help.to_string()).to_writer(&mut page)?;
     }
-    Ok(page)
+    let page = String::from_utf8(page).context("a page is text")?;
+    Ok(tidied(&page).into_bytes())
+}
+
+/// The same page without what `mandoc -T lint` finds: paragraphs that are empty, and lines that are long or end in
+/// white space.
+fn tidied(page: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    let (mut verbatim, mut tag) = (false, false);
+    for line in page.lines().map(str::trim_end) {
+        // An empty line is a space of one.
+        let line = if line.is_empty() && !verbatim {
+            ".sp"
+        } else {
+            line
+        };
+        let last = lines.last().map(String::as_str);
+        match line {
+            ".br" if last == Some(".sp") => continue,
+            ".sp" | ".SH" if last == Some(".br") => drop(lines.pop()),
+            _ if line.starts_with(".SH") && matches!(last, Some(".PP" | ".br" | ".sp")) => {
+                lines.pop();
+            }
+            _ => {}
+        }
+        match line {
+            ".nf" => verbatim = true,
+            ".fi" => verbatim = false,
+            _ => {}
+        }
+        // The line behind .TP is the tag, and no other is.
+        if verbatim || tag || line.starts_with(['.', '\'']) {
+            lines.push(line.to_owned());
+        } else {
+            lines.extend(filled(line));
+        }
+        tag = line == ".TP";
+    }
+    while lines.last().is_some_and(|line| line == ".PP") {
+        lines.pop();
+    }
+    lines.join("\n") + "\n"
+}
+
+/// A text in lines that are not long, which are filled again when the page is shown.
+fn filled(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        let line = lines.last_mut().expect("there is one at least");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.len() + 1 + word.len() <= LINE_BYTES_MAX {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            // At the beginning of a line it would be a command.
+            let guard = if word.starts_with(['.', '\'']) {
+                "\\&"
+            } else {
+                ""
+            };
+            lines.push(format!("{guard}{word}"));
+        }
+    }
+    lines
 }
 
 /// What stands below the options, like examples: each heading begins a section, and lines that are
@@ -115,7 +182,14 @@ fn sections(help: &str) -> Roff {
 
 /// What the foot of a page says.
 const SOURCE: &str = concat!("holdfast ", env!("CARGO_PKG_VERSION"));
+
+/// When what the pages say was released, or written for a release to come.
+const DATE: &str = "2026-12-01";
+
 const INDENT: &str = "  ";
+
+/// What mandoc takes for a long line is longer.
+const LINE_BYTES_MAX: usize = 80;
 
 const AFTER_HELP: &str = "\
 Examples:

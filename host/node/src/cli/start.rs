@@ -1,5 +1,7 @@
 //! `holdfast start`: the arguments of a node. What they do is the node's business.
 
+mod http;
+
 use std::{
     io,
     net::{SocketAddr, ToSocketAddrs as _},
@@ -11,6 +13,7 @@ use anyhow::Context as _;
 use clap::Args;
 use holdfast_model::{ClusterName, Label, Weight, Zone};
 
+pub use self::http::HttpLimits;
 use crate::{
     config::OnStop,
     traces::{Endpoint, Ratio},
@@ -54,6 +57,10 @@ pub struct StartArgs {
     /// Beyond loopback an API token is required, for whoever reaches it could deploy code.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7300")]
     pub http: SocketAddr,
+
+    /// What the clients of the HTTP API may take.
+    #[command(flatten)]
+    pub http_limits: HttpLimits,
 
     /// Address at which peers reach this node, where it is not the one of --listen.
     ///

@@ -13,8 +13,10 @@ use std::{
 };
 
 use holdfast_model::NodeId;
-use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition, backends::FileBackend};
 use uuid::Uuid;
+
+use crate::identity::private;
 
 /// Facts about the file and singular values, by name.
 pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -98,7 +100,12 @@ pub(crate) fn open(file: &Path, me: NodeId, cache_bytes: usize) -> Result<Databa
         source,
     };
     let fresh = !file.exists();
-    let opened = Database::builder().set_cache_size(cache_bytes).create(file);
+    let made = private::open_or_create(file).map_err(redb::StorageError::Io);
+    let opened = made.map_err(DatabaseError::Storage).and_then(|made| {
+        Database::builder()
+            .set_cache_size(cache_bytes)
+            .create_with_backend(FileBackend::new(made)?)
+    });
     let db = opened.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse {
             file: file.to_owned(),

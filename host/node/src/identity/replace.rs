@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::private;
+
 /// Makes the new files with `make`, in a folder that it is given, and puts them in the place of those
 /// of the same names. Gives the folder of the old ones.
 pub(super) fn replace<E: From<io::Error>>(
@@ -19,14 +21,13 @@ pub(super) fn replace<E: From<io::Error>>(
 ) -> Result<PathBuf, E> {
     let draft = dir.join(DRAFT);
     sweep(dir)?;
-    fs::create_dir(&draft)?;
+    private::create_dir_all(&draft)?;
     make(&draft)?;
     for file in files(&draft)? {
         File::open(draft.join(file))?.sync_all()?;
     }
-    fs::create_dir(draft.join(FORMER))?;
     // Written down, so that whoever ends it names it the same.
-    fs::create_dir(draft.join(FORMER).join(at_ms.to_string()))?;
+    private::create_dir_all(&draft.join(FORMER).join(at_ms.to_string()))?;
     sync(&draft)?;
     fs::rename(&draft, dir.join(READY))?;
     sync(dir)?;

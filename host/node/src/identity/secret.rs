@@ -4,7 +4,6 @@ use std::{
     fmt,
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -13,6 +12,8 @@ use hmac::{Hmac, Mac};
 use holdfast_model::ClusterName;
 use rand::{TryRng, rngs::SysRng};
 use sha2::Sha256;
+
+use super::private;
 
 /// A cluster's secret. Whoever has it is a member; `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
@@ -77,11 +78,7 @@ impl Secret {
     /// # Errors
     /// The file exists already or cannot be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)?;
+        let mut file = private::open(path, OpenOptions::new().create_new(true))?;
         file.write_all(&self.0)?;
         file.write_all(b"\n")?;
         file.sync_all()

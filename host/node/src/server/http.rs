@@ -1,181 +1,154 @@
 //! Serves the HTTP API: one task for each connection, all of them ended with the node.
+//!
+//! What clients may take is bounded: places by [`Places`], memory by the API's budget, time by one sweep over all
+//! connections. Nothing of it costs a request a timer or a lock.
 
-mod activity;
-mod unread;
+mod connection;
+mod patience;
+mod places;
+mod state;
+mod wire;
 
-use std::{convert::Infallible, future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
-use hyper::{
-    Request,
-    body::Incoming,
-    header::{CONNECTION, HeaderValue},
-    server::conn::http1,
-    service::{HttpService, service_fn},
-};
-use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use rustix::net::sockopt;
+use tokio::{net::TcpListener, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Level, debug, warn};
+use tracing::{Level, warn};
 
-use self::{
-    activity::{Activity, Answer},
-    unread::Unread,
-};
+use self::{connection::Service, places::Places, state::Verdict};
 use crate::{
-    admin::{Api, Body},
+    admin::{Api, ByteBudget},
+    config::HttpOptions,
+    metrics::Connections,
     telemetry::Repeated,
 };
 
-/// Serves until stopped; then lets the requests in flight end, for a while.
-pub(super) async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
-    let connections = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let failures = Repeated::new(Level::WARN, "a connection could not be accepted");
-    loop {
-        // More connections than places wait in the listener's backlog.
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = accept(&listener, &places, &failures) => accepted,
+/// What serves the API.
+pub(super) struct Server {
+    pub(super) api: Api,
+    pub(super) options: HttpOptions,
+    pub(super) budget: ByteBudget,
+    pub(super) metrics: Connections,
+}
+
+impl Server {
+    /// Serves until stopped; then lets the requests in flight end, for a while.
+    pub(super) async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        if let Err(error) = prepare(&listener) {
+            warn!(%error, "the HTTP listener's options could not be set");
+        }
+        let connections = TaskTracker::new();
+        let service = Service {
+            api: self.api,
+            budget: self.budget,
+            stop: stop.clone(),
         };
-        let Some((stream, peer, place)) = accepted else {
-            continue;
-        };
-        let (api, stop) = (api.clone(), stop.clone());
-        connections.spawn(async move {
-            connection(stream, peer, api, stop).await;
-            drop(place);
-        });
-    }
-    drop(listener);
-    connections.close();
-    if tokio::time::timeout(GRACE, connections.wait())
-        .await
-        .is_err()
-    {
-        warn!(
-            connections = connections.len(),
-            "HTTP connections were cut off"
-        );
-    }
-}
-
-type Accepted = (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit);
-
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-    failures: &Repeated,
-) -> Option<Accepted> {
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, peer)) => Some((stream, peer, place)),
-        Err(error) => {
-            // Out of file descriptors, most likely: some time must pass for that to change.
-            if let Some(suppressed) = failures.pass() {
-                warn!(%error, suppressed, "a connection could not be accepted");
+        // What has not happened yet is 0, and not unknown.
+        for why in Verdict::ALL {
+            self.metrics.ended(reason(why), 0);
+        }
+        self.metrics.ended(REFUSED, 0);
+        let mut places = Places::new(self.options);
+        let mut sweep = tokio::time::interval(places.sweep_interval());
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let failures = Repeated::new(Level::WARN, "a connection could not be accepted");
+        let full = Repeated::new(Level::WARN, FULL);
+        loop {
+            let room = places.has_room();
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = sweep.tick() => {
+                    for ended in places.sweep(std::time::Instant::now()) {
+                        self.metrics.ended(reason(ended.why), ended.count);
+                    }
+                    self.metrics.open.set(places.len() as i64);
+                    continue;
+                }
+                accepted = listener.accept(), if room => accepted,
+                // They wait in the listener's queue until those that were told to go have gone.
+                () = tokio::time::sleep(ROOM_PAUSE), if !room => continue,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: some time must pass for that to change.
+                    if let Some(suppressed) = failures.pass() {
+                        warn!(%error, suppressed, "a connection could not be accepted");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (place, evicted) = places.take(peer.ip(), std::time::Instant::now());
+            if evicted > 0 {
+                self.metrics.ended(reason(Verdict::NoPlace), evicted as u64);
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            None
-        }
-    }
-}
-
-async fn connection(stream: TcpStream, peer: SocketAddr, api: Api, stop: CancellationToken) {
-    // Without it answers wait for acknowledgements; with a broken socket nothing matters.
-    let _ = stream.set_nodelay(true);
-    let unread = Unread::default();
-    let activity = Activity::default();
-    let asked = activity.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let answering = asked.begin();
-        let (api, unread) = (api.clone(), unread.clone());
-        Box::pin(async move {
-            let mut answer = api.answer(request.map(|body| unread.watch(body))).await;
-            if unread.any() {
-                let close = HeaderValue::from_static("close");
-                answer.headers_mut().insert(CONNECTION, close);
+            let is_full = evicted > 0 || place.as_ref().is_none_or(|place| place.spare);
+            if is_full && let Some(suppressed) = full.pass() {
+                warn!(connections = places.len(), suppressed, "{FULL}");
             }
-            Ok::<_, Infallible>(answer.map(|body| answering.with(body)))
-        })
-    });
-    let mut served = http1::Builder::new()
-        .header_read_timeout(None)
-        .serve_connection(TokioIo::new(stream), service);
-    let ended = tokio::select! {
-        ended = answered(&mut served) => ended,
-        () = activity.idle(IDLE_TIME) => {
-            debug!(peer.addr = %peer, "an HTTP connection was idle for too long");
-            return;
+            let Some(place) = place else {
+                self.metrics.ended(REFUSED, 1);
+                continue;
+            };
+            let serve = connection::serve(stream, peer, service.clone(), place.state, place.spare);
+            connections.spawn(serve);
         }
-        () = stopped(&stop, &activity) => {
-            std::pin::Pin::new(&mut served).graceful_shutdown();
-            answered(&mut served).await
+        drop(listener);
+        connections.close();
+        if tokio::time::timeout(GRACE, connections.wait())
+            .await
+            .is_err()
+        {
+            warn!(
+                connections = connections.len(),
+                "HTTP connections were cut off"
+            );
         }
-    };
-    match ended {
-        Ok(()) => linger(served.into_parts().io.into_inner()).await,
-        Err(error) => debug!(peer.addr = %peer, %error, "an HTTP connection broke"),
     }
 }
 
-/// Waits until the connection is to end. Whoever has just connected is about to ask, and closing the
-/// connection would seem to be the answer.
-async fn stopped(stop: &CancellationToken, activity: &Activity) {
-    stop.cancelled().await;
-    let _ = tokio::time::timeout(FIRST_REQUEST, activity.first()).await;
+/// What accepted sockets inherit: answers do not wait for acknowledgements, and a client that is gone without a
+/// word is noticed.
+fn prepare(listener: &TcpListener) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(listener, true)?;
+    sockopt::set_socket_keepalive(listener, true)?;
+    sockopt::set_tcp_keepidle(listener, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(listener, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(listener, KEEPALIVE_PROBES)?;
+    // Also one that a former run has left: the queue may be made longer at any time.
+    rustix::net::listen(listener, BACKLOG)?;
+    Ok(())
 }
 
-/// Answers requests until the connection has no more of them, and leaves it open.
-async fn answered<S>(served: &mut http1::Connection<TokioIo<TcpStream>, S>) -> hyper::Result<()>
-where
-    S: HttpService<Incoming, ResBody = Answer<Body>> + Unpin,
-    S::Future: Unpin,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    future::poll_fn(|cx| served.poll_without_shutdown(cx)).await
-}
-
-/// Closes a connection so that its client gets the last answer, even one that came before the
-/// request was read to its end: closing with bytes unread would reset the connection, and the
-/// client's system would throw the answer away.
-async fn linger(mut stream: TcpStream) {
-    if stream.shutdown().await.is_err() {
-        return;
+fn reason(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Idle => "idle",
+        Verdict::SlowHead => "slow-head",
+        Verdict::SlowBody => "slow-body",
+        Verdict::SlowReader => "slow-reader",
+        Verdict::NoPlace => "no-place",
+        Verdict::NoMemory => "no-memory",
     }
-    let mut unread = [0; 16 * 1024];
-    let mut left = LINGER_BYTES_MAX;
-    let read_out = async {
-        while left > 0 {
-            match tokio::time::timeout(LINGER_SILENCE, stream.read(&mut unread)).await {
-                Ok(Ok(read)) if read > 0 => left = left.saturating_sub(read),
-                _ => break,
-            }
-        }
-    };
-    // Whatever is unread by then is worth a reset.
-    let _ = tokio::time::timeout(LINGER_TIME, read_out).await;
 }
 
-/// Connections to the HTTP API at once. More wait to be accepted.
-pub const CONNECTIONS_MAX: usize = 16_384;
+const FULL: &str = "HTTP connections are at a limit: those that are idle are closed for others";
 
-/// How long a client may take to send a request's head, idle time between requests included; up to
-/// twice that before it is noticed.
-const IDLE_TIME: Duration = Duration::from_secs(75);
+const REFUSED: &str = "refused";
 
-/// How much of a request nobody wants is read, so that its client reads the answer.
-const LINGER_BYTES_MAX: usize = 64 << 20;
+/// How many connections may wait to be accepted. The system's net.core.somaxconn may allow fewer.
+const BACKLOG: i32 = 4_096;
 
-/// How long a client that was answered may send nothing, and may go on sending in all.
-const LINGER_SILENCE: Duration = Duration::from_secs(2);
-const LINGER_TIME: Duration = Duration::from_secs(30);
+/// How long a connection may be silent before its client is asked whether it lives, how often, and how many
+/// times in vain.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
 
-/// How long the first request of a connection is waited for when the node stops.
-const FIRST_REQUEST: Duration = Duration::from_millis(100);
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long requests in flight may take to end when the node stops.
 const GRACE: Duration = Duration::from_secs(5);

@@ -10,10 +10,11 @@ use tokio::sync::{mpsc, watch};
 use super::{
     Error, Node,
     answer::{Answers, Carrier, Parts},
+    descriptors, http,
     tasks::Ends,
 };
 use crate::{
-    admin::{self, Api},
+    admin::{self, Api, ByteBudget},
     conditions::Conditions,
     control::{self, Control},
     deploy::{Deploy, FromPeers},
@@ -50,7 +51,7 @@ pub(super) struct Services {
     pub(super) conditions: Conditions,
     /// Restarts of this node that were asked for.
     pub(super) asked: mpsc::Receiver<Ending>,
-    pub(super) api: Api,
+    pub(super) http: http::Server,
     /// Brings traces to their collector, where there is one.
     pub(super) exporting: Option<traces::Exporting>,
 }
@@ -173,6 +174,8 @@ impl Services {
             logs: logs.clone(),
             events: happenings.clone(),
         });
+        let connections = metrics.connections();
+        let budget = ByteBudget::new(config.http_options.memory_max, metrics.request_bytes());
         let api = Api::new(admin::Parts {
             me: me.node,
             control: control.clone(),
@@ -190,7 +193,16 @@ impl Services {
             self_test: self_test.clone(),
             token: config.token.clone(),
             component_bytes_max,
+            budget: budget.clone(),
         });
+        let mut options = config.http_options.clone();
+        options.connections_max = descriptors::connections_max(options.connections_max);
+        let http = http::Server {
+            api,
+            options,
+            budget,
+            metrics: connections,
+        };
         Ok(Self {
             cluster_id,
             peers,
@@ -209,7 +221,7 @@ impl Services {
             restarts,
             conditions,
             asked,
-            api,
+            http,
             exporting,
         })
     }

@@ -4,7 +4,7 @@ use holdfast_runtime::{Mappings, OUTGOING_CONNECTIONS_MAX};
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 use super::{super::human, Finding};
-use crate::server::CONNECTIONS_MAX;
+use crate::{config::HttpOptions, server};
 
 pub(super) fn mappings() -> Mappings {
     Mappings::allowed()
@@ -37,35 +37,33 @@ pub(super) fn open_files() -> Rlimit {
 
 pub(super) fn judge_open_files(limit: Rlimit) -> Finding {
     const CHECK: &str = "open-files";
-    let allowed = limit.current.unwrap_or(u64::MAX);
-    let found = match limit.current {
+    // A node takes all that it may.
+    let allowed = limit.maximum.unwrap_or(u64::MAX);
+    let found = match limit.maximum {
         Some(files) => human::count(files),
         None => "without limit".to_owned(),
     };
-    if allowed >= FILES_WANTED {
+    let wanted = u64::from(HttpOptions::default().connections_max) + server::RESERVED_FILES;
+    if allowed >= wanted {
         return Finding::ok(CHECK, found);
     }
-    let mut remedy = format!(
-        "`ulimit -n {FILES_WANTED}` before `holdfast start`, or LimitNOFILE={FILES_WANTED} with \
-         systemd: each of {} HTTP connections takes one, of {} that handlers have, and a node's \
-         own files",
-        human::count(CONNECTIONS_MAX as u64),
+    let connections = human::count(server::most_connections(allowed));
+    let remedy = format!(
+        "raise the hard limit: `ulimit -Hn {wanted}` as root before `holdfast start`, or \
+         LimitNOFILE={wanted} with systemd. With this one there are at most {connections} HTTP \
+         connections; peers, the disk and up to {} connections of handlers share the rest",
         human::count(OUTGOING_CONNECTIONS_MAX as u64),
     );
-    if limit.maximum.is_some_and(|hard| hard < FILES_WANTED) {
-        remedy.push_str(". The hard limit is lower: root must raise it too");
-    }
     if allowed < FILES_OWN {
         let found = format!("{found}, not enough for a node's own files and peers");
         return Finding::failure(CHECK, found, remedy);
     }
-    let found = format!("{found}, and a node can use {}", human::count(FILES_WANTED));
+    let found = format!("{found}, and a node can use {}", human::count(wanted));
     Finding::warning(CHECK, found, remedy)
 }
 
 /// For files, threads' queues of events, and the connections of some dozens of peers.
 const FILES_OWN: u64 = 512;
-const FILES_WANTED: u64 = CONNECTIONS_MAX as u64 + OUTGOING_CONNECTIONS_MAX as u64 + FILES_OWN;
 
 #[cfg(test)]
 mod tests {
@@ -91,24 +89,21 @@ mod tests {
     }
 
     #[test]
-    fn open_files_are_judged_by_what_all_connections_take() {
+    fn open_files_are_judged_by_the_hard_limit_which_a_node_takes() {
         let judge = |current, maximum| judge_open_files(Rlimit { current, maximum });
-        assert_eq!(FILES_WANTED, 17_920);
-        assert_eq!(judge(Some(17_920), Some(17_920)).status, Status::Ok);
+        assert_eq!(judge(Some(1_024), Some(20_480)).status, Status::Ok);
         assert_eq!(judge(None, None).status, Status::Ok);
-        let usual = judge(Some(1_024), Some(1 << 20));
-        assert_eq!(usual.status, Status::Warning);
+        let few = judge(Some(1_024), Some(4_096));
+        assert_eq!(few.status, Status::Warning);
         assert!(
-            usual.found.contains("1,024, and a node can use 17,920"),
-            "{usual:?}"
+            few.found.contains("4,096, and a node can use 20,480"),
+            "{few:?}"
         );
-        let remedy = usual.remedy.unwrap();
+        let remedy = few.remedy.unwrap();
         assert!(
-            remedy.contains("ulimit -n 17920") && !remedy.contains("root"),
+            remedy.contains("ulimit -Hn 20480") && remedy.contains("at most 2,048 HTTP"),
             "{remedy}"
         );
-        let hard = judge(Some(1_024), Some(4_096)).remedy.unwrap();
-        assert!(hard.contains("root"), "{hard}");
-        assert_eq!(judge(Some(256), None).status, Status::Failure);
+        assert_eq!(judge(Some(256), Some(256)).status, Status::Failure);
     }
 }

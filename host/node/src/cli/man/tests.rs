@@ -18,7 +18,7 @@ fn every_page_has_its_parts() {
     for (name, page) in pages() {
         let title = name.replace(' ', "-");
         for part in [
-            format!(".TH {title} 1"),
+            format!(".TH {} 1 ", title.to_uppercase()),
             format!("\n{} \\- ", title.replace('-', "\\-")),
             "HOLDFAST_SERVER".to_owned(),
             ".SH SYNOPSIS".to_owned(),
@@ -29,6 +29,26 @@ fn every_page_has_its_parts() {
             assert!(page.contains(&part), "{name}: {part:?} is not in\n{page}");
         }
     }
+}
+
+#[test]
+fn lines_are_filled_and_tags_and_examples_are_not() {
+    let words = "word ".repeat(30);
+    let tag = format!("\\fB{words}\\fR");
+    let page = format!(
+        ".TP\n{tag}\n{words}\n.br\n.sp\n.nf\n{words}\n.fi\n.PP\n.SH X\n{} .x\n.PP\n",
+        "y".repeat(79)
+    );
+    let short = "word ".repeat(16);
+    let (short, left) = (short.trim_end(), "word ".repeat(14));
+    let expected = format!(
+        ".TP\n{}\n{short}\n{}\n.sp\n.nf\n{}\n.fi\n.SH X\n{}\n\\&.x\n",
+        tag.trim_end(),
+        left.trim_end(),
+        words.trim_end(),
+        "y".repeat(79)
+    );
+    assert_eq!(tidied(&page), expected);
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn parse(item: Value) -> Result<(ResourceId, Spec), String> {
             Some(other) => return Err(format!("`{other}` does not belong beside `spec`")),
         },
     };
-    let spec = Spec::from_value(spec).map_err(|error| error.to_string())?;
+    let spec = Spec::from_value(&spec).map_err(|error| error.to_string())?;
     Ok((id, spec))
 }
 
