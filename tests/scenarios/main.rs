@@ -3,6 +3,7 @@
 //! One binary: each of them would link the whole node for itself.
 
 mod api;
+mod backup;
 mod bench;
 mod chaos;
 mod components;
@@ -34,7 +35,9 @@ mod resources;
 mod restart;
 mod spread;
 mod traces;
+mod upgrade;
 mod versions;
+mod waits;
 
 /// The binary under test.
 const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");

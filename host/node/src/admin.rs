@@ -10,6 +10,7 @@ mod answer;
 mod batch;
 mod body;
 mod cluster;
+mod component;
 mod cursor;
 mod describe;
 mod error;
@@ -39,9 +40,9 @@ use http::{HeaderValue, Method, Request, Response};
 use tower::util::ServiceExt;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use self::answer::Body;
 use self::error::Error;
 pub(crate) use self::invoke::CALLS;
+pub use self::{answer::Body, batch::Batches};
 use crate::{
     conditions::Conditions, control::Control, deploy::Deploy, dispatch::Dispatch, events::Events,
     logs::Logs, metrics::Metrics, modules::Modules, peer::Peers, placement::Placement,
@@ -76,6 +77,8 @@ pub struct Parts {
     pub conditions: Conditions,
     /// What follows requests.
     pub traces: Traces,
+    /// Batches of resources under way.
+    pub batches: Batches,
     /// What callers must show, if anything.
     pub token: Option<Token>,
     /// Largest component, in bytes.
@@ -162,6 +165,7 @@ fn routes() -> OpenApiRouter<Admin> {
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(modules::list))
         .routes(routes!(modules::deploy, modules::describe, modules::remove))
+        .routes(routes!(component::download))
         .routes(routes!(resources::list))
         .routes(routes!(batch::batch))
         // No segment matches an empty id, which is to be refused like any other that is none.

@@ -57,6 +57,14 @@ impl Error {
         self
     }
 
+    /// The same, unless it is of this kind: what was done, and acknowledged, a later change has undone.
+    pub(super) fn superseded(self, by: ProblemKind, detail: impl FnOnce() -> String) -> Self {
+        match self.problem.kind == by {
+            true => Self::new(ProblemKind::Superseded, detail()),
+            false => self,
+        }
+    }
+
     pub(super) fn status(self, status: http::StatusCode) -> Self {
         self.with_status(status.as_u16())
     }
@@ -243,6 +251,10 @@ impl From<RestartError> for Error {
                 Self::new(ProblemKind::NoLeader, format!("{error}; {MAYBE_DONE}"))
             }
             RestartError::NotReached(_) => Self::new(ProblemKind::Unavailable, error.to_string()),
+            RestartError::Program(_) => Self::new(
+                ProblemKind::Conflict,
+                format!("{error}; it goes on as it is"),
+            ),
         }
     }
 }
@@ -280,6 +292,8 @@ impl From<deploy::Error> for Error {
             deploy::Error::Component(source) => rejected(&source, detail),
             deploy::Error::Keep(error) => error.into(),
             deploy::Error::Spread { .. } => Self::new(ProblemKind::Unavailable, detail),
+            deploy::Error::Late(_) => Self::new(ProblemKind::Timeout, detail),
+            deploy::Error::Unexpected => Self::new(ProblemKind::Internal, detail),
             deploy::Error::Propose(error) => error.into(),
             deploy::Error::Refused(refused) => refused.into(),
         }

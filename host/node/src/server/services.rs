@@ -146,7 +146,8 @@ impl Services {
             ends.http.clone(),
         );
         let deploy = Deploy::new(me.node, control.clone(), peers.clone(), modules.clone());
-        let (restarts, asked) = Restarts::new(me, control.clone(), peers.clone());
+        let (restarts, asked) =
+            Restarts::new(me, control.clone(), peers.clone(), config.program.clone());
         answers.open(Parts {
             control: control.clone(),
             peers: peers.clone(),
@@ -171,6 +172,7 @@ impl Services {
             metrics,
             conditions,
             traces,
+            batches: admin::Batches::default(),
             token: config.token.clone(),
             component_bytes_max,
         });
