@@ -108,7 +108,7 @@ impl Api {
             .answer()
             .expect(200);
         let text = String::from_utf8_lossy(&answer.body);
-        let answers: Vec<&str> = text.lines().collect();
+        let answers: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
         assert_eq!(answers.len(), sent, "one answer a line");
         for answer in answers {
             let answer: Value = serde_json::from_str(answer).expect("an answer line is JSON");

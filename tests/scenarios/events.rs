@@ -22,6 +22,8 @@ use crate::BIN;
 
 /// A connection that hears events.
 pub(crate) struct Watcher {
+    /// Where it began.
+    begin: Arc<Mutex<String>>,
     heard: Arc<Mutex<Vec<(String, Event)>>>,
     connection: TcpStream,
 }
@@ -45,11 +47,19 @@ impl Watcher {
         assert!(first.is_some(), "the stream begins");
         let heard = Arc::<Mutex<Vec<(String, Event)>>>::default();
         let tell = heard.clone();
+        let begin = Arc::<Mutex<String>>::default();
+        let told = begin.clone();
         thread::spawn(move || {
             let (mut id, mut kind) = (String::new(), String::new());
             for line in lines.map_while(Result::ok) {
                 match line.split_once(": ") {
-                    Some(("id", text)) => text.clone_into(&mut id),
+                    Some(("id", text)) => {
+                        text.clone_into(&mut id);
+                        let mut begin = told.lock();
+                        if begin.is_empty() {
+                            id.clone_into(&mut begin);
+                        }
+                    }
                     Some(("event", text)) => text.clone_into(&mut kind),
                     Some(("data", json)) => {
                         let event: Event = serde_json::from_str(json).expect("an event");
@@ -60,7 +70,11 @@ impl Watcher {
                 }
             }
         });
-        Self { heard, connection }
+        Self {
+            begin,
+            heard,
+            connection,
+        }
     }
 
     /// Waits until something was heard of which this is so, and gives its id.
@@ -75,6 +89,16 @@ impl Watcher {
             assert!(Instant::now() < deadline, "not heard of {what}: {heard:#?}");
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The id with which the stream began, before anything happened.
+    #[track_caller]
+    fn wait_begin(&self) -> String {
+        let (begin, _) = holdfast_tests::wait_until("it says where it begins", LONG, || {
+            let begin = self.begin.lock().clone();
+            (!begin.is_empty()).then_some(begin).ok_or("not yet")
+        });
+        begin
     }
 
     /// The same, each with its time.
@@ -246,6 +270,36 @@ fn who_goes_on_through_another_node_misses_nothing_and_hears_nothing_twice() {
         event.kind() == EventType::ModuleDeployed
     });
     let _ = replay.wait("the last", started("c4"));
+}
+
+#[test]
+fn who_lost_the_connection_before_anything_happened_goes_on_and_hears_nothing_old() {
+    let cluster = Cluster::builder(BIN).nodes(3).start();
+    let api = cluster.api(0);
+    Probe::deploy_with(&api, "probe", &Probe::settings_logging());
+    api.allocate_all("probe", &ids("old", 30));
+    let started = |id: &'static str| {
+        move |event: &Happening| {
+            event.kind() == EventType::InstanceStarted && resource(event) == Some(id)
+        }
+    };
+    let all = Watcher::start(&cluster, 0, "?replay=true", None);
+    for id in ["old0", "old15", "old29"] {
+        let _ = all.wait("the old ones", started(id));
+    }
+    // Of the second node nothing more is heard than where it is.
+    let first = Watcher::start(&cluster, 1, "?type=instance-started", None);
+    let begin = first.wait_begin();
+    drop(first);
+    api.allocate_all("probe", &ids("new", 9));
+    let second = Watcher::start(&cluster, 2, "?type=instance-started", Some(&begin));
+    for id in ["new0", "new4", "new8"] {
+        let _ = second.wait("the new ones", started(id));
+    }
+    let heard = second.heard();
+    let old = |event: &&Happening| resource(event).is_some_and(|id| id.starts_with("old"));
+    assert_eq!(heard.iter().find(old), None);
+    assert!(!heard.iter().any(|event| event.kind() == EventType::Missed));
 }
 
 #[test]

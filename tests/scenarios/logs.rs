@@ -100,6 +100,9 @@ struct Follower {
     entries: mpsc::Receiver<LogEntry>,
     /// Where something was said.
     nodes: BTreeSet<NodeId>,
+    /// What said that it is handled, each time, and in which words.
+    handled: Vec<String>,
+    messages: Vec<String>,
 }
 
 impl Follower {
@@ -124,15 +127,40 @@ impl Follower {
             process,
             entries,
             nodes: BTreeSet::new(),
+            handled: Vec::new(),
+            messages: Vec::new(),
         }
+    }
+
+    fn hear(&mut self) {
+        for entry in self.entries.try_iter() {
+            self.nodes.insert(entry.node);
+            if entry.message.contains(r#""event":"handle""#) {
+                self.handled.push(entry.resource.to_string());
+                self.messages.push(entry.message.to_string());
+            }
+        }
+    }
+
+    /// Waits until all of these have said that they are handled.
+    #[track_caller]
+    fn wait_handled(&mut self, ids: &[String]) {
+        wait_until("all are said to be handled", LONG, || {
+            self.hear();
+            let missing = ids.iter().filter(|id| !self.handled.contains(id));
+            let missing: Vec<_> = missing.collect();
+            missing
+                .is_empty()
+                .then_some(())
+                .ok_or(format!("{missing:?}"))
+        });
     }
 
     /// Waits until something is said on this node.
     #[track_caller]
     fn wait_said_on(&mut self, node: NodeId) {
         wait_until("something is said there", LONG, || {
-            let said = self.entries.try_iter().map(|entry| entry.node);
-            self.nodes.extend(said);
+            self.hear();
             let nodes = &self.nodes;
             nodes
                 .contains(&node)
@@ -150,7 +178,7 @@ impl Drop for Follower {
 }
 
 #[test]
-fn who_follows_hears_nodes_that_come_later_until_the_own_one_ends() {
+fn who_follows_hears_nodes_that_come_later_and_goes_on_when_the_own_one_ends() {
     let mut cluster = Cluster::builder(BIN).nodes(2).start();
     Probe::deploy_with(&cluster.api(0), "probe", &Probe::settings_logging());
     let mut follower = Follower::start(&cluster, 1);
@@ -161,11 +189,18 @@ fn who_follows_hears_nodes_that_come_later_until_the_own_one_ends() {
     // It comes, and takes its share.
     let third = cluster.add(Join::default());
     follower.wait_said_on(cluster.listening(third).node);
+    follower.wait_handled(&ids("r", 300));
     assert_eq!(cluster.stop(1).code(), Some(0));
-    wait_until("the follower ends", LONG, || {
-        let ended = follower.process.try_wait().expect("it is our child");
-        ended
-            .map(|status| assert!(status.success()))
-            .ok_or("not yet")
-    });
+    let after = ids("after", 30);
+    cluster.api(0).allocate_all("probe", &after);
+    follower.wait_handled(&after);
+    // The one that it goes on through ends, and another run begins: it is told what is missing.
+    cluster.restart(1);
+    cluster.wait_formed();
+    let last = ids("last", 30);
+    cluster.api(0).allocate_all("probe", &last);
+    follower.wait_handled(&last);
+    // Each instance numbers itself: one that moved says another thing.
+    let told: BTreeSet<&String> = follower.messages.iter().collect();
+    assert_eq!(told.len(), follower.messages.len(), "some is told twice");
 }

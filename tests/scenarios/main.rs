@@ -3,6 +3,7 @@
 //! One binary: each of them would link the whole node for itself.
 
 mod api;
+mod backup;
 mod bench;
 mod chaos;
 mod compile;
@@ -40,8 +41,10 @@ mod resources;
 mod restart;
 mod spread;
 mod traces;
+mod upgrade;
 mod versions;
 mod voters;
+mod waits;
 
 /// The binary under test.
 const BIN: &str = env!("CARGO_BIN_EXE_holdfast-under-test");

@@ -142,6 +142,56 @@ fn a_spec_that_is_none_is_refused() {
 }
 
 #[test]
+fn many_batches_at_once_get_an_answer_for_every_line() {
+    // Nothing is held: it is about what is agreed on.
+    let witness = ["--weight", "0"];
+    let cluster = Cluster::builder(BIN).nodes(3).args(&witness).start();
+    let settings = Probe::settings(cluster.collector());
+    Probe::deploy_with(&cluster.api(0), "probe", &settings);
+    let spec = json!({"note": "x".repeat(1_000)});
+    let apis = [0, 1, 2].map(|node| cluster.api(node));
+    let (apis, spec) = (&apis, &spec);
+    let batch = |client: usize| {
+        let ids = ids(&format!("c{client}-"), 1_500);
+        let line = |id: &String| format!("{}\n", json!({"op": "allocate", "id": id, "spec": spec}));
+        let lines: String = ids.iter().map(line).collect();
+        let answer = apis[client % 3]
+            .ask("POST", "/v1/modules/probe/resources:batch")
+            .header("content-type", "application/x-ndjson")
+            .body(lines)
+            .patience(LONG * 5)
+            .answer()
+            .expect(200);
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let answers = text.lines().filter(|line| !line.is_empty());
+        let answers: Vec<Value> = answers
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(answers.len(), ids.len());
+        for (answer, id) in answers.iter().zip(&ids) {
+            assert_eq!(
+                (&answer["id"], &answer["result"]),
+                (&json!(id), &json!("created"))
+            );
+        }
+    };
+    let clients = 24;
+    std::thread::scope(|scope| {
+        let batches: Vec<_> = (0..clients)
+            .map(|client| {
+                let batch = &batch;
+                scope.spawn(move || batch(client))
+            })
+            .collect();
+        for batch in batches {
+            batch.join().expect("each line is answered");
+        }
+    });
+    let resources = cluster.api(1).module("probe").resources;
+    assert_eq!(resources, clients as u64 * 1_500);
+}
+
+#[test]
 fn a_batch_answers_every_line_in_order() {
     let cluster = probing(2);
     let body = concat!(

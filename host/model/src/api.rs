@@ -19,16 +19,17 @@ pub use batch::{BatchAnswer, BatchOutcome, BatchRequest, BatchResult};
 pub use cluster::{
     ChangeClusterSettings, ChangeNode, ClusterInfo, ClusterSettings, DrainQuery, DrainWait,
     Listening, NoMajority, NodeCounts, NodeEvent, NodeInfo, NodeList, NodeStatus, Owner,
-    RemoveNodeQuery, ResourceCounts, SlotInfo, SlotList, SlotsQuery,
+    RemoveNodeQuery, ResourceCounts, RestartQuery, SlotInfo, SlotList, SlotsQuery,
 };
 pub use condition::{ConditionKind, NodeCondition};
 pub use event::{Event, EventType, EventsQuery, Happening, InvalidEventType, StopReason};
 pub use logs::{
-    InvalidLogLevel, LogEntry, LogLevel, LogLine, LogSource, LogsMissing, LogsQuery, NodeLog,
+    InvalidLogLevel, LogEntry, LogLevel, LogLine, LogSource, LogsCursor, LogsMissing, LogsQuery,
+    NodeLog,
 };
 pub use module::{
-    DeployQuery, DeployWait, FailedOn, FailedVersion, ModuleInfo, ModuleList, ModuleNode,
-    RemoveModuleQuery, RolloutInfo, VersionInfo,
+    ComponentQuery, DeployQuery, DeployWait, FailedOn, FailedVersion, ModuleInfo, ModuleList,
+    ModuleNode, RemoveModuleQuery, RolloutInfo, VersionInfo,
 };
 pub use plan::{
     ClusterPlan, InvalidPlanNode, JoiningNode, PlanCount, PlanNode, PlanRequest, PlanRole,
@@ -37,7 +38,7 @@ pub use plan::{
 pub use problem::{Problem, ProblemKind};
 pub use resource::{
     AllocateQuery, AllocateWait, DeallocateQuery, DeallocateWait, FailureKind, LastError,
-    ResourceInfo, ResourceList, ResourceStatus, ResourcesQuery,
+    ResourceInfo, ResourceList, ResourceStatus, ResourceStatuses, ResourcesQuery,
 };
 
 /// Media type of components.
@@ -58,6 +59,9 @@ pub const SETTINGS_HEADER: &str = "holdfast-settings";
 
 /// Length of the longest [`SETTINGS_HEADER`], in bytes.
 pub const SETTINGS_BYTES_MAX: usize = 32 << 10;
+
+/// Response header of a component: the number of the module's version that it is.
+pub const VERSION_HEADER: &str = "holdfast-version";
 
 /// Request header of a call: how long the caller waits, in milliseconds.
 pub const TIMEOUT_HEADER: &str = "holdfast-timeout-ms";

@@ -11,6 +11,7 @@ mod batch;
 mod body;
 mod budget;
 mod cluster;
+mod component;
 mod cursor;
 mod describe;
 mod error;
@@ -45,6 +46,7 @@ use self::error::Error;
 pub(crate) use self::invoke::CALLS;
 pub use self::{
     answer::Body,
+    batch::Batches,
     body::SlowBody,
     budget::{ByteBudget, Exhausted, Reservation},
     error::TurnedAway,
@@ -83,6 +85,8 @@ pub struct Parts {
     pub conditions: Conditions,
     /// What follows requests.
     pub traces: Traces,
+    /// Batches of resources under way.
+    pub batches: Batches,
     /// What callers must show, if anything.
     pub token: token::Current,
     /// Whether the runtimes work.
@@ -203,6 +207,7 @@ fn routes() -> OpenApiRouter<Admin> {
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(modules::list))
         .routes(routes!(modules::deploy, modules::describe, modules::remove))
+        .routes(routes!(component::download))
         .routes(routes!(resources::list))
         .routes(routes!(batch::batch))
         // No segment matches an empty id, which is to be refused like any other that is none.

@@ -21,6 +21,7 @@ mod doctor;
 mod drain;
 mod events;
 mod failure;
+mod fallback;
 mod human;
 mod interrupts;
 mod invoke;
@@ -152,7 +153,7 @@ async fn talk(session: Session, command: Command) -> anyhow::Result<Exit> {
 async fn ask(command: Command, client: &Client, output: &Output) -> anyhow::Result<Exit> {
     let done = match command {
         Command::Deploy(args) => deploy::run(args, client, output).await,
-        Command::Modules(args) => modules::run(args, client, output).await,
+        Command::Modules(args) => return modules::run(args, client, output).await,
         Command::Resources(args) => return resources::run(args, client, output).await,
         Command::Invoke(args) => invoke::run(args, client, output).await,
         Command::Bench(args) => return bench::run(args, client, output).await,

@@ -26,11 +26,13 @@ use hyper_util::{
 use serde::{Serialize, de::DeserializeOwned};
 
 mod batch;
+mod component;
 mod events;
 mod lines;
 mod logs;
 mod routes;
 
+pub use component::Download;
 pub use routes::{Answer, Call};
 
 /// A client of one node. Cheap to clone.
@@ -152,12 +154,34 @@ impl Client {
         Ok(self)
     }
 
-    /// The same with another time limit for each exchange; 30 seconds unless set. Where the node
-    /// is asked to wait for something, the limit is at least a little longer than that wait.
+    /// The same with another time limit for each exchange; 30 seconds unless set. Where the caller
+    /// says how long the node may take, that counts alone, with a little for the way.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// A client of another node of the cluster, with the same token and the same limits.
+    ///
+    /// # Errors
+    /// When the text is no URL of a node.
+    pub fn at(&self, server: &str) -> Result<Self, Error> {
+        let server = parse_server(server)?;
+        Ok(Self {
+            server,
+            ..self.clone()
+        })
+    }
+
+    /// Whether the node is named by an address of this machine itself.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        let uri = self.server.parse::<Uri>();
+        let host = uri.ok().and_then(|uri| uri.host().map(str::to_owned));
+        let host = host.unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
     }
 
     /// How old the oldest of the answers may be that came since this was asked last, if a node said
@@ -260,8 +284,9 @@ impl Client {
     }
 
     fn limit(&self, wait_ms: Option<u64>) -> Duration {
-        let asked = wait_ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms) + GRACE);
-        self.timeout.max(asked)
+        wait_ms.map_or(self.timeout, |ms| {
+            Duration::from_millis(ms).saturating_add(GRACE)
+        })
     }
 
     fn failed(&self, error: legacy::Error) -> Error {

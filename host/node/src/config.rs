@@ -69,6 +69,9 @@ pub struct NodeConfig {
     /// How long a port that is in use is waited for. Default 0: a mistake is told at once. A run that
     /// takes the place of another waits, for its ports may be somebody's for a moment.
     pub port_patience: Duration,
+    /// The program that takes the place of this process in a restart; none where the process is
+    /// not the node's own.
+    pub program: Option<PathBuf>,
     /// What the process logs, where that can be changed through the API.
     pub log: Option<LogFilter>,
     /// Where traces go, and which; none keeps none.
@@ -195,6 +198,7 @@ pub(crate) mod tests {
             drain_timeout: Duration::from_secs(30),
             http_listener: None,
             port_patience: Duration::ZERO,
+            program: None,
             log: None,
             traces: None,
             gossip: true,

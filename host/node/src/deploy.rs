@@ -17,7 +17,7 @@ use holdfast_cluster::{
 use holdfast_model::{Digest, ModuleName, NodeId, Settings, module::OutOfBounds};
 use holdfast_runtime::LoadError;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use crate::{
@@ -68,6 +68,12 @@ pub enum Error {
         /// What the others said.
         reasons: String,
     },
+    /// The caller's time is over. Nothing was deployed.
+    #[error(
+        "the component is still being {0}; nothing was deployed. Deploy it again, with more time: what is \
+         done by then is not done again"
+    )]
+    Late(&'static str),
     /// The command was not acknowledged.
     #[error("the deployment was not acknowledged")]
     Propose(#[from] ProposeError),
@@ -91,7 +97,8 @@ impl Deploy {
         }
     }
 
-    /// Deploys a component under this name. Without settings the module keeps those it has.
+    /// Deploys a component under this name. Without settings the module keeps those it has. What is not
+    /// done at the deadline goes on for the next who deploys the same.
     ///
     /// # Errors
     /// When nothing was deployed; except that after [`Error::Propose`] it may have been.
@@ -100,15 +107,28 @@ impl Deploy {
         name: &ModuleName,
         component: Bytes,
         settings: Option<Settings>,
+        deadline: Instant,
     ) -> Result<Deployed, Error> {
         let settings = settings.map_or_else(|| self.present_settings(name), Arc::new);
         settings.limits.check()?;
-        self.modules
-            .check(name, component.clone(), &settings)
-            .await?;
         let size = component.len() as u64;
+        // A task of its own: whoever waits may leave, and comes back for what it has made.
+        let compiling = tokio::spawn({
+            let (modules, name) = (self.modules.clone(), name.clone());
+            let (component, settings) = (component.clone(), Arc::clone(&settings));
+            async move { modules.check(&name, component, &settings).await }
+        });
+        match timeout_at(deadline, compiling).await {
+            Ok(Ok(checked)) => checked?,
+            Ok(Err(failed)) => match failed.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_stopping) => return Err(Error::Late("compiled")),
+            },
+            Err(_late) => return Err(Error::Late("compiled")),
+        };
         let digest = self.modules.keep(component).await?;
-        self.spread(digest).await?;
+        let spread = timeout_at(deadline, self.spread(digest)).await;
+        spread.map_err(|_late| Error::Late("spread"))??;
         let command = Command::Deploy {
             module: name.clone(),
             digest,
@@ -116,10 +136,7 @@ impl Deploy {
             settings,
             at_ms: now_ms(),
         };
-        let outcome = self
-            .control
-            .propose(command, (Instant::now() + PROPOSAL).into_std())
-            .await?;
+        let outcome = self.control.propose(command, deadline.into_std()).await?;
         match outcome.accepted()? {
             Outcome::Deployed { number, new } => {
                 info!(module = %name, module.digest = %digest, number, new, "deployed");
@@ -288,9 +305,6 @@ impl Fetch for FromPeers {
         })
     }
 }
-
-/// How long a deployment may take to be acknowledged once it is spread.
-const PROPOSAL: Duration = Duration::from_secs(10);
 
 /// How long a node may take to fetch and write a component.
 const SPREAD: Duration = Duration::from_secs(30);

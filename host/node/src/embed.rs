@@ -103,6 +103,7 @@ impl Node {
             drain_timeout: Duration::from_secs(30),
             http_listener: None,
             port_patience: Duration::ZERO,
+            program: None,
             log: None,
             traces: None,
             gossip: true,

@@ -12,18 +12,20 @@ mod cursor;
 mod teller;
 #[cfg(test)]
 mod tests;
+mod told;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use holdfast_cluster::state::{self, Owner};
 use holdfast_model::{
     ModuleName, NodeId, ResourceId,
-    api::{self, Event, EventType, Happening},
+    api::{Event, EventType, Happening},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::told::told;
 pub use self::{
     cursor::{Cursor, InvalidCursor},
     teller::Teller,
@@ -31,7 +33,7 @@ pub use self::{
 use crate::{
     clock::now_ms,
     control::Control,
-    gather::{self, PAGE, PAGES_WAITING, Page, Place, Places, Position, Read, Reader, WAIT},
+    gather::{self, PAGE, PAGES_WAITING, Page, Place, Places, Position, Positions, Read, Reader, WAIT},
     modules::chain,
     peer::{Kind, Lane, Peers},
     placement::Placement,
@@ -100,8 +102,11 @@ impl Question for ReadEvents {
 /// Events as they happen, each with the position after it.
 pub(crate) struct Watched {
     instances: mpsc::Receiver<Read<Item>>,
-    log: mpsc::Receiver<Vec<Item>>,
+    /// Events of the log, and how far it was read with them.
+    log: mpsc::Receiver<(Vec<Item>, u64)>,
     cursor: Cursor,
+    /// What is known to be missed before anything is heard.
+    missed: Vec<Item>,
     // Ends the tasks when it is dropped.
     _tasks: JoinSet<()>,
     place: Place,
@@ -131,30 +136,35 @@ impl Events {
     }
 
     /// Watches what happens; none when as many as can be do, and came a moment ago.
-    pub(crate) fn watch(&self, filter: Filter, from: From) -> Option<Watched> {
+    pub(crate) async fn watch(&self, filter: Filter, from: From) -> Option<Watched> {
         let place = self.0.watchers.take(&self.0.stop)?;
         let happened = self.0.control.happened();
-        let cursor = match from {
-            From::Now => {
-                let live = self.0.placement.live().into_iter();
-                Cursor {
-                    log: happened.newest(),
-                    instances: live.map(|node| (node, Position::NOW)).collect(),
-                }
-            }
-            From::Oldest => Cursor {
-                log: happened.forgotten(),
-                instances: BTreeMap::new(),
-            },
-            From::After(cursor) => cursor,
-        };
-        let mut tasks = JoinSet::new();
-        let (tell, instances) = mpsc::channel(PAGES_WAITING);
         let reader = Instances {
             events: self.clone(),
             filter: filter.clone(),
         };
-        let (positions, stop) = (cursor.instances.clone(), place.over());
+        let mut missed = Vec::new();
+        let cursor = match from {
+            // Where everybody is now, before anything is told: without it whoever goes on from what
+            // is told would not know where to.
+            From::Now => Cursor {
+                log: happened.newest(),
+                instances: gather::present(&reader, reader.nodes()).await,
+            },
+            From::Oldest => Cursor {
+                log: happened.forgotten(),
+                instances: Positions::default(),
+            },
+            From::After(cursor) => {
+                let unknown = cursor.instances.unknown();
+                let what = unknown.map(|node| Happening::Missed { node: Some(node) });
+                missed.extend(what.map(|what| Item::of(0, now_ms(), what)));
+                cursor
+            }
+        };
+        let mut tasks = JoinSet::new();
+        let (tell, instances) = mpsc::channel(PAGES_WAITING);
+        let (positions, stop) = (cursor.instances.0.clone(), place.over());
         gather::follow(&mut tasks, reader, positions, tell, stop.clone());
         let (tell, log) = mpsc::channel(PAGES_WAITING);
         let after = cursor.log;
@@ -166,6 +176,7 @@ impl Events {
             instances,
             log,
             cursor,
+            missed,
             _tasks: tasks,
             place,
         })
@@ -183,6 +194,7 @@ impl Events {
             return Page {
                 items: Vec::new(),
                 position: position(own.newest()),
+                missed: false,
             };
         }
         let is_ours = after.incarnation == me.incarnation;
@@ -212,6 +224,7 @@ impl Events {
         Page {
             items,
             position: position(number),
+            missed: false,
         }
     }
 }
@@ -248,7 +261,7 @@ async fn follow_log(
     happened: &crate::control::Happened,
     filter: &Filter,
     mut after: u64,
-    tell: mpsc::Sender<Vec<Item>>,
+    tell: mpsc::Sender<(Vec<Item>, u64)>,
 ) {
     loop {
         let wanted = |(at_ms, event): &(u64, state::Event)| {
@@ -267,44 +280,61 @@ async fn follow_log(
         }
         let told = batch.items.into_iter();
         items.extend(told.map(|(number, (at_ms, what))| Item::of(number, at_ms, what)));
+        let is_news = batch.after != after || !items.is_empty();
         after = batch.after;
-        if !items.is_empty() && tell.send(items).await.is_err() {
+        if is_news && tell.send((items, after)).await.is_err() {
             return;
         }
     }
 }
 
 impl Watched {
+    /// How far it has read: from there whoever watches can go on, through any node.
+    pub(crate) fn cursor(&self) -> String {
+        self.cursor.to_string()
+    }
+
     /// The next events, each with the cursor after it; none when the node stops, or another has its
     /// place. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Vec<(Item, String)>> {
         self.place.came();
+        if !self.missed.is_empty() {
+            let id = self.cursor.to_string();
+            let missed = self.missed.drain(..);
+            return Some(missed.map(|item| (item, id.clone())).collect());
+        }
         loop {
-            let told = tokio::select! {
-                Some(items) = self.log.recv() => {
+            let told: Vec<_> = tokio::select! {
+                Some((items, after)) = self.log.recv() => {
                     let cursor = &mut self.cursor;
                     let told = items.into_iter().map(|item| {
                         cursor.log = item.number;
                         let id = cursor.to_string();
                         (item, id)
                     });
-                    told.collect()
+                    let told = told.collect();
+                    self.cursor.log = after;
+                    told
                 }
                 Some(Read { node, page }) = self.instances.recv() => {
                     // A node that does not answer is told of by the log, if it matters.
-                    let Ok(Page { items, position }) = page else { continue };
+                    let Ok(Page { items, position, .. }) = page else { continue };
                     let cursor = &mut self.cursor;
                     let told = items.into_iter().map(|item| {
                         let at = Position { number: item.number, ..position };
-                        cursor.instances.insert(node, at);
+                        cursor.instances.0.insert(node, at);
                         let id = cursor.to_string();
                         (item, id)
                     });
-                    told.collect()
+                    let told = told.collect();
+                    self.cursor.instances.0.insert(node, position);
+                    told
                 }
                 else => return None,
             };
-            return Some(told);
+            if !told.is_empty() {
+                return Some(told);
+            }
         }
     }
 }
@@ -332,73 +362,6 @@ impl Item {
             kind,
             json: json.expect("texts and numbers").into(),
         }
-    }
-}
-
-/// What the log tells, in the words of the API.
-fn told(event: state::Event) -> Happening {
-    use state::Event as Told;
-    let owner = |owner: Owner| api::Owner {
-        node: owner.node,
-        incarnation: owner.incarnation,
-    };
-    match event {
-        Told::NodeUp { node, incarnation } => Happening::NodeUp { node, incarnation },
-        Told::NodeDown { node, incarnation } => Happening::NodeDown { node, incarnation },
-        Told::NodeDraining { node } => Happening::NodeDraining { node },
-        Told::NodeActive { node } => Happening::NodeActive { node },
-        Told::NodeRestarting { node, incarnation } => {
-            Happening::NodeRestarting { node, incarnation }
-        }
-        Told::NodeRemoved { node } => Happening::NodeRemoved { node },
-        Told::ModuleDeployed {
-            module,
-            version,
-            digest,
-        } => Happening::ModuleDeployed {
-            module,
-            version,
-            digest,
-        },
-        Told::ModuleServing { module, version } => Happening::ModuleServing { module, version },
-        Told::ModuleFailed {
-            module,
-            version,
-            error,
-        } => Happening::ModuleFailed {
-            module,
-            version,
-            error,
-        },
-        Told::ModuleRemoving { module } => Happening::ModuleRemoving { module },
-        Told::ModuleRemoved { module } => Happening::ModuleRemoved { module },
-        Told::ResourceAllocated { module, id } => Happening::ResourceAllocated {
-            module,
-            resource: id,
-        },
-        Told::ResourceChanged { module, id } => Happening::ResourceChanged {
-            module,
-            resource: id,
-        },
-        Told::ResourceDeallocated { module, id } => Happening::ResourceDeallocated {
-            module,
-            resource: id,
-        },
-        Told::Moved {
-            module,
-            slot,
-            resources,
-            from,
-            to,
-            token,
-        } => Happening::Moved {
-            module,
-            slot,
-            resources,
-            from: from.map(owner),
-            to: to.map(owner),
-            token,
-        },
     }
 }
 

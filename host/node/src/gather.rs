@@ -5,18 +5,21 @@
 //! keeps no longer by then is missed.
 
 mod places;
+mod positions;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use holdfast_model::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::places::{Place, Places};
+pub(crate) use self::positions::Positions;
 
 /// Where a reader is in what a node has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,6 +50,8 @@ pub(crate) struct Page<T> {
     pub(crate) items: Vec<T>,
     /// Where to read on.
     pub(crate) position: Position,
+    /// Items before these were forgotten unread, and are not told of by any of them.
+    pub(crate) missed: bool,
 }
 
 /// Reads what nodes have.
@@ -128,11 +133,14 @@ async fn follow_one<R: Reader>(
         let (asked, before) = (Instant::now(), position);
         let page = reader.read(node, position).await;
         let is_lost = page.is_err();
-        let is_empty = page.as_ref().is_ok_and(|page| page.items.is_empty());
+        let is_empty = page
+            .as_ref()
+            .is_ok_and(|page| page.items.is_empty() && !page.missed);
         if let Ok(page) = &page {
             position = page.position;
         }
-        if is_empty {
+        // Where it is now is worth knowing to whoever goes on later.
+        if is_empty && position == before {
             if asked.elapsed() < LOOK && before != Position::NOW {
                 // It did not wait: it is about to end.
                 tokio::time::sleep(LOOK).await;
@@ -147,6 +155,20 @@ async fn follow_one<R: Reader>(
 
 /// How often nodes that came are looked for.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Where each of these nodes is now; one that does not say so soon is at [`Position::NOW`].
+pub(crate) async fn present<R: Reader>(reader: &R, nodes: Vec<NodeId>) -> Positions {
+    let asked = nodes.into_iter().map(|node| async move {
+        let asked = reader.read(node, Position::NOW);
+        let page = tokio::time::timeout(PRESENT, asked).await;
+        let position = page.ok().and_then(Result::ok).map(|page| page.position);
+        (node, position.unwrap_or(Position::NOW))
+    });
+    Positions(join_all(asked).await.into_iter().collect())
+}
+
+/// How long a node may take to say where it is.
+const PRESENT: Duration = Duration::from_secs(1);
 
 /// How long a node is asked to wait for something to read.
 pub(crate) const WAIT: Duration = Duration::from_secs(10);

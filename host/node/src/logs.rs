@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::own::{ChangeLog, ChangeLogError};
 pub use self::{follow::Followed, kept::Kept};
 use crate::{
-    gather::{self, Place, Places, Position},
+    gather::{self, Place, Places, Position, Positions},
     modules::chain,
     peer::{Kind, Lane, Peers},
     placement::Placement,
@@ -94,7 +94,19 @@ impl Question for ReadLogs {
 /// The newest lines of all nodes, and where each of them was read to.
 pub(crate) struct Tail {
     pub(crate) lines: Vec<LogLine>,
-    positions: BTreeMap<NodeId, Position>,
+    positions: Positions,
+}
+
+impl Tail {
+    /// No lines, and those that come after this.
+    pub(crate) fn after(positions: Positions) -> Self {
+        let unknown = positions.unknown();
+        let missing = unknown.map(|node| absent(node, GAP.to_owned()));
+        Self {
+            lines: missing.collect(),
+            positions,
+        }
+    }
 }
 
 impl Logs {
@@ -150,7 +162,7 @@ impl Logs {
         let entries = newest.into_iter().map(LogLine::Entry);
         Tail {
             lines: missing.into_iter().chain(entries).collect(),
-            positions,
+            positions: Positions(positions),
         }
     }
 
@@ -191,17 +203,22 @@ impl Inner {
         } = question;
         let limit = limit.min(PAGE_LINES_MAX);
         let incarnation = self.me.incarnation;
-        let (items, number) = match after {
-            None => self.kept.newest(&filter, limit),
+        let (items, number, missed) = match after {
+            None => {
+                let (items, number) = self.kept.newest(&filter, limit);
+                (items, number, false)
+            }
             Some(position) => {
                 // Of another run nothing was read yet of this one.
                 let is_ours = position.incarnation == incarnation;
                 let line = if is_ours { position.number } else { 0 };
+                // The run that was read before is over, with what it had not told yet.
+                let is_over = !is_ours && position != Position::START;
+                let wait = if is_over { Duration::ZERO } else { wait };
                 let lines = self.kept.after(&filter, line, limit, wait);
-                self.stop
-                    .run_until_cancelled(lines)
-                    .await
-                    .unwrap_or((Vec::new(), line))
+                let read = self.stop.run_until_cancelled(lines).await;
+                let (items, number, missed) = read.unwrap_or((Vec::new(), line, false));
+                (items, number, missed || is_over)
             }
         };
         Page {
@@ -210,6 +227,7 @@ impl Inner {
                 incarnation,
                 number,
             },
+            missed,
         }
     }
 }
@@ -232,6 +250,9 @@ impl Line {
 fn absent(node: NodeId, missing: String) -> LogLine {
     LogLine::Missing(LogsMissing { node, missing })
 }
+
+/// What is said of lines that nobody has any more.
+const GAP: &str = "what it said before this is not kept any more, or ended with a former run of it";
 
 /// How many may follow through one node: each of them has a question at every other.
 const FOLLOWERS_MAX: usize = 32;

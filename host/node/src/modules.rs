@@ -15,7 +15,7 @@ mod shelf;
 
 use std::{
     collections::HashSet,
-    io::{self, Read as _},
+    io::{self, Read as _, Seek as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -27,6 +27,7 @@ use holdfast_cluster::state::Version;
 use holdfast_model::{Digest, ModuleName, Settings};
 use holdfast_runtime::{LoadError, Module, Runtime, guests::Guests};
 use parking_lot::RwLock;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
@@ -190,6 +191,32 @@ impl Modules {
         .await
     }
 
+    /// A component as a file, to be read piece by piece: from this node, or fetched first. The file
+    /// stays readable even if its name is removed meanwhile.
+    ///
+    /// # Errors
+    /// When nobody who can be asked has it, or it cannot be read or kept here.
+    pub async fn component(&self, digest: Digest) -> Result<(std::fs::File, u64), Error> {
+        if let Some(found) = self.kept(digest).await? {
+            return Ok(found);
+        }
+        self.obtain(digest).await?;
+        self.kept(digest).await?.ok_or_else(|| {
+            let reason = "it was kept here, and is gone again".to_owned();
+            Error::Fetch { digest, reason }
+        })
+    }
+
+    async fn kept(&self, digest: Digest) -> Result<Option<(std::fs::File, u64)>, Error> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || {
+            let _files = inner.files.read();
+            let path = inner.path(digest);
+            open_whole(&path, digest).map_err(|source| file("read", &path, source))
+        })
+        .await
+    }
+
     /// Inspects and compiles a component that is not deployed yet. That goes on to its end even if
     /// nobody waits for it any more, and whoever checks the same again joins it.
     ///
@@ -301,19 +328,22 @@ impl Modules {
         let _permit = self.0.loads.acquire().await;
         let bytes = match self.bytes(digest).await? {
             Some(bytes) => bytes,
-            None => {
-                let fetched = self.0.fetch.fetch(digest).await;
-                let bytes = fetched.map_err(|reason| Error::Fetch { digest, reason })?;
-                if Digest::of(&bytes) != digest {
-                    let reason = "the bytes that came have another digest".to_owned();
-                    return Err(Error::Fetch { digest, reason });
-                }
-                self.keep(bytes.clone()).await?;
-                bytes
-            }
+            None => self.obtain(digest).await?,
         };
         let loaded = self.0.runtime.load(bytes, digest, name, settings).await;
         loaded.map_err(|source| Error::Load { digest, source })
+    }
+
+    /// Fetches a component that is not on this node, and keeps it.
+    async fn obtain(&self, digest: Digest) -> Result<Bytes, Error> {
+        let fetched = self.0.fetch.fetch(digest).await;
+        let bytes = fetched.map_err(|reason| Error::Fetch { digest, reason })?;
+        if Digest::of(&bytes) != digest {
+            let reason = "the bytes that came have another digest".to_owned();
+            return Err(Error::Fetch { digest, reason });
+        }
+        self.keep(bytes.clone()).await?;
+        Ok(bytes)
     }
 }
 
@@ -388,17 +418,29 @@ fn file(verb: &'static str, path: &Path, source: io::Error) -> Error {
 /// The file's bytes if they are those of the digest, and then it is young again. A damaged file is
 /// as good as none: it is fetched and written again.
 fn read_whole(path: &Path, digest: Digest) -> io::Result<Option<Bytes>> {
+    let Some((mut file, len)) = open_whole(path, digest)? else {
+        return Ok(None);
+    };
+    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or_default());
+    file.read_to_end(&mut bytes)?;
+    Ok(Some(bytes.into()))
+}
+
+/// The file at its beginning, and its length, under the same condition. What is written under its name
+/// later is another file.
+fn open_whole(path: &Path, digest: Digest) -> io::Result<Option<(std::fs::File, u64)>> {
     let mut file = match std::fs::File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    if Digest::of(&bytes) != digest {
+    let mut hasher = Sha256::new();
+    let len = io::copy(&mut file, &mut hasher)?;
+    if digest != Digest(hasher.finalize().into()) {
         return Ok(None);
     }
+    file.rewind()?;
     file.set_modified(SystemTime::now())?;
-    Ok(Some(bytes.into()))
+    Ok(Some((file, len)))
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -112,6 +112,8 @@ impl From<AskError> for AllocateError {
 pub(crate) struct Allocate {
     module: ModuleName,
     entries: Vec<(ResourceId, Spec)>,
+    /// How long the asker waits.
+    within_ms: u32,
 }
 
 impl Question for Allocate {
@@ -189,27 +191,31 @@ impl Placement {
         entries: Vec<(ResourceId, Spec)>,
         deadline: Instant,
     ) -> Result<Vec<Allocation>, AllocateError> {
-        let question = Allocate {
+        let mut question = Allocate {
             module: module.clone(),
             entries,
+            within_ms: 0,
         };
         let mut late = AllocateError::NotTaken("there is no leader".to_owned());
         while Instant::now() < deadline {
             let leader = self.0.control.leadership().borrow().leader;
-            let left = deadline
-                .saturating_duration_since(Instant::now())
-                .min(ATTEMPT);
+            let left = deadline.saturating_duration_since(Instant::now());
+            // A leader with much to do takes long; one that is gone is noticed by its connection.
+            let attempt = left.min(ATTEMPT.max(left / 4));
+            question.within_ms = u32::try_from(attempt.as_millis()).unwrap_or(u32::MAX);
             let answer = match leader {
                 None => Err(AllocateError::NotTaken("there is no leader".to_owned())),
                 Some(leader) if leader == self.0.me => {
-                    let Allocate { module, entries } = &question;
+                    let Allocate {
+                        module, entries, ..
+                    } = &question;
                     self.0
                         .allocator
-                        .allocate(module.clone(), entries.clone(), left)
+                        .allocate(module.clone(), entries.clone(), attempt)
                         .await
                 }
                 Some(leader) => {
-                    let asked = rpc::ask(&self.0.peers, leader, &question, left).await;
+                    let asked = rpc::ask(&self.0.peers, leader, &question, attempt).await;
                     asked.unwrap_or_else(|error| Err(error.into()))
                 }
             };
@@ -238,9 +244,10 @@ impl Placement {
                 "the node that was asked does not lead".to_owned(),
             ));
         }
+        let within = Duration::from_millis(question.within_ms.into());
         self.0
             .allocator
-            .allocate(question.module, question.entries, ATTEMPT)
+            .allocate(question.module, question.entries, within)
             .await
     }
 
@@ -332,7 +339,7 @@ const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Longer: a process that stands still is taken for one that answers.
 const HEARD: Duration = Duration::from_secs(2);
 
-/// How long one attempt to allocate may take.
+/// How long one attempt to allocate may take at least, if the caller has the time.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// The pause before the next attempt, about the time of a round trip and a commit.

@@ -7,9 +7,9 @@ mod signals;
 
 use std::{
     convert::Infallible,
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::process::CommandExt as _,
-    path::Path,
+    path::{self, Path, PathBuf},
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
@@ -56,8 +56,10 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
     let reload = (args.token_file.clone(), args.log.clone());
     set_umask();
     server::raise_limit();
+    let program = named_program().context("find this program")?;
     let config = NodeConfig {
         log: log.clone(),
+        program: Some(program.clone()),
         ..config(args, left)?
     };
     if std::env::var_os(REJOIN).is_some() {
@@ -80,8 +82,6 @@ pub fn run(args: StartArgs, format: Format) -> anyhow::Result<ExitCode> {
         filter,
     };
     reload.at(reloads).context("start a thread for reloads")?;
-    // Known before it can be replaced by another version.
-    let program = std::env::current_exe().context("find this program")?;
     let ended = server::run(config, signals, move |listening| {
         announce(&listening, format);
     });
@@ -114,6 +114,27 @@ struct Flushed;
 impl Drop for Flushed {
     fn drop(&mut self) {
         telemetry::flush();
+    }
+}
+
+/// The program that the command line named, by the path by which it did: a link stays one, so that what
+/// it leads to when the time comes is started. Where the name leads nowhere now, the file of this process.
+fn named_program() -> io::Result<PathBuf> {
+    let named = std::env::args_os().next().map(PathBuf::from);
+    let named = named.unwrap_or_default();
+    let found = match named.parent() {
+        // Found by the shell, like this.
+        Some(folder) if folder == Path::new("") => {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let mut places = std::env::split_paths(&path).map(|folder| folder.join(&named));
+            places.find(|place| place.is_file())
+        }
+        Some(_) => Some(named).filter(|named| named.is_file()),
+        None => None,
+    };
+    match found {
+        Some(found) => path::absolute(found),
+        None => std::env::current_exe(),
     }
 }
 
@@ -252,6 +273,7 @@ fn config(args: StartArgs, left: Option<Inheritance>) -> anyhow::Result<NodeConf
         drain_timeout: args.drain_timeout,
         http_listener,
         port_patience,
+        program: None,
         log: None,
         traces,
         gossip: std::env::var_os(NO_GOSSIP).is_none(),

@@ -76,8 +76,8 @@ pub struct BatchAnswer {
 pub enum BatchOutcome {
     /// It is done, and will not be lost.
     Result(BatchResult),
-    /// It is not done, except where the problem's kind is `no-leader`: then its detail says whether
-    /// it may be.
+    /// It is not done, except where the problem's kind is `no-leader` or `timeout`: then its detail
+    /// says whether it may be.
     Problem(Problem),
 }
 

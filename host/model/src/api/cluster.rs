@@ -256,6 +256,17 @@ pub struct DrainQuery {
     pub timeout_ms: Option<u64>,
 }
 
+/// Query of `POST /v1/cluster/nodes/{node}/restart`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields, default)]
+pub struct RestartQuery {
+    /// The version that the next run must have at least, like `1.2.0`. A node whose program is an
+    /// older one refuses, and goes on as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect_version: Option<String>,
+}
+
 /// What a drain can wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]

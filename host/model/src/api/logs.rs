@@ -32,6 +32,10 @@ pub struct LogsQuery {
     /// Go on with what is said from now on, until the client leaves.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub follow: bool,
+    /// Go on after the lines before this `cursor`, through any node, in the place of the newest ones;
+    /// needs `follow`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 impl LogsQuery {
@@ -49,6 +53,8 @@ pub enum LogLine {
     Entry(LogEntry),
     /// A node whose entries are missing here.
     Missing(LogsMissing),
+    /// Where whoever follows goes on after the lines before this one.
+    Cursor(LogsCursor),
 }
 
 /// Something that a handler said.
@@ -79,6 +85,13 @@ pub struct LogsMissing {
     pub node: NodeId,
     /// Why.
     pub missing: String,
+}
+
+/// Where whoever follows can go on, through any node, with nothing twice and nothing left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogsCursor {
+    /// For `after`. It means nothing to anybody but this route.
+    pub cursor: String,
 }
 
 /// What the own log of a node has.

@@ -14,7 +14,8 @@ pub struct DeployQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(inline)]
     pub wait: Option<DeployWait>,
-    /// How long to wait, in milliseconds.
+    /// How long all of it may take once the component has arrived, in milliseconds: to check, compile and
+    /// spread it, and what is waited for. Five minutes unless said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
 }
@@ -49,6 +50,19 @@ pub struct RemoveModuleQuery {
 pub enum RemoveModuleWait {
     /// The last instance has ended and the module is gone: its name is free.
     Gone,
+}
+
+/// Query of `GET /v1/modules/{module}/component`. Without either, the version that serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields, default)]
+pub struct ComponentQuery {
+    /// The number of the version: the one that serves, or the one that is being tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// The digest of the component, which must be that of one of these two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
 }
 
 /// The modules of the cluster.

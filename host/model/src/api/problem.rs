@@ -141,7 +141,7 @@ kinds! {
     Unauthorized = "unauthorized", 401, "Unauthorized";
     /// The node has no API token, and the request comes from a web page or under a foreign name.
     Forbidden = "forbidden", 403, "Forbidden";
-    /// There is no such route.
+    /// There is no such route, or no such version of a module.
     NotFound = "not-found", 404, "Not found";
     /// There is no such module; `module` has the name.
     UnknownModule = "unknown-module", 404, "Unknown module";
@@ -153,6 +153,9 @@ kinds! {
     RequestTimeout = "request-timeout", 408, "Request too slow";
     /// It does not fit the present state, which the detail names.
     Conflict = "conflict", 409, "Conflict";
+    /// It was done, and a later change has undone it or taken its place before what was waited for came
+    /// about; the detail says which.
+    Superseded = "superseded", 409, "Superseded";
     /// Body, spec or settings are longer than allowed.
     TooLarge = "too-large", 413, "Too large";
     /// Too many calls wait for the resource.

@@ -1,6 +1,6 @@
 //! Resources: allocating, describing, listing, deallocating.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Owner;
 use crate::{
     ModuleName, NodeId, ResourceId, Slot, Spec, Token,
-    schema::{Within, one_of, schema},
+    schema::{Within, one_of, schema, text},
 };
 
 /// Query of `PUT /v1/modules/{module}/resources/{id}`. The body is the spec, a JSON object; an
@@ -72,9 +72,9 @@ pub struct ResourcesQuery {
     /// Only what this node owns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeId>,
-    /// Only what has this status.
+    /// Only what has this status, or one of these.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<ResourceStatus>,
+    pub status: Option<ResourceStatuses>,
 }
 
 impl ResourcesQuery {
@@ -179,6 +179,64 @@ statuses! {
     Unowned = "unowned";
     /// Its owner does not answer.
     Unreachable = "unreachable";
+}
+
+/// Statuses of resources; as text, with commas between them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ResourceStatuses(BTreeSet<ResourceStatus>);
+
+schema!(ResourceStatuses, {
+    let names: Vec<&str> = ResourceStatus::ALL.iter().map(|one| one.as_str()).collect();
+    let one = format!("({})", names.join("|"));
+    text("Statuses of resources, with commas between them.")
+        .pattern(Some(format!("^{one}(,{one})*$")))
+        .examples(["failed", "failed,quarantined"])
+});
+
+impl ResourceStatuses {
+    /// All but one.
+    #[must_use]
+    pub fn all_but(status: ResourceStatus) -> Self {
+        let all = ResourceStatus::ALL.iter().copied();
+        Self(all.filter(|one| *one != status).collect())
+    }
+
+    /// Whether it is one of them.
+    #[must_use]
+    pub fn contains(&self, status: ResourceStatus) -> bool {
+        self.0.contains(&status)
+    }
+}
+
+impl FromStr for ResourceStatuses {
+    type Err = InvalidStatus;
+    fn from_str(text: &str) -> Result<Self, InvalidStatus> {
+        text.split(',')
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl TryFrom<String> for ResourceStatuses {
+    type Error = InvalidStatus;
+    fn try_from(text: String) -> Result<Self, InvalidStatus> {
+        text.parse()
+    }
+}
+
+impl From<ResourceStatuses> for String {
+    fn from(statuses: ResourceStatuses) -> Self {
+        statuses.to_string()
+    }
+}
+
+impl fmt::Display for ResourceStatuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.0.iter().map(|one| one.as_str()).collect();
+        f.pad(&names.join(","))
+    }
 }
 
 /// A text that is no status of a resource.

@@ -1,6 +1,6 @@
 //! Many allocations and deallocations in one request: a line in, a line out, in order.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -22,6 +22,7 @@ use http::header;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::{sync::Semaphore, task::JoinHandle, time::Instant};
 
 use super::{
     Admin,
@@ -29,7 +30,6 @@ use super::{
     describe::{Problems, usual},
     error::{Error, Result},
     extract::{Asked, Module, NoQuery},
-    modules::deadline,
     resources::module_of,
 };
 
@@ -63,60 +63,113 @@ pub(super) async fn batch(
     Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(answers)))
 }
 
-/// One piece of the answer for each batch of lines; the next lines are read when it was sent.
+/// How many batches of lines this node settles at once. Whose turn has not come reads no more lines, so
+/// that whoever sends them waits.
+#[derive(Clone)]
+pub struct Batches(Arc<Semaphore>);
+
+impl Default for Batches {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(SETTLED_AT_ONCE)))
+    }
+}
+
+/// Where an answer is.
+enum Stage {
+    Reading(Lines),
+    /// A task of its own: whoever asked may leave, and what was begun is done.
+    Settling(JoinHandle<Vec<BatchAnswer>>, Option<Lines>),
+}
+
+/// One piece of the answer for each batch of lines; the next lines are read when it was sent. While one
+/// is being settled, empty lines show that the connection stands.
 fn answers(
     admin: Admin,
     module: ModuleName,
     lines: Lines,
 ) -> impl Stream<Item = io::Result<Bytes>> {
-    stream::try_unfold(Some((admin, module, lines)), |state| async {
-        let Some((admin, module, mut lines)) = state else {
-            return Ok(None);
-        };
-        let mut pending = Vec::new();
-        let mut bytes = 0;
-        let mut broken = None;
-        while pending.len() < BATCH_LINES_MAX && bytes < BATCH_BYTES_MAX {
-            let patience = if pending.is_empty() {
-                None
-            } else {
-                Some(GATHER)
-            };
-            match lines.next(patience).await {
-                Next::Line(number, line) => {
-                    bytes += line.len();
-                    pending.push(parse(number, &line));
+    let first = Some(Stage::Reading(lines));
+    stream::try_unfold(first, move |stage| {
+        let (admin, module) = (Arc::clone(&admin), module.clone());
+        async move {
+            let (mut settling, rest) = match stage {
+                None => return Ok(None),
+                Some(Stage::Settling(settling, rest)) => (settling, rest),
+                Some(Stage::Reading(mut lines)) => {
+                    let (pending, end) = gather(&mut lines).await;
+                    if pending.is_empty() && matches!(end, End::Of(None)) {
+                        return Ok(None);
+                    }
+                    let (broken, rest) = match end {
+                        End::Not => (None, Some(lines)),
+                        End::Of(broken) => (broken, None),
+                    };
+                    let settled = async move {
+                        let mut answers = settle(&admin, &module, pending).await;
+                        answers.extend(broken);
+                        answers
+                    };
+                    (tokio::spawn(settled), rest)
                 }
-                Next::Later => break,
-                Next::End => break,
-                Next::Broken(number, problem) => {
-                    broken = Some((number, problem));
-                    break;
+            };
+            match tokio::time::timeout(QUIET_MAX, &mut settling).await {
+                Err(_) => {
+                    let again = Some(Stage::Settling(settling, rest));
+                    Ok(Some((Bytes::from_static(b"\n"), again)))
+                }
+                Ok(settled) => {
+                    let answers = settled.map_err(io::Error::other)?;
+                    Ok(Some((encode(&answers)?, rest.map(Stage::Reading))))
                 }
             }
         }
-        if pending.is_empty() && broken.is_none() {
-            return Ok(None);
-        }
-        let mut answers = settle(&admin, &module, pending).await;
-        let ended = broken.is_some();
-        if let Some((line, problem)) = broken {
-            answers.push(BatchAnswer {
-                line,
-                id: None,
-                outcome: BatchOutcome::Problem(problem),
-            });
-        }
-        let mut piece = Vec::new();
-        for answer in &answers {
-            serde_json::to_writer(&mut piece, answer)?;
-            piece.push(b'\n');
-        }
-        Ok(Some((
-            Bytes::from(piece),
-            (!ended).then_some((admin, module, lines)),
-        )))
     })
+}
+
+/// Whether more lines may come.
+enum End {
+    Not,
+    /// None come; and what is wrong with the last one, if anything is.
+    Of(Option<BatchAnswer>),
+}
+
+/// The lines that are settled together: those that are there, as many as one entry of the log takes.
+async fn gather(lines: &mut Lines) -> (Vec<Line>, End) {
+    let (mut pending, mut bytes) = (Vec::new(), 0);
+    while pending.len() < BATCH_LINES_MAX && bytes < BATCH_BYTES_MAX {
+        let patience = if pending.is_empty() {
+            None
+        } else {
+            Some(GATHER)
+        };
+        match lines.next(patience).await {
+            Next::Line(number, line) => {
+                bytes += line.len();
+                pending.push(parse(number, &line));
+            }
+            Next::Later => break,
+            Next::End => return (pending, End::Of(None)),
+            Next::Broken(line, problem) => {
+                let outcome = BatchOutcome::Problem(problem);
+                let broken = BatchAnswer {
+                    line,
+                    id: None,
+                    outcome,
+                };
+                return (pending, End::Of(Some(broken)));
+            }
+        }
+    }
+    (pending, End::Not)
+}
+
+fn encode(answers: &[BatchAnswer]) -> io::Result<Bytes> {
+    let mut piece = Vec::with_capacity(answers.len() * 64);
+    for answer in answers {
+        serde_json::to_writer(&mut piece, answer)?;
+        piece.push(b'\n');
+    }
+    Ok(piece.into())
 }
 
 enum Line {
@@ -157,6 +210,8 @@ fn has_long_spec(text: &[u8]) -> bool {
 
 /// Does what the lines say, in their order: runs of the same kind in one command each.
 async fn settle(admin: &Admin, module: &ModuleName, lines: Vec<Line>) -> Vec<BatchAnswer> {
+    let turn = admin.batches.0.acquire().await;
+    let _turn = turn.expect("it is never closed");
     let mut answers = Vec::with_capacity(lines.len());
     let mut lines = lines.into_iter().peekable();
     while let Some(line) = lines.next() {
@@ -197,9 +252,9 @@ async fn allocate(
         .collect();
     let allocated = admin
         .placement
-        .allocate(module, entries, deadline(None, false))
+        .allocate(module, entries, Instant::now() + SETTLE)
         .await;
-    let allocated = allocated.map_err(|error| Error::from(error).problem());
+    let allocated = allocated.map_err(|error| told(admin, error));
     for (at, (line, id, _)) in run.into_iter().enumerate() {
         let outcome = match &allocated {
             Ok(all) => match all.get(at) {
@@ -231,13 +286,13 @@ async fn deallocate(
     };
     let existed = match admin
         .control
-        .propose(command, deadline(None, false).into_std())
+        .propose(command, (Instant::now() + SETTLE).into_std())
         .await
     {
         Ok(Outcome::Deallocated(existed)) => Ok(existed),
         Ok(Outcome::Refused(refused)) => Err(Error::from(refused).problem()),
         Ok(_) => Err(incomplete()),
-        Err(error) => Err(Error::from(error).problem()),
+        Err(error) => Err(told(admin, error)),
     };
     for (at, (line, id)) in run.into_iter().enumerate() {
         let outcome = match &existed {
@@ -253,6 +308,19 @@ async fn deallocate(
             id: Some(id),
             outcome,
         });
+    }
+}
+
+/// The problem of lines that were not acknowledged. While there is a leader, it is that which took too
+/// long.
+fn told(admin: &Admin, error: impl Into<Error>) -> Problem {
+    let problem = error.into().problem();
+    let leader = admin.control.leadership().borrow().leader;
+    match problem.kind {
+        ProblemKind::NoLeader if leader.is_some() => {
+            Problem::new(ProblemKind::Timeout, problem.detail)
+        }
+        _ => problem,
     }
 }
 
@@ -341,8 +409,19 @@ const GATHER: Duration = Duration::from_millis(10);
 /// How many lines are settled at once, and in one log entry at most.
 const BATCH_LINES_MAX: usize = 1_000;
 
-/// How many bytes of lines are in memory before they are settled, but for the last line.
+/// How many bytes of lines are settled at once, but for the last line: about one log entry.
 const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// How many batches of lines one node settles at once. Fewer: those of several clients wait for each
+/// other's round trips. More: they wait at the leader, who takes one after the other.
+const SETTLED_AT_ONCE: usize = 16;
+
+/// How long a batch of lines may take, once its turn has come: elections, and what others have sent
+/// before it.
+const SETTLE: Duration = Duration::from_secs(120);
+
+/// How long nothing is sent at most.
+const QUIET_MAX: Duration = Duration::from_secs(5);
 
 /// Longest line: the longest spec, with room for its id and white space.
 const LINE_BYTES_MAX: usize = 2 * Spec::BYTES_MAX;

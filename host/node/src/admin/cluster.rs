@@ -18,9 +18,11 @@ use holdfast_model::{
         ChangeNode, ClusterInfo, DrainQuery, NoMajority, NodeCondition, NodeCounts, NodeInfo,
         NodeList, NodeStatus, Owner,
         ProblemKind::{
-            self, Conflict, NoLeader, Timeout, TooLarge, Unavailable, UnknownModule, UnknownNode,
+            self, Conflict, NoLeader, Superseded, Timeout, TooLarge, Unavailable, UnknownModule,
+            UnknownNode,
         },
-        RemoveNodeQuery, ResourceCounts, ResourceStatus, SlotInfo, SlotList, SlotsQuery,
+        RemoveNodeQuery, ResourceCounts, ResourceStatus, RestartQuery, SlotInfo, SlotList,
+        SlotsQuery,
     },
 };
 use tokio::time::Instant;
@@ -299,7 +301,7 @@ pub(super) async fn change_node(
     params(Node, DrainQuery),
     responses(
         (status = OK, description = "The node", body = NodeInfo),
-        Problems<{ usual(&[UnknownNode, Conflict, Unavailable, NoLeader, Timeout]) }>,
+        Problems<{ usual(&[UnknownNode, Conflict, Superseded, Unavailable, NoLeader, Timeout]) }>,
     )
 )]
 pub(super) async fn drain(
@@ -335,13 +337,15 @@ pub(super) async fn drain(
 
 /// Restart a node
 ///
-/// It ends what it holds, puts a new run of its program in the place of its process, and takes back what it had.
+/// It ends what it holds, puts a new run of its program in the place of its process, and takes back what it had. The
+/// program is the file that its command line named, as it is now. One that cannot be started is a `conflict`, and the
+/// node goes on as it is.
 #[utoipa::path(
     post,
     path = "/v1/cluster/nodes/{node}/restart",
     operation_id = "restart_node",
     tag = "nodes",
-    params(Node),
+    params(Node, RestartQuery),
     responses(
         (status = ACCEPTED, description = "The node as it was: it is back when its `incarnation` is larger", body = NodeInfo),
         Problems<{ usual(&[UnknownNode, Conflict, Unavailable, NoLeader]) }>,
@@ -350,11 +354,14 @@ pub(super) async fn drain(
 pub(super) async fn restart(
     State(admin): State<Admin>,
     Node(node): Node,
-    Asked(NoQuery {}): Asked<NoQuery>,
+    Asked(query): Asked<RestartQuery>,
 ) -> Result<(StatusCode, Json<NodeInfo>)> {
+    let version = query.expect_version.as_deref();
+    let version = version.map(semver::Version::parse).transpose();
+    let version = version.map_err(|error| Error::invalid(format!("expect_version: {error}")))?;
     admin.known(node).await?;
     let before = info(&admin, node).await?;
-    admin.restarts.restart(node).await?;
+    admin.restarts.restart(node, version).await?;
     Ok((StatusCode::ACCEPTED, Json(before)))
 }
 
@@ -366,12 +373,24 @@ async fn info(admin: &Admin, node: NodeId) -> Result<NodeInfo> {
     found.ok_or_else(|| Refused::UnknownNode(node).into())
 }
 
+/// Waits until a draining node owns nothing. One that dies meanwhile loses the rest to others.
 async fn await_empty(admin: &Admin, node: NodeId, deadline: Instant) -> Result<()> {
     let mut applied = admin.control.applied();
+    let superseded = |why| {
+        let detail = format!("node {node} was told to drain, and {why}");
+        Err(Error::new(ProblemKind::Superseded, detail))
+    };
     loop {
+        let standing = admin
+            .control
+            .read(|state| state.nodes().get(&node).map(|known| known.standing));
         let left = owned(admin).0.get(&node).copied().unwrap_or(0);
-        if left == 0 {
-            return Ok(());
+        match standing {
+            None | Some(Standing::Removed) => return superseded("was removed since"),
+            Some(Standing::Draining | Standing::Down) if left == 0 => return Ok(()),
+            Some(Standing::Draining | Standing::Down) => {}
+            Some(Standing::Active) => return superseded("its drain was ended since"),
+            Some(Standing::Restarting) => return superseded("restarts, which ends its drain"),
         }
         if tokio::time::timeout_at(deadline, applied.changed())
             .await

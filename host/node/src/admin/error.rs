@@ -87,6 +87,14 @@ impl Error {
         self
     }
 
+    /// The same, unless it is of this kind: what was done, and acknowledged, a later change has undone.
+    pub(super) fn superseded(self, by: ProblemKind, detail: impl FnOnce() -> String) -> Self {
+        match self.problem.kind == by {
+            true => Self::new(ProblemKind::Superseded, detail()),
+            false => self,
+        }
+    }
+
     pub(super) fn status(self, status: http::StatusCode) -> Self {
         self.with_status(status.as_u16())
     }
@@ -335,6 +343,10 @@ impl From<RestartError> for Error {
                 Self::new(ProblemKind::NoLeader, format!("{error}; {MAYBE_DONE}"))
             }
             RestartError::NotReached(_) => Self::new(ProblemKind::Unavailable, error.to_string()),
+            RestartError::Program(_) => Self::new(
+                ProblemKind::Conflict,
+                format!("{error}; it goes on as it is"),
+            ),
         }
     }
 }
@@ -374,6 +386,7 @@ impl From<deploy::Error> for Error {
             deploy::Error::Spread { .. } => {
                 Self::new(ProblemKind::Unavailable, detail).said(NOT_DONE)
             }
+            deploy::Error::Late(_) => Self::new(ProblemKind::Timeout, detail),
             deploy::Error::Propose(error) => error.into(),
             deploy::Error::Refused(refused) => refused.into(),
             deploy::Error::Unexpected(_) => {

@@ -25,7 +25,8 @@ use crate::events::{Cursor, Filter, From, Item, Watched};
 
 /// Watch what happens
 ///
-/// The stream goes on until one side ends. While nothing happens, a comment is sent every 10 s.
+/// The stream goes on until one side ends. It begins with an `id` alone, which says where it is; while nothing happens,
+/// one is sent every 10 s.
 #[utoipa::path(
     get,
     path = "/v1/events",
@@ -63,9 +64,12 @@ pub(super) async fn events(
         module,
         resource,
     };
-    let watched = admin.events.watch(filter, from).ok_or_else(too_many)?;
-    // The head goes out with it, so that the client knows that it is heard.
-    let first = stream::once(async { Bytes::from_static(b": events\n\n") });
+    let watched = admin.events.watch(filter, from).await;
+    let watched = watched.ok_or_else(too_many)?;
+    // The head goes out with it, so that the client knows that it is heard; and where it begins, so
+    // that one that loses the connection before anything happens can go on too.
+    let first = format!(": events\n\nid: {}\n\n", watched.cursor());
+    let first = stream::once(async { Bytes::from(first) });
     let events = first.chain(rest(watched)).map(Ok::<_, Infallible>);
     let headers = [
         (header::CONTENT_TYPE, EVENT_STREAM),
@@ -96,7 +100,7 @@ fn rest(watched: Watched) -> impl Stream<Item = Bytes> {
         let text = match tokio::time::timeout(QUIET_MAX, watched.next()).await {
             Ok(events) => encode(&events?),
             // Both ends see then that the connection stands.
-            Err(_) => Bytes::from_static(b":\n\n"),
+            Err(_) => format!(":\nid: {}\n\n", watched.cursor()).into(),
         };
         Some((text, watched))
     })

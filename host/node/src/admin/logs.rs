@@ -23,7 +23,10 @@ use super::{
     extract::{Asked, NoQuery, Node},
     resources::module_of,
 };
-use crate::logs::{ChangeLog, Filter, Followed};
+use crate::{
+    gather::Positions,
+    logs::{ChangeLog, Filter, Followed, Tail},
+};
 
 /// Read what handlers say
 ///
@@ -50,6 +53,7 @@ pub(super) async fn logs(
         level,
         limit,
         follow,
+        after,
     } = query;
     if resource.is_some() && module.is_none() {
         return Err(Error::invalid(
@@ -61,6 +65,11 @@ pub(super) async fn logs(
         let detail = format!("limit must be at most {}", LogsQuery::LIMIT_MAX);
         return Err(Error::invalid(detail));
     }
+    if after.is_some() && !follow {
+        return Err(Error::invalid("after goes on: give follow=true with it"));
+    }
+    let after = after.as_deref().map(str::parse::<Positions>).transpose();
+    let after = after.map_err(|error| Error::invalid(format!("after: {error}")))?;
     match &module {
         Some(module) => {
             admin
@@ -78,9 +87,14 @@ pub(super) async fn logs(
         resource,
         level: level.unwrap_or_default(),
     };
-    let tail = admin.logs.tail(&filter, node, limit as usize).await;
+    let mut tail = match after {
+        Some(positions) => Tail::after(positions),
+        None => admin.logs.tail(&filter, node, limit as usize).await,
+    };
+    let mut followed = place.map(|place| admin.logs.follow(filter, node, &tail, place));
+    let cursor = followed.as_mut().and_then(Followed::cursor);
+    tail.lines.extend(cursor);
     let first = encode(&tail.lines);
-    let followed = place.map(|place| admin.logs.follow(filter, node, &tail, place));
     let lines = stream::once(async { first }).chain(rest(followed));
     let lines = lines.map(Ok::<_, std::convert::Infallible>);
     Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(lines)))
@@ -148,7 +162,10 @@ fn rest(followed: Option<Followed>) -> impl Stream<Item = Bytes> {
         let lines = match tokio::time::timeout(QUIET_MAX, followed.next()).await {
             Ok(lines) => encode(&lines?),
             // Both ends see then that the connection stands.
-            Err(_) => Bytes::from_static(b"\n"),
+            Err(_) => match followed.cursor() {
+                Some(cursor) => encode(&[cursor]),
+                None => Bytes::from_static(b"\n"),
+            },
         };
         Some((lines, Some(followed)))
     })

@@ -18,8 +18,8 @@ use holdfast_model::{
     api::{
         DeployQuery, FailedOn, FailedVersion, ModuleInfo, ModuleList, ModuleNode,
         ProblemKind::{
-            self, Conflict, Internal, NoLeader, RejectedComponent, Timeout, TooLarge, Unavailable,
-            UnknownModule,
+            self, Conflict, Internal, NoLeader, RejectedComponent, Superseded, Timeout, TooLarge,
+            Unavailable, UnknownModule,
         },
         RemoveModuleQuery, RolloutInfo, SETTINGS_BYTES_MAX, SETTINGS_HEADER, VersionInfo, WASM,
     },
@@ -56,7 +56,7 @@ use crate::{dispatch::CompiledYet, rpc};
     responses(
         (status = CREATED, description = "It made a version", body = ModuleInfo),
         (status = OK, description = "This very component and these settings serve or roll out already", body = ModuleInfo),
-        Problems<{ usual(&[TooLarge, RejectedComponent, UnknownModule, Conflict, Unavailable, NoLeader, Timeout, Internal]) }>,
+        Problems<{ usual(&[TooLarge, RejectedComponent, Conflict, Superseded, Unavailable, NoLeader, Timeout, Internal]) }>,
     )
 )]
 pub(super) async fn deploy(
@@ -73,17 +73,26 @@ pub(super) async fn deploy(
         Error::new(ProblemKind::TooLarge, detail)
     };
     let component = body::read(&admin.budget, None, request.into_body(), max, too_large).await?;
-    let deployed = admin.deploy.deploy(&name, component, settings).await?;
-    let deadline = deadline(query.timeout_ms, query.wait.is_some());
+    let patience = query
+        .timeout_ms
+        .map_or(DEPLOY_DEFAULT, Duration::from_millis);
+    let deadline = Instant::now() + patience.min(WAIT_MAX);
     let late = |error: Error| error.unless_late(query.timeout_ms, deadline);
+    let deployed = admin.deploy.deploy(&name, component, settings, deadline);
+    let deployed = deployed.await?;
     // What was acknowledged must be there to be described.
     let current = admin.control.read_index(deadline.into_std()).await;
     current.map_err(|error| late(Error::done_but(&error)))?;
     if query.wait.is_some() {
         await_rollout(&admin, &name, deployed.number, deadline).await?;
     }
-    let mut info = info(&admin, &name).await?;
-    (info.new, info.deployed) = (Some(deployed.new), Some(deployed.number));
+    let mut info = info(&admin, &name).await.map_err(|error| {
+        error.superseded(ProblemKind::UnknownModule, || {
+            removed(&name, deployed.number)
+        })
+    })?;
+    info.new = Some(deployed.new);
+    info.deployed = Some(deployed.number);
     let status = if deployed.new {
         StatusCode::CREATED
     } else {
@@ -123,6 +132,37 @@ fn settings(headers: &HeaderMap) -> Result<Option<Settings>> {
     body::json(&format!("header {SETTINGS_HEADER}"), value.as_bytes()).map(Some)
 }
 
+/// What has become of a version while somebody waits for it.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is being tried.
+    Open,
+    /// It serves, or was given up: the module's description says which.
+    Decided,
+    /// Another version was deployed, which took its place whether it served before or not.
+    Replaced(u64),
+    /// The module is gone, or about to be.
+    Removed,
+}
+
+impl Fate {
+    fn of(module: Option<&ModuleAbout>, number: u64) -> Self {
+        let Some(about) = module.filter(|about| !about.removing) else {
+            return Self::Removed;
+        };
+        let failed = about.failed.as_ref().map(|failed| failed.version.number);
+        let tried = about.rollout.as_ref().map(|tried| tried.version.number);
+        let later = [Some(about.version.number), tried, failed].into_iter();
+        match later.flatten().filter(|later| *later > number).max() {
+            _ if about.version.number == number || failed == Some(number) => Self::Decided,
+            Some(later) => Self::Replaced(later),
+            None if tried == Some(number) => Self::Open,
+            // A module that was removed and deployed again counts anew.
+            None => Self::Removed,
+        }
+    }
+}
+
 async fn await_rollout(
     admin: &Admin,
     name: &ModuleName,
@@ -130,13 +170,21 @@ async fn await_rollout(
     deadline: Instant,
 ) -> Result<()> {
     let mut applied = admin.control.applied();
+    let superseded = |detail| Err(Error::new(ProblemKind::Superseded, detail));
     loop {
-        let rolling = admin.control.read(|state| {
-            let rollout = state.modules().get(name)?.about.rollout.as_ref()?;
-            Some(rollout.version.number)
+        let fate = admin.control.read(|state| {
+            let module = state.modules().get(name);
+            Fate::of(module.map(|module| &module.about), number)
         });
-        if rolling != Some(number) {
-            return Ok(());
+        match fate {
+            Fate::Open => {}
+            Fate::Decided => return Ok(()),
+            Fate::Replaced(later) => {
+                return superseded(format!(
+                    "version {number} of {name} is deployed, and version {later} has taken its place"
+                ));
+            }
+            Fate::Removed => return superseded(removed(name, number)),
         }
         let changed = tokio::time::timeout_at(deadline, applied.changed()).await;
         if changed.is_err() {
@@ -144,6 +192,10 @@ async fn await_rollout(
             return Err(Error::new(ProblemKind::Timeout, detail));
         }
     }
+}
+
+fn removed(name: &ModuleName, number: u64) -> String {
+    format!("version {number} of {name} was deployed, and the module has been removed since")
 }
 
 /// Describe a module
@@ -388,6 +440,64 @@ pub(super) fn deadline(timeout_ms: Option<u64>, waits: bool) -> Instant {
 /// How long an owner may take to say whether it runs the version that serves.
 const ASK: Duration = Duration::from_secs(1);
 
+/// How long a deployment may take: it compiles, and the machine may have others to compile.
+const DEPLOY_DEFAULT: Duration = Duration::from_secs(300);
 const CHANGE_DEFAULT: Duration = Duration::from_secs(5);
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 const WAIT_MAX: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use holdfast_cluster::state::{FailedRollout, Rollout};
+    use holdfast_model::Digest;
+
+    use super::*;
+
+    fn about(serves: u64, tried: Option<u64>, failed: Option<u64>) -> ModuleAbout {
+        let version = |number| Version {
+            number,
+            digest: Digest::of(&[]),
+            size: 0,
+            settings: Default::default(),
+            deployed_at_ms: 0,
+        };
+        ModuleAbout {
+            version: version(serves),
+            rollout: tried.map(|number| Rollout {
+                version: version(number),
+                failed_on: BTreeMap::new(),
+            }),
+            failed: failed.map(|number| FailedRollout {
+                version: version(number),
+                error: String::new(),
+            }),
+            deployments: 9,
+            removing: false,
+        }
+    }
+
+    #[test]
+    fn who_waits_for_a_version_hears_what_became_of_it() {
+        for (serves, tried, failed, fate) in [
+            (1, Some(2), None, Fate::Open),
+            (1, Some(2), Some(1), Fate::Open),
+            (2, None, None, Fate::Decided),
+            (1, None, Some(2), Fate::Decided),
+            (2, Some(3), None, Fate::Decided),
+            (1, Some(3), Some(2), Fate::Decided),
+            (1, Some(3), None, Fate::Replaced(3)),
+            (3, None, None, Fate::Replaced(3)),
+            (1, None, Some(3), Fate::Replaced(3)),
+            (3, Some(4), None, Fate::Replaced(4)),
+            (1, None, None, Fate::Removed),
+        ] {
+            let about = about(serves, tried, failed);
+            let seen = Fate::of(Some(&about), 2);
+            assert_eq!(seen, fate, "{serves} {tried:?} {failed:?}");
+        }
+        let mut going = about(2, None, None);
+        going.removing = true;
+        assert_eq!(Fate::of(Some(&going), 2), Fate::Removed);
+        assert_eq!(Fate::of(None, 2), Fate::Removed);
+    }
+}

@@ -15,8 +15,8 @@ use holdfast_model::{
     api::{
         AllocateQuery, DeallocateQuery, Owner,
         ProblemKind::{
-            self, Conflict, Internal, NoLeader, Quarantined, Timeout, TooLarge, Unavailable,
-            UnknownModule, UnknownResource,
+            self, Conflict, Internal, NoLeader, Quarantined, Superseded, Timeout, TooLarge,
+            Unavailable, UnknownModule, UnknownResource,
         },
         ResourceInfo, ResourceList, ResourceStatus, ResourcesQuery,
     },
@@ -50,7 +50,7 @@ use crate::{
     responses(
         (status = CREATED, description = "It is new", body = ResourceInfo),
         (status = OK, description = "It was there; another spec restarts its instance once", body = ResourceInfo),
-        Problems<{ usual(&[TooLarge, UnknownModule, UnknownResource, Conflict, Quarantined, Unavailable, NoLeader, Timeout, Internal]) }>,
+        Problems<{ usual(&[TooLarge, UnknownModule, Conflict, Superseded, Quarantined, Unavailable, NoLeader, Timeout, Internal]) }>,
     )
 )]
 pub(super) async fn allocate(
@@ -62,25 +62,26 @@ pub(super) async fn allocate(
     let spec = spec(&admin, request).await?;
     let deadline = deadline(query.timeout_ms, query.wait.is_some());
     let late = |error: Error| error.unless_late(query.timeout_ms, deadline);
-    let entries = vec![(id.clone(), spec)];
+    let entries = vec![(id.clone(), spec.clone())];
     let allocated = admin.placement.allocate(&module, entries, deadline).await;
     let allocated = allocated.map_err(|error| late(error.into()))?;
     // What was acknowledged must be there to be described.
     let current = admin.control.read_index(deadline.into_std()).await;
     current.map_err(|error| late(Error::done_but(&error)))?;
     if query.wait.is_some() {
-        await_held(&admin, &module, &id, deadline).await?;
+        await_held(&admin, &module, &id, &spec, deadline).await?;
     }
-    let info = info(&admin, &module, &id).await?;
+    let info = info(&admin, &module, &id).await.map_err(|error| {
+        let undone = || undone(&module, &id, "it was deallocated since");
+        let error = error.superseded(ProblemKind::UnknownResource, undone);
+        error.superseded(ProblemKind::UnknownModule, undone)
+    })?;
     let created = allocated.first() == Some(&Allocation::Created);
-    Ok((
-        if created {
-            StatusCode::CREATED
-        } else {
-            StatusCode::OK
-        },
-        Json(info),
-    ))
+    let status = match created {
+        true => StatusCode::CREATED,
+        false => StatusCode::OK,
+    };
+    Ok((status, Json(info)))
 }
 
 async fn spec(admin: &Admin, request: Request) -> Result<Spec> {
@@ -104,15 +105,16 @@ async fn await_held(
     admin: &Admin,
     module: &ModuleName,
     id: &ResourceId,
+    spec: &Spec,
     deadline: Instant,
 ) -> Result<()> {
     let key = || format!("{module}/{id}");
-    // What an instance of an earlier spec does is no answer.
-    let revision = admin
-        .control
-        .read(|state| Some(state.resource(module, id)?.revision))
-        .ok_or_else(|| call::Error::UnknownResource(key()))?;
     loop {
+        // What an instance of an earlier spec does is no answer, and with a later one that of the
+        // caller is never held.
+        let look = |state: &state::State| revision_with(state, module, id, spec);
+        let superseded = |why| Error::new(ProblemKind::Superseded, undone(module, id, why));
+        let revision = admin.control.read(look).map_err(superseded)?;
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             let detail = format!("{} is allocated, but not held yet", key());
@@ -151,6 +153,27 @@ async fn await_held(
             _ => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
+}
+
+/// The revision of a resource that has this spec; else why no instance will have it.
+fn revision_with(
+    state: &state::State,
+    module: &ModuleName,
+    id: &ResourceId,
+    spec: &Spec,
+) -> Result<u64, &'static str> {
+    let found = state.modules().get(module);
+    let found = found.filter(|found| !found.about.removing);
+    let found = found.ok_or("its module was removed since")?;
+    match found.resources.get(id) {
+        None => Err("it was deallocated since"),
+        Some(resource) if resource.spec != *spec => Err("its spec was changed again since"),
+        Some(resource) => Ok(resource.revision),
+    }
+}
+
+fn undone(module: &ModuleName, id: &ResourceId, why: &str) -> String {
+    format!("{module}/{id} was allocated, and {why}")
 }
 
 fn owner_of(state: &state::State, module: &ModuleName, id: &ResourceId) -> Option<NodeId> {
@@ -324,7 +347,8 @@ pub(super) async fn list(
         Some(cursor) => Bound::Excluded(cursor::read(cursor)?),
     };
     // A filter by status is applied to what owners report: few may pass, so many are asked for.
-    let asked_for = query.status.map_or(limit, |_| limit.max(REPORTS_MIN));
+    let statuses = query.status.as_ref();
+    let asked_for = statuses.map_or(limit, |_| limit.max(REPORTS_MIN));
     let mut resources: Vec<ResourceInfo> = Vec::new();
     // The last resource looked at, while there are more.
     let mut last = None;
@@ -333,7 +357,8 @@ pub(super) async fn list(
         let (stored, end) = admin.look_up(look).await?;
         last = end;
         let found = infos(&admin, &module, stored).await;
-        let wanted = |info: &ResourceInfo| query.status.is_none_or(|status| info.status == status);
+        let wanted =
+            |info: &ResourceInfo| statuses.is_none_or(|wanted| wanted.contains(info.status));
         let mut found = found.into_iter().filter(wanted);
         resources.extend(found.by_ref().take(limit - resources.len()));
         if found.next().is_some() {
@@ -388,7 +413,7 @@ fn page(
     params(Resource, DeallocateQuery),
     responses(
         (status = NO_CONTENT, description = "It is no more, and with `wait` neither is its instance; also when there was none"),
-        Problems<{ usual(&[UnknownModule, Unavailable, NoLeader, Timeout]) }>,
+        Problems<{ usual(&[UnknownModule, Superseded, Unavailable, NoLeader, Timeout]) }>,
     )
 )]
 pub(super) async fn deallocate(
@@ -445,9 +470,12 @@ async fn await_gone(
                 asked.await.ok()
             }
         };
-        let ended = reports.is_some_and(|reports| reports.iter().all(Option::is_none));
-        // One that was allocated again meanwhile is not gone.
-        if ended && !present {
+        // Its instance is not told from the one before, which may have ended or may be replaced.
+        if present {
+            let detail = format!("{module}/{id} was deallocated, and was allocated again since");
+            return Err(Error::new(ProblemKind::Superseded, detail));
+        }
+        if reports.is_some_and(|reports| reports.iter().all(Option::is_none)) {
             return Ok(());
         }
         if Instant::now() + LOOK_AGAIN >= deadline {

@@ -16,6 +16,7 @@ use holdfast_model::{
 use super::{
     build,
     failure::{Exit, Failure},
+    fallback::{Nodes, is_lost},
     human,
     manifest::Manifest,
     output::{self, Output},
@@ -55,8 +56,9 @@ pub(super) struct DeployArgs {
     #[arg(long)]
     wait: bool,
 
-    /// How long to wait; only with --wait.
-    #[arg(long, value_name = "DURATION", requires = "wait", default_value = "2m")]
+    /// How long all of it may take once the component is built: to send, check, compile and spread
+    /// it, and to wait.
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
     #[arg(value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
@@ -64,52 +66,114 @@ pub(super) struct DeployArgs {
 pub(super) async fn run(args: DeployArgs, client: &Client, output: &Output) -> anyhow::Result<()> {
     let (name, component, settings) = gather(&args, client).await?;
     let spinner = output::spinner(format!("deploying {name}"));
-    let mut info = client
-        .deploy(&name, component, settings.as_ref(), &DeployQuery::default())
-        .await?;
-    let made = info.new;
-    let number = newest(&info).number;
-    if args.wait {
-        info = follow(client, &name, number, args.timeout, |info| {
-            spinner.set_message(waiting(info));
-        })
-        .await?;
-        info.new = made;
-    }
+    let mut nodes = Nodes::of(client).await;
+    let deadline = Deadline::after(args.timeout);
+    let info = bring(&nodes, &name, component, settings.as_ref(), deadline).await?;
+    let info = match args.wait {
+        true => {
+            let tell = |info: &ModuleInfo| spinner.set_message(waiting(info));
+            follow(&mut nodes, &info, deadline, tell).await?
+        }
+        false => info,
+    };
     spinner.finish_and_clear();
     output.show(&info, |info| describe(*output, info))
 }
 
-/// Waits until a version of a module serves.
+/// When somebody stops waiting, and how long that is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    at: Instant,
+    after: Duration,
+}
+
+impl Deadline {
+    pub(super) fn after(after: Duration) -> Self {
+        Self {
+            at: Instant::now() + after,
+            after,
+        }
+    }
+
+    fn left(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Has a component deployed; it may still have to be tried.
+pub(super) async fn bring(
+    nodes: &Nodes,
+    name: &ModuleName,
+    component: Bytes,
+    settings: Option<&Settings>,
+    deadline: Deadline,
+) -> anyhow::Result<ModuleInfo> {
+    let query = DeployQuery {
+        wait: None,
+        timeout_ms: Some(u64::try_from(deadline.left().as_millis()).unwrap_or(u64::MAX)),
+    };
+    let client = nodes.present();
+    Ok(client.deploy(name, component, settings, &query).await?)
+}
+
+/// Waits until the version of a deployment serves.
 ///
 /// # Errors
-/// When it failed, with the handler's words; or when it takes longer than `timeout`.
+/// When it failed, with the handler's words; when another version took its place, or the module is
+/// gone; or when it takes too long.
 pub(super) async fn follow(
-    client: &Client,
-    name: &ModuleName,
-    number: u64,
-    timeout: Duration,
+    nodes: &mut Nodes,
+    made: &ModuleInfo,
+    deadline: Deadline,
     mut tell: impl FnMut(&ModuleInfo),
 ) -> anyhow::Result<ModuleInfo> {
-    let started = Instant::now();
+    let name = &made.module;
+    let number = made.deployed.unwrap_or_else(|| newest(made).number);
     loop {
-        let info = client.module(name).await?;
-        if info.version.number >= number {
-            return Ok(info);
-        }
-        if let Some(failed) = &info.failed
-            && failed.version.number == number
-        {
-            let failure = format!("version {number} of {name} failed: {}", failed.error);
-            return Err(Failure::new(failure)
-                .hint(format!("version {} still serves", info.version.number))
-                .into());
-        }
-        tell(&info);
-        if started.elapsed() >= timeout {
+        let asked = nodes.ask(async |client| client.module(name).await).await;
+        let why = match asked {
+            Ok(info) => match fate(&info, number) {
+                Fate::Serves => {
+                    let (new, deployed) = (made.new, made.deployed);
+                    return Ok(ModuleInfo {
+                        new,
+                        deployed,
+                        ..info
+                    });
+                }
+                Fate::Failed(why) => {
+                    let failure = format!("version {number} of {name} failed: {why}");
+                    return Err(Failure::new(failure)
+                        .hint(format!("version {} still serves", info.version.number))
+                        .into());
+                }
+                Fate::Replaced(later) => {
+                    let failure = format!(
+                        "version {number} of {name} is deployed, and another version has taken its \
+                         place: {} ({})",
+                        later.number, later.digest
+                    );
+                    return Err(Failure::new(failure)
+                        .hint(format!("somebody else deployed {name} too; `holdfast modules get {name}` shows what serves"))
+                        .into());
+                }
+                Fate::Removed => return Err(removed(name, number)),
+                Fate::Open => {
+                    tell(&info);
+                    String::new()
+                }
+            },
+            Err(client::Error::Problem(problem)) if problem.kind == ProblemKind::UnknownModule => {
+                return Err(removed(name, number));
+            }
+            // The cluster may be without a leader, or all nodes restart.
+            Err(error) if is_lost(&error) => format!(": {error}"),
+            Err(error) => return Err(error.into()),
+        };
+        if deadline.left().is_zero() {
             let late = format!(
-                "version {number} of {name} does not serve after {}",
-                human::duration(timeout)
+                "version {number} of {name} does not serve after {}{why}",
+                human::duration(deadline.after)
             );
             return Err(Failure::new(late)
                 .hint("it goes on by itself; `holdfast modules get` shows how far it is")
@@ -117,6 +181,52 @@ pub(super) async fn follow(
                 .into());
         }
         tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+fn removed(name: &ModuleName, number: u64) -> anyhow::Error {
+    let failure =
+        format!("version {number} of {name} was deployed, and the module was removed since");
+    Failure::new(failure).into()
+}
+
+/// What has become of a version.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate<'a> {
+    Open,
+    Serves,
+    Failed(&'a str),
+    /// Another one has taken its place, whether it served before or not.
+    Replaced(&'a VersionInfo),
+    /// The module is gone, or about to be.
+    Removed,
+}
+
+fn fate(info: &ModuleInfo, number: u64) -> Fate<'_> {
+    let failed = info.failed.as_ref();
+    let tried = info.rollout.as_ref();
+    if info.removing {
+        return Fate::Removed;
+    }
+    if info.version.number == number {
+        return Fate::Serves;
+    }
+    if let Some(failed) = failed.filter(|failed| failed.version.number == number) {
+        return Fate::Failed(&failed.error);
+    }
+    let known = [
+        Some(&info.version),
+        tried.map(|tried| &tried.version),
+        failed.map(|failed| &failed.version),
+    ];
+    let later = known.into_iter().flatten();
+    match later
+        .filter(|version| version.number > number)
+        .max_by_key(|version| version.number)
+    {
+        Some(later) => Fate::Replaced(later),
+        // The node that answers may not have heard of it yet.
+        None => Fate::Open,
     }
 }
 
@@ -209,7 +319,9 @@ fn waiting(info: &ModuleInfo) -> String {
 
 fn describe(output: Output, info: &ModuleInfo) -> String {
     let version = newest(info);
+    let made = info.deployed.unwrap_or(version.number);
     let state = match (&info.rollout, info.new) {
+        _ if made != version.number => format!("deployed after version {made}, which was yours"),
         (Some(_), _) => format!(
             "being tried; version {} serves until then",
             info.version.number

@@ -17,8 +17,8 @@ use clap::Args;
 use holdfast_model::{
     ModuleName, ResourceId, Spec,
     api::{
-        self as model, AllocateQuery, AllocateWait, DeallocateQuery, DeployQuery, EventType,
-        EventsQuery, Happening, LogLevel, LogsQuery,
+        self as model, AllocateQuery, AllocateWait, DeallocateQuery, EventType, EventsQuery,
+        Happening, LogLevel, LogsQuery,
     },
 };
 use parking_lot::Mutex;
@@ -29,8 +29,10 @@ use self::{
     watch::Watch,
 };
 use super::{
-    build, deploy,
+    build,
+    deploy::{self, Deadline},
     failure::{Exit, Failure},
+    fallback::Nodes,
     interrupts::Interrupts,
     local_node::{self, Launch, Log},
     manifest::Manifest,
@@ -199,13 +201,13 @@ async fn follow_failures(
         module: Some(module.clone()),
         ..EventsQuery::default()
     };
-    let told = |_: &str, event: model::Event| match event.what {
-        Happening::InstanceFailed {
+    let told = |_: &str, event: Option<model::Event>| match event.map(|event| event.what) {
+        Some(Happening::InstanceFailed {
             resource,
             error,
             quarantined,
             ..
-        } => {
+        }) => {
             // Whoever waits for it is told by the answer.
             if quarantined && waited_for.lock().contains(&resource) {
                 return Ok(());
@@ -318,13 +320,10 @@ impl Handler<'_> {
         let begun = Instant::now();
         let (module, settings) = (&self.module, &built.manifest.settings);
         let component = built.bytes.clone();
-        let query = DeployQuery::default();
-        let info = self
-            .client
-            .deploy(module, component, Some(settings), &query)
-            .await?;
-        let number = deploy::newest(&info).number;
-        let info = deploy::follow(self.client, module, number, DEPLOY_TIMEOUT, |_| {}).await?;
+        let mut nodes = Nodes::of(self.client).await;
+        let deadline = Deadline::after(DEPLOY_TIMEOUT);
+        let made = deploy::bring(&nodes, module, component, Some(settings), deadline).await?;
+        let info = deploy::follow(&mut nodes, &made, deadline, |_| {}).await?;
         self.teller.tell(&Event::Serves {
             module,
             version: info.version.number,

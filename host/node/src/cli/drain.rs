@@ -7,6 +7,7 @@ use holdfast_model::api::{DrainQuery, NodeInfo, NodeStatus};
 
 use super::{
     failure::{Exit, Failure},
+    fallback::{Nodes, is_lost},
     human,
     output::{self, Output},
     target,
@@ -56,16 +57,19 @@ pub(super) async fn run(args: DrainArgs, client: &Client, output: &Output) -> an
             .map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
         ..DrainQuery::default()
     };
+    // Those that can be asked in the place of this node, should it be the one that ends.
+    let mut nodes = Nodes::of(client).await;
     let mut info = client.drain(node, &query).await?;
     if args.wait {
-        info = until_empty(client, info, args.timeout).await?;
+        info = until_empty(&mut nodes, info, args.timeout).await?;
     }
     output.show(&info, describe)
 }
 
-/// Waits on this side, to be able to show how far it is.
+/// Waits on this side, to be able to show how far it is. A node that dies meanwhile loses the rest to
+/// others, and its drain is over with that.
 async fn until_empty(
-    client: &Client,
+    nodes: &mut Nodes,
     mut info: NodeInfo,
     timeout: Duration,
 ) -> anyhow::Result<NodeInfo> {
@@ -73,16 +77,23 @@ async fn until_empty(
     let total = info.resources;
     let bar = output::progress(Some(total), format!("draining {}", human::node(node)));
     let started = Instant::now();
-    while info.resources > 0 {
+    let mut unheard = String::new();
+    loop {
         bar.set_position(total.saturating_sub(info.resources));
-        if info.status != NodeStatus::Draining {
-            let ended = format!("node {node} is {}, no longer draining", info.status);
+        if let Some(ended) = ended(&info) {
             return Err(Failure::new(ended).into());
         }
+        // Whether one that does not answer has ended is not known before it is down.
+        let is_over = info.status != NodeStatus::Unreachable;
+        if info.resources == 0 && is_over && unheard.is_empty() {
+            bar.finish_and_clear();
+            return Ok(info);
+        }
         if started.elapsed() >= timeout {
-            let left = human::counted(info.resources, "resource");
             let late = format!(
-                "node {node} still owns {left} after {}",
+                "node {node} is told to drain, is {}, and still owns {} after {}{unheard}",
+                info.status,
+                human::counted(info.resources, "resource"),
                 human::duration(timeout)
             );
             return Err(Failure::new(late)
@@ -94,16 +105,38 @@ async fn until_empty(
                 .into());
         }
         tokio::time::sleep(POLL_INTERVAL).await;
-        info = target::node_info(client, node).await?;
+        match nodes.ask(async |client| client.nodes().await).await {
+            Ok(list) => {
+                nodes.learn(&list.nodes);
+                let found = list.nodes.into_iter().find(|info| info.node == node);
+                info = found.ok_or_else(|| {
+                    let gone = format!("node {node} was told to drain, and was removed since");
+                    Failure::new(gone)
+                })?;
+                unheard.clear();
+            }
+            Err(error) if is_lost(&error) => unheard = format!("; nobody says more: {error}"),
+            Err(error) => return Err(error.into()),
+        }
     }
-    bar.finish_and_clear();
-    Ok(info)
+}
+
+/// What has ended the drain, if anything has.
+fn ended(info: &NodeInfo) -> Option<String> {
+    let node = info.node;
+    let why = match info.status {
+        NodeStatus::Draining | NodeStatus::Unreachable | NodeStatus::Down => return None,
+        NodeStatus::Active => "its drain was ended since",
+        NodeStatus::Restarting => "restarts, which ends its drain",
+    };
+    Some(format!("node {node} was told to drain, and {why}"))
 }
 
 fn describe(info: &NodeInfo) -> String {
     let node = info.node;
     match (info.status, info.resources) {
         (NodeStatus::Draining, 0) => format!("{node} is draining and owns nothing"),
+        (NodeStatus::Down, 0) => format!("{node} is down and owns nothing"),
         (status, owns) => {
             format!(
                 "{node} is {status} and owns {}",
@@ -120,3 +153,23 @@ Examples:
   holdfast drain 9f3a --wait
   holdfast drain 9f3a --wait --deadline 2m
   holdfast drain 9f3a --cancel";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_is_over_when_the_node_is_back_and_not_when_it_is_silent() {
+        let mut info = super::super::nodes::tests::info("9f3a0000-0000-4000-8000-000000000000");
+        for (status, over) in [
+            (NodeStatus::Draining, false),
+            (NodeStatus::Unreachable, false),
+            (NodeStatus::Down, false),
+            (NodeStatus::Active, true),
+            (NodeStatus::Restarting, true),
+        ] {
+            info.status = status;
+            assert_eq!(ended(&info).is_some(), over, "{status}");
+        }
+    }
+}

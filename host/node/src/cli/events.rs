@@ -6,6 +6,7 @@ use clap::{Args, builder::styling::AnsiColor};
 use holdfast_model::api::{Event, EventType, EventsQuery};
 
 use super::{
+    fallback::{Nodes, is_lost},
     output::{self, Output},
     subject::Subject,
     suggest,
@@ -15,7 +16,8 @@ use crate::client::{Client, Error};
 /// Watch what happens in the cluster
 ///
 /// Nodes that come and go, deployments, allocations, moves, instances that start, fail and stop; until
-/// interrupted. docs/EVENTS.md lists them.
+/// interrupted. docs/EVENTS.md lists them. When the node that is asked ends, it goes on through another
+/// one; what was missed by then is an event too.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct EventsArgs {
@@ -41,29 +43,29 @@ pub(super) async fn run(args: EventsArgs, client: &Client, output: &Output) -> a
         resource,
         replay: args.replay,
     };
+    let mut nodes = Nodes::of(client).await;
     let mut seen: Option<String> = None;
     loop {
-        let mut last = seen.clone();
-        let watched = client.events(&query, seen.as_deref(), |id, event| {
-            last = Some(id.to_owned());
-            output.show(&event, |event| text(*output, event))
+        let present = nodes.present().clone();
+        let after = seen.clone();
+        let watched = present.events(&query, after.as_deref(), |id, event| {
+            if let Some(event) = event {
+                output.show(&event, |event| text(*output, event))?;
+            }
+            seen = Some(id.to_owned());
+            anyhow::Ok(())
         });
-        let watched = watched.await;
-        let lost = match watched {
+        let lost = match watched.await {
             Ok(()) => "the node ends".to_owned(),
             Err(error) => match error.downcast_ref::<Error>() {
-                // It goes on where it stopped, as long as something was seen: nothing is missed.
-                Some(error @ (Error::Broken { .. } | Error::Unreachable { .. }))
-                    if seen.is_some() || last.is_some() =>
-                {
-                    error.to_string()
-                }
+                // It goes on where it stopped.
+                Some(lost) if is_lost(lost) && seen.is_some() => lost.to_string(),
                 _ => return Err(error),
             },
         };
-        output.warn(&format!("{lost}; asking again"));
-        (seen, query.replay) = (last, false);
-        tokio::time::sleep(AGAIN).await;
+        query.replay &= seen.is_none();
+        output.warn(&format!("{lost}; going on through any node that answers"));
+        nodes.again().await?;
     }
 }
 
@@ -124,9 +126,6 @@ fn colour(kind: EventType) -> AnsiColor {
         _ => AnsiColor::Green,
     }
 }
-
-/// How soon a node is asked again whose answer broke off.
-const AGAIN: Duration = Duration::from_secs(1);
 
 const AFTER_HELP: &str = "\
 Examples:

@@ -115,6 +115,11 @@ pub(super) fn told(error: &anyhow::Error) -> String {
     Told::of(error).to_string()
 }
 
+/// An error and its causes, without advice, for a line of a longer report.
+pub(super) fn in_line(error: &anyhow::Error) -> String {
+    message(error)
+}
+
 /// An error as a problem document.
 pub(super) fn problem(error: &anyhow::Error) -> serde_json::Value {
     Told::of(error).problem()
@@ -233,6 +238,8 @@ fn exit_of_problem(problem: &Problem) -> Exit {
     match (problem.kind, problem.status) {
         // Whatever status a handler chooses: that something does not exist is said of what it knows.
         (ProblemKind::Quarantined, _) => Exit::Refused,
+        // It was done; what was waited for does not come.
+        (ProblemKind::Superseded, _) => Exit::Failed,
         (ProblemKind::HandlerRefused, status) if status != 503 => Exit::Refused,
         (_, status) => exit_of_status(status),
     }

@@ -6,12 +6,13 @@ use clap::{Args, builder::styling::AnsiColor};
 use holdfast_model::api::{LogEntry, LogLevel, LogLine, LogsQuery};
 
 use super::{
+    fallback::{Nodes, is_lost},
     human,
     output::{self, Output},
     subject::Subject,
     target,
 };
-use crate::client::Client;
+use crate::client::{self, Client};
 
 /// Show what handlers say, on all nodes
 ///
@@ -24,7 +25,8 @@ pub(super) struct LogsArgs {
     #[arg(value_name = "MODULE[/ID]")]
     subject: Option<Subject>,
 
-    /// Go on with what is said from now on, until interrupted.
+    /// Go on with what is said from now on, until interrupted; through another node when the one that
+    /// is asked ends.
     #[arg(long, short)]
     follow: bool,
 
@@ -62,21 +64,59 @@ pub(super) async fn run(args: LogsArgs, client: &Client, output: &Output) -> any
         level: Some(args.level),
         limit: Some(args.lines),
         follow: args.follow,
+        after: None,
     };
-    client
-        .logs(&query, |line| match line {
-            line if output.is_json() => output.json(&line),
-            LogLine::Entry(entry) => output::write(text(*output, &entry).as_bytes()),
-            LogLine::Missing(missing) => {
-                let node = human::node(missing.node);
-                output.warn(&format!(
-                    "lines of node {node} are missing: {}",
-                    missing.missing
-                ));
-                Ok(())
+    if !args.follow {
+        return client.logs(&query, |line| tell(*output, line)).await;
+    }
+    follow(query, client, *output).await
+}
+
+/// Goes on through any node, until interrupted.
+async fn follow(mut query: LogsQuery, client: &Client, output: Output) -> anyhow::Result<()> {
+    let mut nodes = Nodes::of(client).await;
+    loop {
+        let present = nodes.present().clone();
+        // Told when it is known from where to go on after them: none is told twice.
+        let mut untold = Vec::new();
+        let mut after = query.after.clone();
+        let followed = present.logs(&query, |line| {
+            match line {
+                LogLine::Cursor(cursor) => after = Some(cursor.cursor),
+                line => {
+                    untold.push(line);
+                    return anyhow::Ok(());
+                }
             }
-        })
-        .await
+            untold.drain(..).try_for_each(|line| tell(output, line))
+        });
+        let lost = match followed.await {
+            Ok(()) => "the node ends".to_owned(),
+            Err(error) => match error.downcast_ref::<client::Error>() {
+                Some(lost) if is_lost(lost) && after.is_some() => lost.to_string(),
+                _ => return Err(error),
+            },
+        };
+        query.after = after;
+        output.warn(&format!("{lost}; going on through any node that answers"));
+        nodes.again().await?;
+    }
+}
+
+fn tell(output: Output, line: LogLine) -> anyhow::Result<()> {
+    match line {
+        LogLine::Cursor(_) => Ok(()),
+        line if output.is_json() => output.json(&line),
+        LogLine::Entry(entry) => output::write(text(output, &entry).as_bytes()),
+        LogLine::Missing(missing) => {
+            let node = human::node(missing.node);
+            output.warn(&format!(
+                "lines of node {node} are missing: {}",
+                missing.missing
+            ));
+            Ok(())
+        }
+    }
 }
 
 /// A line for people.

@@ -11,12 +11,17 @@ use holdfast_model::{
 
 use super::{
     failure::{Exit, Failure},
+    fallback::{Nodes, is_lost},
     human,
     output::{self, Output},
 };
 use crate::client::{self, Client};
 
-/// List, describe and remove modules
+mod archive;
+mod export;
+mod import;
+
+/// List, describe, remove, export and import modules
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct ModulesArgs {
@@ -35,6 +40,8 @@ enum Action {
         /// The module.
         module: ModuleName,
     },
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
     /// Remove a module
     ///
     /// It takes no allocations any more, and vanishes with the last instance of its resources.
@@ -60,15 +67,21 @@ enum Action {
     },
 }
 
-pub(super) async fn run(args: ModulesArgs, client: &Client, output: &Output) -> anyhow::Result<()> {
+pub(super) async fn run(
+    args: ModulesArgs,
+    client: &Client,
+    output: &Output,
+) -> anyhow::Result<Exit> {
     match args.action.unwrap_or(Action::List) {
+        Action::Export(args) => export::run(args, client, *output).await?,
+        Action::Import(args) => return import::run(args, client, *output).await,
         Action::List => {
             let modules = client.modules().await?;
-            output.show(&modules, |modules| list(*output, modules))
+            output.show(&modules, |modules| list(*output, modules))?;
         }
         Action::Get { module } => {
             let info = client.module(&module).await?;
-            output.show(&info, |info| describe(*output, info))
+            output.show(&info, |info| describe(*output, info))?;
         }
         Action::Remove {
             module,
@@ -80,39 +93,52 @@ pub(super) async fn run(args: ModulesArgs, client: &Client, output: &Output) -> 
                 force,
                 ..RemoveModuleQuery::default()
             };
+            // Those that can be asked in the place of this node, should it die.
+            let mut nodes = Nodes::of(client).await;
             client.remove_module(&module, &query).await?;
             if wait {
-                until_gone(client, &module, timeout).await?;
+                until_gone(&mut nodes, &module, timeout).await?;
             }
             // An acknowledged removal is under way; only who waited knows that it is complete.
             let removed = serde_json::json!({"module": module, "removing": !wait, "removed": wait});
             output.show(&removed, |_| match wait {
                 true => format!("{module} is removed"),
                 false => format!("{module} is being removed"),
-            })
+            })?;
         }
     }
+    Ok(Exit::Done)
 }
 
 /// Waits until a module that is being removed is gone, on this side, to be able to show how far
-/// it is.
-async fn until_gone(client: &Client, module: &ModuleName, timeout: Duration) -> anyhow::Result<()> {
+/// it is. Another one that has its name by then is another.
+async fn until_gone(
+    nodes: &mut Nodes,
+    module: &ModuleName,
+    timeout: Duration,
+) -> anyhow::Result<()> {
     let spinner = output::spinner(format!("removing {module}"));
     let started = Instant::now();
     loop {
-        let slots = match client.module(module).await {
-            Ok(info) => info.slots,
+        let asked = nodes.ask(async |client| client.module(module).await).await;
+        let how_far = match asked {
+            Ok(info) if !info.removing => return Ok(()),
+            Ok(info) => {
+                let left = human::counted(info.slots, "slot");
+                spinner.set_message(format!("removing {module}: {left} left"));
+                format!("{left} of it still have instances")
+            }
             Err(client::Error::Problem(problem)) if problem.kind == ProblemKind::UnknownModule => {
-                spinner.finish_and_clear();
                 return Ok(());
             }
+            Err(error) if is_lost(&error) => format!("no node says how far it is: {error}"),
             Err(error) => return Err(error.into()),
         };
-        let left = human::counted(slots, "slot");
-        spinner.set_message(format!("removing {module}: {left} left"));
         if started.elapsed() >= timeout {
-            let waited = human::duration(timeout);
-            let late = format!("{left} of {module} still have instances after {waited}");
+            let late = format!(
+                "the removal of {module} is decided, and after {} {how_far}",
+                human::duration(timeout)
+            );
             return Err(Failure::new(late)
                 .hint("it goes on by itself; `holdfast modules` shows whether it is done")
                 .exit(Exit::TimedOut)
@@ -254,7 +280,9 @@ const AFTER_HELP: &str = "\
 Examples:
   holdfast modules
   holdfast modules get counter
-  holdfast modules remove counter --force";
+  holdfast modules remove counter --force
+  holdfast modules export --output backup.tar
+  holdfast modules import backup.tar";
 
 #[cfg(test)]
 pub(super) mod tests {

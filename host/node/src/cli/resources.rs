@@ -6,10 +6,10 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use holdfast_model::{
-    ModuleName, Spec,
+    ModuleName, NodeId, Spec,
     api::{
-        AllocateQuery, AllocateWait, DeallocateQuery, DeallocateWait, ResourceInfo, ResourceStatus,
-        ResourcesQuery,
+        AllocateQuery, AllocateWait, DeallocateQuery, DeallocateWait, ProblemKind, ResourceInfo,
+        ResourceStatus, ResourceStatuses, ResourcesQuery,
     },
 };
 
@@ -19,10 +19,10 @@ use super::{
     output::{self, Output},
     target::{self, Target},
 };
-use crate::client::Client;
+use crate::client::{self, Client};
 
-mod import;
-mod records;
+pub(super) mod import;
+pub(super) mod records;
 
 /// List, describe, allocate, deallocate and import resources
 #[derive(Debug, Args)]
@@ -78,15 +78,23 @@ enum Action {
 #[derive(Debug, Args)]
 struct ListArgs {
     /// The module.
-    module: ModuleName,
+    #[arg(
+        required_unless_present = "all_modules",
+        conflicts_with = "all_modules"
+    )]
+    module: Option<ModuleName>,
+
+    /// Those of all modules, all of them; with --format json one a line.
+    #[arg(long, conflicts_with_all = ["cursor", "limit"])]
+    all_modules: bool,
 
     /// Only what this node owns: its id, or the beginning of it.
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
 
-    /// Only what has this status, like held or quarantined.
+    /// Only what has this status, like held, or one of several, like failed,quarantined.
     #[arg(long, value_name = "STATUS")]
-    status: Option<ResourceStatus>,
+    status: Option<ResourceStatuses>,
 
     /// How many at a time.
     #[arg(long, value_name = "N", default_value_t = ResourcesQuery::LIMIT_DEFAULT)]
@@ -167,8 +175,9 @@ async fn list(args: ListArgs, client: &Client, output: Output) -> anyhow::Result
         Some(beginning) => Some(target::node(client, beginning).await?),
         None => None,
     };
+    let all = args.all || args.all_modules;
     let mut query = ResourcesQuery {
-        limit: Some(if args.all {
+        limit: Some(if all {
             ResourcesQuery::LIMIT_MAX
         } else {
             args.limit
@@ -177,39 +186,104 @@ async fn list(args: ListArgs, client: &Client, output: Output) -> anyhow::Result
         node,
         status: args.status,
     };
+    let modules = match args.module {
+        Some(module) => vec![module],
+        None => names(client).await?,
+    };
     let mut shown = 0;
-    loop {
-        let page = client.resources(&args.module, &query).await?;
-        let rows = page.resources.len();
-        if output.is_json() && !args.all {
-            return output.json(&page);
-        }
-        if output.is_json() {
-            for info in &page.resources {
-                output.json(info)?;
+    for module in &modules {
+        query.cursor = match all {
+            true => None,
+            false => query.cursor,
+        };
+        loop {
+            let page = client.resources(module, &query).await;
+            let page = match page {
+                // It was removed since its name was listed.
+                Err(error) if args.all_modules && is_unknown(&error) => break,
+                page => page?,
+            };
+            if output.is_json() && !all {
+                return output.json(&page);
             }
-        } else if rows > 0 {
-            output::write(rows_of(output, &page.resources, shown == 0).as_bytes())?;
-        }
-        shown += rows;
-        match page.next_cursor {
-            Some(cursor) if args.all => query.cursor = Some(cursor),
-            Some(cursor) => {
-                return output.say(format!(
-                    "\nThere is more: --all shows everything, --cursor {cursor} the next page."
-                ));
+            if output.is_json() {
+                for info in &page.resources {
+                    output.json(info)?;
+                }
+            } else if !page.resources.is_empty() {
+                let rows = rows_of(output, &page.resources, shown == 0, args.all_modules);
+                output::write(rows.as_bytes())?;
             }
-            None if shown == 0 => return output.say("No such resources."),
-            None => return Ok(()),
+            shown += page.resources.len();
+            match page.next_cursor {
+                Some(cursor) if all => query.cursor = Some(cursor),
+                Some(cursor) => {
+                    return output.say(format!(
+                        "\nThere is more: --all shows everything, --cursor {cursor} the next page."
+                    ));
+                }
+                None => break,
+            }
         }
+    }
+    match shown {
+        0 => output.say("No such resources."),
+        _ => Ok(()),
     }
 }
 
-fn rows_of(output: Output, resources: &[ResourceInfo], first: bool) -> String {
+async fn names(client: &Client) -> Result<Vec<ModuleName>, client::Error> {
+    let modules = client.modules().await?.modules.into_iter();
+    Ok(modules.map(|info| info.module).collect())
+}
+
+fn is_unknown(error: &client::Error) -> bool {
+    let problem = error.problem();
+    problem.is_some_and(|problem| problem.kind == ProblemKind::UnknownModule)
+}
+
+/// What a node owns and does not hold, of all modules; as many at most.
+pub(super) async fn unheld(
+    client: &Client,
+    node: NodeId,
+    max: usize,
+) -> Result<Vec<ResourceInfo>, client::Error> {
+    let mut found = Vec::new();
+    for module in names(client).await? {
+        let mut query = ResourcesQuery {
+            limit: Some(ResourcesQuery::LIMIT_MAX),
+            cursor: None,
+            node: Some(node),
+            status: Some(ResourceStatuses::all_but(ResourceStatus::Held)),
+        };
+        loop {
+            let page = match client.resources(&module, &query).await {
+                Err(error) if is_unknown(&error) => break,
+                page => page?,
+            };
+            found.extend(page.resources);
+            if found.len() >= max {
+                found.truncate(max);
+                return Ok(found);
+            }
+            match page.next_cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => break,
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn rows_of(output: Output, resources: &[ResourceInfo], first: bool, with_module: bool) -> String {
     let rows = resources.iter().map(|info| {
         let error = info.last_error.as_ref();
+        let name = match with_module {
+            true => format!("{}/{}", info.module, info.id),
+            false => info.id.to_string(),
+        };
         vec![
-            Cell::new(&info.id),
+            Cell::new(name),
             output::resource_status(info.status),
             Cell::new(
                 info.owner
@@ -316,6 +390,7 @@ Examples:
 const LIST_HELP: &str = "\
 Examples:
   holdfast resources list counter --node 9f3a --status held
+  holdfast resources list --all-modules --status failed,quarantined
   holdfast resources list counter --all --format json | jq -r .id";
 
 const ALLOCATE_HELP: &str = "\
@@ -330,11 +405,15 @@ Forms of the file:
   JSON, one object a line               {\"id\":\"a\",\"spec\":{\"start\":1}}
   a JSON array of ids or objects        [\"a\",{\"id\":\"b\",\"spec\":{}}]
   an object with such an array          {\"data\":[…]}
-An object without `spec` is a spec itself, its id apart. Allocating what exists
-already is no error: an import can be repeated.
+  what `resources list` and `get` print with --format json
+An object without `spec` is a spec itself, its id apart. Lines that name another
+module, as lists of several do, are passed over and counted. Allocating what
+exists already is no error: an import can be repeated.
 
 Examples:
   holdfast resources import counter ids.txt
+  holdfast resources list counter --all --format json > counter.json
+  holdfast resources import counter counter.json
   seq 1000 | holdfast resources import counter -
   curl -s https://api.example/devices | holdfast resources import devices -";
 

@@ -1,11 +1,16 @@
 //! `holdfast settings`: the settings of the cluster.
 
-use std::time::Duration;
+use std::{
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use anyhow::Context as _;
 use clap::Args;
 use holdfast_model::api::{ChangeClusterSettings, ClusterSettings};
 
-use super::{human, output::Output};
+use super::{output::Output, target::usage};
 use crate::client::Client;
 
 /// Show the settings of the cluster, or change some
@@ -48,6 +53,13 @@ pub(super) struct SettingsArgs {
     /// long.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     stable_after: Option<Duration>,
+
+    /// A file with settings as `holdfast settings --format json` prints them; - is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "voters", "lease_ttl", "lease_guard", "replace_voters_after", "fast_failover",
+        "stable_after",
+    ])]
+    file: Option<PathBuf>,
 }
 
 pub(super) async fn run(
@@ -55,13 +67,16 @@ pub(super) async fn run(
     client: &Client,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let change = ChangeClusterSettings {
-        voters: args.voters,
-        lease_ttl_ms: args.lease_ttl.map(millis),
-        lease_guard_ms: args.lease_guard.map(millis),
-        replace_voters_after_ms: args.replace_voters_after.map(millis),
-        fast_failover: args.fast_failover,
-        stable_after_ms: args.stable_after.map(millis),
+    let change = match &args.file {
+        Some(file) => read(file)?,
+        None => ChangeClusterSettings {
+            voters: args.voters,
+            lease_ttl_ms: args.lease_ttl.map(millis),
+            lease_guard_ms: args.lease_guard.map(millis),
+            replace_voters_after_ms: args.replace_voters_after.map(millis),
+            fast_failover: args.fast_failover,
+            stable_after_ms: args.stable_after.map(millis),
+        },
     };
     let settings = match change == ChangeClusterSettings::default() {
         true => client.settings().await?,
@@ -70,8 +85,20 @@ pub(super) async fn run(
     output.show(&settings, |settings| describe(*output, settings))
 }
 
+fn read(file: &Path) -> anyhow::Result<ChangeClusterSettings> {
+    let text = match file == Path::new("-") {
+        true => io::read_to_string(io::stdin().lock().take(FILE_BYTES_MAX)),
+        false => std::fs::read_to_string(file),
+    };
+    let at = || format!("read {}", file.display());
+    let text = text.with_context(at)?;
+    let settings = serde_json::from_str(&text).with_context(at);
+    settings.map_err(|error| usage(format!("{error:#}")))
+}
+
 fn describe(output: Output, settings: &ClusterSettings) -> String {
-    let duration = |ms| human::duration(Duration::from_millis(ms));
+    // As the options take them.
+    let duration = |ms| humantime::format_duration(Duration::from_millis(ms)).to_string();
     let fast = if settings.fast_failover {
         "true"
     } else {
@@ -95,9 +122,14 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Much more than settings have.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
 const AFTER_HELP: &str = "\
 Examples:
   holdfast settings
+  holdfast settings --format json > settings.json
+  holdfast settings --file settings.json
   holdfast settings --voters 5
   holdfast settings --lease-ttl 5s --lease-guard 600ms";
 
@@ -105,28 +137,51 @@ Examples:
 mod tests {
     use super::*;
 
-    #[test]
-    fn settings_are_shown_as_their_options_are_written() {
-        let settings = ClusterSettings {
+    fn settings() -> ClusterSettings {
+        ClusterSettings {
             voters: 3,
             lease_ttl_ms: 3_000,
             lease_guard_ms: 500,
-            replace_voters_after_ms: 30_000,
+            replace_voters_after_ms: 90_000,
             fast_failover: true,
             stable_after_ms: 1_000,
-        };
+        }
+    }
+
+    #[test]
+    fn settings_are_shown_as_their_options_are_written() {
+        let settings = settings();
         let text = describe(Output::plain(), &settings);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines,
             [
                 "voters                3",
-                "lease-ttl             3.0 s",
-                "lease-guard           500 ms",
-                "replace-voters-after  30.0 s",
+                "lease-ttl             3s",
+                "lease-guard           500ms",
+                "replace-voters-after  1m 30s",
                 "fast-failover         true",
-                "stable-after          1.0 s",
+                "stable-after          1s",
             ]
         );
+        for line in lines {
+            let (_, value) = line.split_once("  ").unwrap();
+            if value.trim().ends_with('s') {
+                humantime::parse_duration(value.trim()).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_printed_as_json_is_taken_back() {
+        let settings = settings();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), serde_json::to_vec(&settings).unwrap()).unwrap();
+        let change = read(file.path()).unwrap();
+        let asked = serde_json::to_value(&change).unwrap();
+        assert_eq!(asked, serde_json::to_value(&settings).unwrap());
+        std::fs::write(file.path(), r#"{"colour":"red"}"#).unwrap();
+        let error = read(file.path()).unwrap_err().to_string();
+        assert!(error.contains("colour"), "{error}");
     }
 }

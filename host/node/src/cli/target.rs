@@ -58,15 +58,6 @@ pub(super) fn usage(message: impl Into<String>) -> anyhow::Error {
     Failure::new(message).exit(Exit::Usage).into()
 }
 
-/// A node of which it is known that it was there.
-pub(super) async fn node_info(client: &Client, node: NodeId) -> anyhow::Result<NodeInfo> {
-    let nodes = client.nodes().await?.nodes;
-    nodes
-        .into_iter()
-        .find(|info| info.node == node)
-        .with_context(|| format!("node {node} was removed"))
-}
-
 /// The node whose id begins with this text.
 pub(super) async fn node(client: &Client, beginning: &str) -> anyhow::Result<NodeId> {
     if let Ok(node) = beginning.parse() {

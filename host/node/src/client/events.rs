@@ -7,7 +7,8 @@ use super::{Client, Error, Exchange, lines::Lines};
 
 impl Client {
     /// What happens in the cluster: `on_event` is called for each event, with its id, until the node
-    /// ends or it fails. `after` is the id of the last event that was seen before.
+    /// ends or it fails; and with an id alone when the node says from where to go on. `after` is the
+    /// last id that was seen before.
     ///
     /// # Errors
     /// See [`Error`]; and what `on_event` says.
@@ -15,7 +16,7 @@ impl Client {
         &self,
         query: &EventsQuery,
         after: Option<&str>,
-        mut on_event: impl FnMut(&str, Event) -> Result<(), E>,
+        mut on_event: impl FnMut(&str, Option<Event>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut exchange = Exchange::new(Method::GET, "/v1/events").query(query);
         if let Some(id) = after {
@@ -28,16 +29,17 @@ impl Client {
         }
         let response = self.within(self.timeout, self.start(exchange)).await?;
         let mut lines = Lines::new(self, response.into_body());
-        let mut id = String::new();
+        let (mut id, mut event) = (String::new(), None);
         while let Some(line) = lines.text().await? {
             // The type is in the data too.
             match line.split_once(": ") {
                 Some(("id", text)) => text.clone_into(&mut id),
                 Some(("data", json)) => {
-                    let event = serde_json::from_str(json);
-                    let event = event.map_err(|error| self.malformed(error.to_string()))?;
-                    on_event(&id, event)?;
+                    let read = serde_json::from_str(json);
+                    event = Some(read.map_err(|error| self.malformed(error.to_string()))?);
                 }
+                // An event is whole with the empty line after it.
+                None if line.is_empty() && !id.is_empty() => on_event(&id, event.take())?,
                 _ => {}
             }
         }

@@ -1,6 +1,9 @@
 //! The routes, one method each.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    pin::pin,
+    time::{Duration, Instant, SystemTime},
+};
 
 use bytes::Bytes;
 use holdfast_model::{
@@ -10,7 +13,8 @@ use holdfast_model::{
         ClusterSettings, DeallocateQuery, DeployQuery, DrainQuery, IDEMPOTENCY_KEY_HEADER,
         ModuleInfo, ModuleList, NODE_HEADER, NodeInfo, NodeList, NodeLog, PlanRequest,
         REQUEST_ID_HEADER, RemoveModuleQuery, RemoveNodeQuery, ResourceInfo, ResourceList,
-        ResourcesQuery, SETTINGS_HEADER, SlotList, SlotsQuery, TIMEOUT_HEADER, WASM,
+        ResourcesQuery, RestartQuery, SETTINGS_HEADER, SlotList, SlotsQuery, TIMEOUT_HEADER,
+        VersionInfo, WASM,
     },
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
@@ -71,7 +75,7 @@ impl Client {
         let mut exchange = Exchange::new(Method::PUT, module_path(module))
             .query(query)
             .body(WASM, component)
-            .waiting(query.wait.and(query.timeout_ms));
+            .waiting(query.timeout_ms);
         if let Some(settings) = settings {
             let name = HeaderName::from_static(SETTINGS_HEADER);
             exchange = exchange.header(name, ascii_json(settings));
@@ -173,7 +177,8 @@ impl Client {
             .await
     }
 
-    /// Calls a resource.
+    /// Calls a resource. Without a time limit of its own, the call has that of its module, whatever the
+    /// limit of this client.
     ///
     /// # Errors
     /// See [`Error`].
@@ -200,7 +205,10 @@ impl Client {
                 exchange = exchange.header(HeaderName::from_static(name), value);
             }
         }
-        let (head, body) = self.whole(exchange).await?;
+        let (head, body) = match call.timeout {
+            Some(_) => self.whole(exchange).await?,
+            None => self.as_long_as_calls(module, exchange).await?,
+        };
         let text = |name: &str| text_of(&head.headers, name);
         Ok(Answer {
             body,
@@ -208,6 +216,44 @@ impl Client {
             request_id: text(REQUEST_ID_HEADER),
             node: text(NODE_HEADER).and_then(|node| node.parse().ok()),
         })
+    }
+
+    /// Sends a call, and waits for its answer as long as the module gives its calls; asked for only
+    /// when the answer takes long.
+    async fn as_long_as_calls(
+        &self,
+        module: &ModuleName,
+        exchange: Exchange,
+    ) -> Result<(http::response::Parts, Bytes), Error> {
+        let begun = Instant::now();
+        let mut answered = pin!(async {
+            let response = self.start(exchange).await?;
+            let (head, body) = response.into_parts();
+            Ok((head, self.collect(body).await?))
+        });
+        if let Ok(answered) = tokio::time::timeout(self.timeout, &mut answered).await {
+            return answered;
+        }
+        let asked = tokio::select! {
+            biased;
+            answered = &mut answered => return answered,
+            asked = self.module(module) => asked,
+        };
+        let given = |version: &VersionInfo| version.settings.limits.call_timeout_ms;
+        let longest = asked.map_or(0, |info| {
+            let tried = info.rollout.as_ref();
+            let tried = tried.map_or(0, |tried| given(&tried.version));
+            given(&info.version).max(tried)
+        });
+        let limit = self.limit(Some(longest)).max(self.timeout);
+        let left = limit.saturating_sub(begun.elapsed());
+        let timed_out = |_elapsed| Error::TimedOut {
+            url: self.server.clone(),
+            after: limit,
+        };
+        tokio::time::timeout(left, answered)
+            .await
+            .map_err(timed_out)?
     }
 
     /// The cluster.
@@ -274,9 +320,10 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn restart(&self, node: NodeId) -> Result<NodeInfo, Error> {
+    pub async fn restart(&self, node: NodeId, query: &RestartQuery) -> Result<NodeInfo, Error> {
         let path = format!("/v1/cluster/nodes/{node}/restart");
-        self.json(Exchange::new(Method::POST, path)).await
+        self.json(Exchange::new(Method::POST, path).query(query))
+            .await
     }
 
     /// What a node's own log has.
@@ -342,7 +389,7 @@ impl Client {
     }
 }
 
-fn module_path(module: &ModuleName) -> String {
+pub(super) fn module_path(module: &ModuleName) -> String {
     format!("/v1/modules/{module}")
 }
 

@@ -181,7 +181,7 @@ async fn requests_carry_path_query_token_and_body() {
     );
     let page = ResourcesQuery {
         cursor: Some("a&b".into()),
-        status: Some(holdfast_model::api::ResourceStatus::Held),
+        status: Some("held".parse().unwrap()),
         ..ResourcesQuery::default()
     };
     let target = Exchange::new(Method::GET, "/r").query(&page).target;

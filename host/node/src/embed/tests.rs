@@ -91,7 +91,7 @@ async fn nodes_of_one_process_are_a_cluster_and_one_restarts_by_the_api() {
     let client = first.client().unwrap();
     assert_eq!(client.nodes().await.unwrap().nodes.len(), 2);
     let id = node.listening().node;
-    client.restart(id).await.unwrap();
+    client.restart(id, &Default::default()).await.unwrap();
     assert_eq!(node.ended().await.unwrap(), Ended::Restart);
     let node = start(second()).await;
     assert_eq!(node.listening().node, id);

@@ -1,19 +1,17 @@
 //! How far somebody has read.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
-use holdfast_model::{Incarnation, NodeId};
+use crate::gather::Positions;
 
-use crate::gather::Position;
-
-/// How far somebody has read. Written, it is `LOG` and, for each node whose instances were read of,
-/// `;NODE.INCARNATION.NUMBER`.
+/// How far somebody has read. Written, it is `LOG` and, for each node, `;` and how far its instances
+/// were read of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     /// The last event of the log.
     pub(super) log: u64,
     /// The last event of instances, of each node.
-    pub(super) instances: BTreeMap<NodeId, Position>,
+    pub(super) instances: Positions,
 }
 
 /// A text that is no cursor.
@@ -23,18 +21,10 @@ pub struct InvalidCursor(String);
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.log)?;
-        for (node, position) in &self.instances {
-            // Where nothing was read yet there is nothing to go on from.
-            if *position != Position::NOW {
-                let Position {
-                    incarnation,
-                    number,
-                } = position;
-                write!(f, ";{}.{}.{number}", node.0.simple(), incarnation.0)?;
-            }
+        match self.instances.0.is_empty() {
+            true => write!(f, "{}", self.log),
+            false => write!(f, "{};{}", self.log, self.instances),
         }
-        Ok(())
     }
 }
 
@@ -42,24 +32,15 @@ impl FromStr for Cursor {
     type Err = InvalidCursor;
 
     fn from_str(text: &str) -> Result<Self, InvalidCursor> {
-        parse(text).ok_or_else(|| InvalidCursor(text.to_owned()))
-    }
-}
-
-fn parse(text: &str) -> Option<Cursor> {
-    let mut parts = text.split(';');
-    let log = parts.next()?.parse().ok()?;
-    let instances = parts.map(|part| {
-        let mut fields = part.split('.');
-        let node: NodeId = fields.next()?.parse().ok()?;
-        let incarnation = Incarnation(fields.next()?.parse().ok()?);
-        let number = fields.next()?.parse().ok()?;
-        let position = Position {
-            incarnation,
-            number,
+        let parse = || {
+            let (log, instances) = match text.split_once(';') {
+                Some((_, "")) => return None,
+                Some((log, instances)) => (log, instances.parse().ok()?),
+                None => (text, Positions::default()),
+            };
+            let log = log.parse().ok()?;
+            Some(Self { log, instances })
         };
-        fields.next().is_none().then_some((node, position))
-    });
-    let instances = instances.collect::<Option<_>>()?;
-    Some(Cursor { log, instances })
+        parse().ok_or_else(|| InvalidCursor(text.to_owned()))
+    }
 }

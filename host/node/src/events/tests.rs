@@ -18,7 +18,7 @@ fn a_cursor_is_read_as_it_is_written() {
     };
     let cursor = Cursor {
         log: 7 << 20,
-        instances: BTreeMap::from([(node("1a"), at(1, 0)), (node("2b"), at(9, 1_234))]),
+        instances: Positions([(node("1a"), at(1, 0)), (node("2b"), at(9, 1_234))].into()),
     };
     let text = cursor.to_string();
     assert_eq!(

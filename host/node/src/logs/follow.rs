@@ -2,36 +2,58 @@
 
 use holdfast_model::{
     NodeId,
-    api::{LogEntry, LogLine},
+    api::{LogLine, LogsCursor},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{Filter, Line, Logs, Page, ReadLogs, Tail, absent};
-use crate::gather::{self, PAGE, PAGES_WAITING, Place, Position, Read, Reader, WAIT};
+use super::{Filter, GAP, Line, Logs, Page, ReadLogs, Tail, absent};
+use crate::gather::{self, PAGE, PAGES_WAITING, Place, Position, Positions, Read, Reader, WAIT};
 
 /// The lines that follow the newest ones, as they are said.
 pub struct Followed {
     read: mpsc::Receiver<Read<Line>>,
+    positions: Positions,
+    /// How far was told to be read.
+    told: Option<Positions>,
     // Ends the tasks when it is dropped.
     _tasks: JoinSet<()>,
     place: Place,
 }
 
 impl Followed {
-    /// The next lines; none when the node stops, or another has its place. Cancel-safe.
+    /// The next lines, and where to go on after them; none when the node stops, or another has its place.
+    /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Vec<LogLine>> {
         self.place.came();
-        let Read { node, page } = self.read.recv().await?;
-        let said = |line: Line| -> LogEntry { line.said_on(node) };
-        Some(match page {
-            Ok(page) => page
-                .items
-                .into_iter()
-                .map(said)
-                .map(LogLine::Entry)
-                .collect(),
-            Err(error) => vec![absent(node, error)],
-        })
+        loop {
+            let Read { node, page } = self.read.recv().await?;
+            let mut lines = Vec::new();
+            match page {
+                Ok(page) => {
+                    self.positions.0.insert(node, page.position);
+                    if page.missed {
+                        lines.push(absent(node, GAP.to_owned()));
+                    }
+                    let said = page.items.into_iter().map(|line| line.said_on(node));
+                    lines.extend(said.map(LogLine::Entry));
+                }
+                Err(error) => lines.push(absent(node, error)),
+            }
+            if !lines.is_empty() {
+                lines.extend(self.cursor());
+                return Some(lines);
+            }
+        }
+    }
+
+    /// Where to go on; nothing where it was told already.
+    pub(crate) fn cursor(&mut self) -> Option<LogLine> {
+        if self.told.as_ref() == Some(&self.positions) {
+            return None;
+        }
+        self.told = Some(self.positions.clone());
+        let cursor = self.positions.to_string();
+        Some(LogLine::Cursor(LogsCursor { cursor }))
     }
 }
 
@@ -52,9 +74,11 @@ impl Logs {
             node,
         };
         let stop = place.over();
-        gather::follow(&mut tasks, reader, tail.positions.clone(), tell, stop);
+        gather::follow(&mut tasks, reader, tail.positions.0.clone(), tell, stop);
         Followed {
             read,
+            positions: tail.positions.clone(),
+            told: None,
             _tasks: tasks,
             place,
         }

@@ -28,6 +28,8 @@ pub struct Kept {
 #[derive(Default)]
 struct Ring {
     newest: u64,
+    /// The newest line that is not kept any more, of a module of which none is.
+    forgotten: u64,
     bytes: usize,
     modules: HashMap<ModuleName, Said>,
 }
@@ -36,6 +38,8 @@ struct Ring {
 #[derive(Default)]
 struct Said {
     bytes: usize,
+    /// The newest line that is not kept any more.
+    forgotten: u64,
     lines: VecDeque<Numbered>,
 }
 
@@ -88,39 +92,41 @@ impl Kept {
         (newest.into_iter().map(Line::of).collect(), ring.newest)
     }
 
-    /// The oldest lines after the one of this number, as soon as there is any, and the number of the
-    /// last line that was looked at.
+    /// The oldest lines after the one of this number, as soon as there is any; the number of the last
+    /// line that was looked at; and whether some that may have been wanted are not kept any more.
     pub(super) async fn after(
         &self,
         filter: &Filter,
         line: u64,
         limit: usize,
         wait: Duration,
-    ) -> (Vec<Line>, u64) {
+    ) -> (Vec<Line>, u64, bool) {
         let deadline = Instant::now() + wait;
         let mut newest = self.newest.subscribe();
         let mut line = line;
         loop {
             newest.borrow_and_update();
-            let (found, looked_at) = self.next(filter, line, limit);
-            if !found.is_empty() {
-                return (found, looked_at);
+            let (found, looked_at, missed) = self.next(filter, line, limit);
+            if !found.is_empty() || missed {
+                return (found, looked_at, missed);
             }
             line = looked_at;
             let changed = tokio::time::timeout_at(deadline, newest.changed());
             // The sender is self's, so it is there.
             if changed.await.is_err() {
-                return (Vec::new(), line);
+                return (Vec::new(), line, false);
             }
             // What is said in a moment goes along with it.
             tokio::time::sleep_until(deadline.min(Instant::now() + GATHER)).await;
         }
     }
 
-    fn next(&self, filter: &Filter, line: u64, limit: usize) -> (Vec<Line>, u64) {
+    fn next(&self, filter: &Filter, line: u64, limit: usize) -> (Vec<Line>, u64, bool) {
         let ring = self.ring.lock();
+        let mut missed = ring.forgotten > line;
         let mut found = Vec::new();
         for (module, said) in ring.wanted(filter) {
+            missed |= said.forgotten > line;
             let from = said.lines.partition_point(|known| known.number <= line);
             let later = said.lines.range(from..).filter(|line| filter.passes(line));
             found.extend(later.take(limit + 1).map(|line| (module, line)));
@@ -131,7 +137,8 @@ impl Kept {
             None => ring.newest.max(line),
         };
         found.truncate(limit);
-        (found.into_iter().map(Line::of).collect(), looked_at)
+        let found = found.into_iter().map(Line::of).collect();
+        (found, looked_at, missed)
     }
 }
 
@@ -168,7 +175,14 @@ impl Ring {
             let longest = self.modules.values_mut().max_by_key(|said| said.bytes);
             let freed = longest.map_or(0, |said| said.shrink(said.bytes / 2));
             self.bytes -= freed;
-            self.modules.retain(|_, said| !said.lines.is_empty());
+            let forgotten = &mut self.forgotten;
+            self.modules.retain(|_, said| {
+                let is_empty = said.lines.is_empty();
+                if is_empty {
+                    *forgotten = said.forgotten.max(*forgotten);
+                }
+                !is_empty
+            });
         }
     }
 
@@ -187,6 +201,7 @@ impl Said {
             && let Some(line) = self.lines.pop_front()
         {
             self.bytes -= line.bytes();
+            self.forgotten = line.number;
         }
         before - self.bytes
     }

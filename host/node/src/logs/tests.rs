@@ -34,7 +34,7 @@ fn newest(kept: &Kept, filter: &Filter, limit: usize) -> Vec<String> {
 }
 
 async fn after(kept: &Kept, filter: &Filter, line: u64, limit: usize) -> (Vec<String>, u64) {
-    let (lines, at) = kept.after(filter, line, limit, Duration::ZERO).await;
+    let (lines, at, _) = kept.after(filter, line, limit, Duration::ZERO).await;
     let messages = lines.into_iter().map(|line| line.message.into());
     (messages.collect(), at)
 }
@@ -95,7 +95,7 @@ async fn whoever_waits_hears_what_is_said_and_only_what_passes() {
     let waits = tokio::spawn({
         let kept = kept.clone();
         async move {
-            let (lines, at) = kept.after(&of("a"), 0, 10, Duration::from_secs(60)).await;
+            let (lines, at, _) = kept.after(&of("a"), 0, 10, Duration::from_secs(60)).await;
             (lines.len(), at)
         }
     });
@@ -104,6 +104,26 @@ async fn whoever_waits_hears_what_is_said_and_only_what_passes() {
     assert!(!waits.is_finished());
     say(&kept, "a", "r", Level::Info, "this");
     assert_eq!(waits.await.unwrap(), (1, 2));
+}
+
+#[tokio::test]
+async fn who_comes_too_late_is_told_that_something_is_missing_and_only_then() {
+    let kept = Kept::default();
+    let missed = async |filter: &Filter, line| {
+        let (_, _, missed) = kept.after(filter, line, 10, Duration::ZERO).await;
+        missed
+    };
+    say(&kept, "quiet", "r", Level::Info, "hello");
+    assert!(!missed(&of("quiet"), 0).await);
+    let long = "x".repeat(100_000);
+    for _ in 0..2 * MODULE_BYTES_MAX / 100_000 {
+        say(&kept, "loud", "r", Level::Info, &long);
+    }
+    assert!(missed(&of("loud"), 1).await);
+    assert!(missed(&Filter::default(), 1).await);
+    assert!(!missed(&of("quiet"), 1).await);
+    let (_, newest) = kept.newest(&Filter::default(), 1);
+    assert!(!missed(&of("loud"), newest).await);
 }
 
 #[test]

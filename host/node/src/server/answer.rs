@@ -115,7 +115,10 @@ impl Handler for Answers {
                     .await
                 }
                 Restart::KIND => {
-                    reply(&payload, async |Restart| parts.restarts.answer().await).await
+                    reply(&payload, async |question: Restart| {
+                        parts.restarts.answer(question).await
+                    })
+                    .await
                 }
                 ReadLogs::KIND => reply(&payload, async |q| parts.logs.answer(q).await).await,
                 ReadEvents::KIND => reply(&payload, async |q| parts.events.answer(q).await).await,

@@ -161,7 +161,8 @@ impl Services {
             ends.http.clone(),
         );
         let deploy = Deploy::new(me.node, control.clone(), peers.clone(), modules.clone());
-        let (restarts, asked) = Restarts::new(me, control.clone(), peers.clone());
+        let (restarts, asked) =
+            Restarts::new(me, control.clone(), peers.clone(), config.program.clone());
         let (inbox, delivered) = gossip::Inbox::new();
         answers.open(Parts {
             inbox,
@@ -191,6 +192,7 @@ impl Services {
             conditions: conditions.clone(),
             traces,
             self_test: self_test.clone(),
+            batches: admin::Batches::default(),
             token: config.token.clone(),
             component_bytes_max,
             budget: budget.clone(),

@@ -195,7 +195,7 @@ impl Teller {
             line if self.0.is_json() => self.tell(&Event::Said { line }),
             LogLine::Entry(entry) => output::write(logs::text(self.0, entry).as_bytes()),
             // Of the only node there is: it ends.
-            LogLine::Missing(_) => Ok(()),
+            LogLine::Missing(_) | LogLine::Cursor(_) => Ok(()),
         }
     }
 }

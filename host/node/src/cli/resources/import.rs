@@ -23,17 +23,20 @@ use super::{
         human,
         output::{self, Output},
     },
-    records::{self, Record},
+    records::{self, Named, Record},
 };
-use crate::client::Client;
+use crate::client::{self, Client};
 
 /// What came of an import.
 #[derive(Debug, Default, Serialize)]
-struct Imported {
-    created: u64,
-    changed: u64,
-    unchanged: u64,
-    failed: u64,
+pub(in crate::cli) struct Imported {
+    pub(in crate::cli) created: u64,
+    pub(in crate::cli) changed: u64,
+    pub(in crate::cli) unchanged: u64,
+    pub(in crate::cli) failed: u64,
+    /// Lines that name another module, and were passed over.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(in crate::cli) of_other_modules: u64,
     /// The first of the lines that failed.
     failures: Vec<Failed>,
 }
@@ -57,9 +60,45 @@ pub(super) async fn run(
     let (lines, received) = mpsc::channel(LINES_AHEAD);
     // Reading blocks, standard input for as long as it likes.
     let reader = tokio::task::spawn_blocking({
-        let (source, file) = (source.clone(), file.to_owned());
-        move || source.feed(&file, &lines)
+        let (source, file, module) = (source.clone(), file.to_owned(), module.clone());
+        move || source.feed(&file, &module, &lines)
     });
+    let (imported, sent) = send(client, module, received, &source, || bar.inc(1)).await;
+    bar.finish_and_clear();
+    if let Err(error) = sent {
+        let done = imported.created + imported.changed + imported.unchanged;
+        return Err(anyhow::Error::new(error).context(format!(
+            "the import stopped after {}; it can be repeated",
+            human::counted(done, "resource")
+        )));
+    }
+    let read = reader
+        .await
+        .context("the reader of the file panicked")?
+        .with_context(|| format!("read {}", file.display()))?;
+    if let Some(cursor) = read.next_cursor {
+        output.warn(&format!(
+            "this is one page of a list that goes on: what follows is not imported. \
+             `holdfast resources list {module} --cursor {cursor}` has it; --all has everything"
+        ));
+    }
+    output.show(&imported, describe)?;
+    let nothing = imported.of_other_modules > 0 && imported.settled() == 0;
+    Ok(if imported.failed == 0 && !nothing {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
+}
+
+/// Sends the lines of a source to the batch route, and counts what comes of them.
+pub(in crate::cli) async fn send(
+    client: &Client,
+    module: &ModuleName,
+    received: mpsc::Receiver<BatchRequest>,
+    source: &Source,
+    mut answered: impl FnMut(),
+) -> (Imported, Result<(), client::Error>) {
     let stream = stream::unfold(received, |mut received| async {
         let line = received.recv().await?;
         Some((line, received))
@@ -68,33 +107,16 @@ pub(super) async fn run(
     let sent = client
         .batch(module, stream, |answer| {
             imported.count(&answer, source.next());
-            bar.inc(1);
+            answered();
         })
         .await;
-    bar.finish_and_clear();
-    imported.add_unsent(source.take_unreadable());
-    if let Err(error) = sent {
-        let done = imported.created + imported.changed + imported.unchanged;
-        return Err(anyhow::Error::new(error).context(format!(
-            "the import stopped after {}; it can be repeated",
-            human::counted(done, "resource")
-        )));
-    }
-    reader
-        .await
-        .context("the reader of the file panicked")?
-        .with_context(|| format!("read {}", file.display()))?;
-    output.show(&imported, describe)?;
-    Ok(if imported.failed == 0 {
-        Exit::Done
-    } else {
-        Exit::Failed
-    })
+    imported.add_unsent(source);
+    (imported, sent)
 }
 
 /// What is between the reader of the file and the answers: the lines on their way.
 #[derive(Clone, Default)]
-struct Source(Arc<Mutex<Lines>>);
+pub(in crate::cli) struct Source(Arc<Mutex<Lines>>);
 
 #[derive(Default)]
 struct Lines {
@@ -104,27 +126,17 @@ struct Lines {
     /// Lines that make no request. Bounded by counting the rest.
     unreadable: BTreeMap<u64, String>,
     unreadable_more: u64,
+    of_other_modules: u64,
 }
 
 impl Source {
-    fn feed(&self, file: &Path, lines: &mpsc::Sender<BatchRequest>) -> io::Result<()> {
-        let each = |record: Record| match record.content {
-            Ok((id, spec)) => {
-                self.lock().sent.push_back(record.at);
-                lines
-                    .blocking_send(BatchRequest::Allocate { id, spec })
-                    .is_ok()
-            }
-            Err(error) => {
-                let mut lines = self.lock();
-                if lines.unreadable.len() < FAILURES_MAX {
-                    lines.unreadable.insert(record.at, error);
-                } else {
-                    lines.unreadable_more += 1;
-                }
-                true
-            }
-        };
+    fn feed(
+        &self,
+        file: &Path,
+        module: &ModuleName,
+        lines: &mpsc::Sender<BatchRequest>,
+    ) -> io::Result<records::Source> {
+        let each = |record: Record| self.take(record, module, lines);
         if file == Path::new("-") {
             return records::read(io::stdin().lock(), each);
         }
@@ -132,14 +144,40 @@ impl Source {
         records::read(BufReader::new(File::open(file)?), each)
     }
 
+    /// Takes a record of the file on its way; false when nobody takes any more.
+    pub(in crate::cli) fn take(
+        &self,
+        record: Record,
+        module: &ModuleName,
+        lines: &mpsc::Sender<BatchRequest>,
+    ) -> bool {
+        let Named { id, spec, .. } = match record.content {
+            Ok(named) if named.module.as_ref().is_some_and(|of| of != module) => {
+                self.lock().of_other_modules += 1;
+                return true;
+            }
+            Ok(named) => named,
+            Err(error) => {
+                let mut lines = self.lock();
+                if lines.unreadable.len() < FAILURES_MAX {
+                    lines.unreadable.insert(record.at, error);
+                } else {
+                    lines.unreadable_more += 1;
+                }
+                return true;
+            }
+        };
+        if lines.is_closed() {
+            return false;
+        }
+        self.lock().sent.push_back(record.at);
+        let request = BatchRequest::Allocate { id, spec };
+        lines.blocking_send(request).is_ok()
+    }
+
     /// Where the line stands that is answered next: answers come in order.
     fn next(&self) -> u64 {
         self.lock().sent.pop_front().unwrap_or_default()
-    }
-
-    fn take_unreadable(&self) -> (BTreeMap<u64, String>, u64) {
-        let mut lines = self.lock();
-        (std::mem::take(&mut lines.unreadable), lines.unreadable_more)
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
@@ -160,11 +198,18 @@ impl Imported {
         }
     }
 
-    fn add_unsent(&mut self, (unreadable, more): (BTreeMap<u64, String>, u64)) {
-        for (line, error) in unreadable {
+    /// How many of the lines were sent and answered.
+    fn settled(&self) -> u64 {
+        self.created + self.changed + self.unchanged + self.failed
+    }
+
+    fn add_unsent(&mut self, source: &Source) {
+        let mut lines = source.lock();
+        for (line, error) in std::mem::take(&mut lines.unreadable) {
             self.fail(line, None, error);
         }
-        self.failed += more;
+        self.failed += lines.unreadable_more;
+        self.of_other_modules += lines.of_other_modules;
         self.failures.sort_by_key(|failure| failure.line);
     }
 
@@ -176,7 +221,7 @@ impl Imported {
     }
 }
 
-fn describe(imported: &Imported) -> String {
+pub(in crate::cli) fn describe(imported: &Imported) -> String {
     let mut text = format!(
         "{} created, {} changed, {} unchanged, {} failed\n",
         human::count(imported.created),
@@ -184,6 +229,12 @@ fn describe(imported: &Imported) -> String {
         human::count(imported.unchanged),
         human::count(imported.failed),
     );
+    if imported.of_other_modules > 0 {
+        text.push_str(&format!(
+            "{} of other modules passed over\n",
+            human::counted(imported.of_other_modules, "line")
+        ));
+    }
     for Failed { line, id, error } in imported.failures.iter().take(FAILURES_SHOWN) {
         let id = id.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
         text.push_str(&format!("line {line}{id}: {error}\n"));
@@ -195,8 +246,12 @@ fn describe(imported: &Imported) -> String {
     text
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// Lines read from the file before the node takes them.
-const LINES_AHEAD: usize = 1_024;
+pub(in crate::cli) const LINES_AHEAD: usize = 1_024;
 /// Failures kept for the report.
 const FAILURES_MAX: usize = 1_000;
 /// Failures told to people.
@@ -214,7 +269,8 @@ mod tests {
         let (lines, mut received) = mpsc::channel(8);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         io::Write::write_all(&mut file, b"{\"id\":\"a\"}\n{}\n\n{\"id\":\"b\"}\n").unwrap();
-        source.feed(file.path(), &lines).unwrap();
+        let module = "m".parse().unwrap();
+        source.feed(file.path(), &module, &lines).unwrap();
 
         let mut imported = Imported::default();
         let outcomes = [
@@ -232,12 +288,38 @@ mod tests {
             };
             imported.count(&answer, source.next());
         }
-        imported.add_unsent(source.take_unreadable());
+        imported.add_unsent(&source);
         assert_eq!(
             describe(&imported),
             "1 created, 0 changed, 0 unchanged, 2 failed\n\
              line 2: it has no `id`\n\
              line 4 (b): Too large: full\n"
+        );
+    }
+
+    #[test]
+    fn what_a_list_of_all_modules_says_of_others_is_passed_over() {
+        let source = Source::default();
+        let (lines, mut received) = mpsc::channel(8);
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        for module in ["m", "other", "m"] {
+            let line = format!("{{\"module\":\"{module}\",\"id\":\"a\",\"spec\":{{}}}}\n");
+            io::Write::write_all(&mut file, line.as_bytes()).unwrap();
+        }
+        let module = "m".parse().unwrap();
+        source.feed(file.path(), &module, &lines).unwrap();
+        drop(lines);
+        let mut sent = 0;
+        while received.blocking_recv().is_some() {
+            sent += 1;
+        }
+        assert_eq!(sent, 2);
+        let mut imported = Imported::default();
+        imported.add_unsent(&source);
+        let text = describe(&imported);
+        assert!(
+            text.contains("1 line of other modules passed over"),
+            "{text}"
         );
     }
 

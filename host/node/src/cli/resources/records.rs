@@ -5,31 +5,47 @@
 
 use std::io::{self, BufRead, Read as _};
 
-use holdfast_model::{ResourceId, Spec};
+use holdfast_model::{ModuleName, ResourceId, Spec};
 use serde_json::{Map, Value};
 
 /// A resource, or what is wrong with what stands in its place.
-pub(super) struct Record {
+pub(in crate::cli) struct Record {
     /// Line in the file, or place in the array, from 1.
-    pub(super) at: u64,
-    pub(super) content: Result<(ResourceId, Spec), String>,
+    pub(in crate::cli) at: u64,
+    pub(in crate::cli) content: Result<Named, String>,
+}
+
+/// A resource that a file names.
+#[derive(Debug)]
+pub(in crate::cli) struct Named {
+    /// The module that it belonged to, where the file says so: lists do.
+    pub(in crate::cli) module: Option<ModuleName>,
+    pub(in crate::cli) id: ResourceId,
+    pub(in crate::cli) spec: Spec,
+}
+
+/// What a file has beside resources.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::cli) struct Source {
+    /// It is one page of a list that goes on: where the next one begins.
+    pub(in crate::cli) next_cursor: Option<String>,
 }
 
 /// Calls `each` for every record, until it returns false.
 ///
 /// # Errors
 /// When the input cannot be read, or is JSON of another form.
-pub(super) fn read(
+pub(in crate::cli) fn read(
     mut input: impl BufRead,
     mut each: impl FnMut(Record) -> bool,
-) -> io::Result<()> {
+) -> io::Result<Source> {
     let mut first = String::new();
     let mut at = 0;
     while first.trim().is_empty() {
         first.clear();
         at += 1;
         if read_line(&mut input, &mut first)? == 0 {
-            return Ok(());
+            return Ok(Source::default());
         }
     }
     let is_whole = match first.trim_start().as_bytes()[0] {
@@ -50,12 +66,12 @@ pub(super) fn read(
                 content: parse_line(line),
             })
         {
-            return Ok(());
+            return Ok(Source::default());
         }
         first.clear();
         at += 1;
         if read_line(&mut input, &mut first)? == 0 {
-            return Ok(());
+            return Ok(Source::default());
         }
     }
 }
@@ -74,7 +90,8 @@ fn read_array(
     first: &str,
     input: impl BufRead,
     mut each: impl FnMut(Record) -> bool,
-) -> io::Result<()> {
+) -> io::Result<Source> {
+    let mut source = Source::default();
     let mut text = first.to_owned();
     io::Read::take(input, ARRAY_BYTES_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > ARRAY_BYTES_MAX {
@@ -87,10 +104,16 @@ fn read_array(
         serde_json::from_str(&text).map_err(|error| invalid(format!("it is no JSON: {error}")))?;
     let items = match value {
         Value::Array(items) => items,
-        Value::Object(mut object) if is_list(&object) => match object.remove("data") {
-            Some(Value::Array(items)) => items,
-            _ => Vec::new(),
-        },
+        Value::Object(mut object) if is_list(&object) => {
+            if let Some(Value::String(cursor)) = object.remove("next_cursor") {
+                source.next_cursor = Some(cursor);
+            }
+            let mut lists = LISTS.iter().filter_map(|name| object.remove(*name));
+            match lists.find(Value::is_array) {
+                Some(Value::Array(items)) => items,
+                _ => Vec::new(),
+            }
+        }
         // A single resource, written over several lines.
         Value::Object(object) => vec![Value::Object(object)],
         _ => return Err(invalid("it is no array and no object".to_owned())),
@@ -103,27 +126,28 @@ fn read_array(
             break;
         }
     }
-    Ok(())
+    Ok(source)
 }
 
 fn is_list(object: &Map<String, Value>) -> bool {
-    !object.contains_key("id") && object.get("data").is_some_and(Value::is_array)
+    let has = |name: &&str| object.get(*name).is_some_and(Value::is_array);
+    !object.contains_key("id") && LISTS.iter().any(has)
 }
 
-fn parse_line(line: &str) -> Result<(ResourceId, Spec), String> {
+fn parse_line(line: &str) -> Result<Named, String> {
     if line.starts_with('{') {
         let value =
             serde_json::from_str(line).map_err(|error| format!("it is no JSON: {error}"))?;
         return parse(value);
     }
-    Ok((id(line)?, Spec::default()))
+    plain(line)
 }
 
-fn parse(item: Value) -> Result<(ResourceId, Spec), String> {
+fn parse(item: Value) -> Result<Named, String> {
     let mut object = match item {
         Value::Object(object) => object,
-        Value::String(text) => return Ok((id(&text)?, Spec::default())),
-        Value::Number(number) => return Ok((id(&number.to_string())?, Spec::default())),
+        Value::String(text) => return plain(&text),
+        Value::Number(number) => return plain(&number.to_string()),
         _ => return Err("it is no id and no object".to_owned()),
     };
     let id = match object.remove("id") {
@@ -132,15 +156,31 @@ fn parse(item: Value) -> Result<(ResourceId, Spec), String> {
         Some(_) => return Err("its `id` is no text".to_owned()),
         None => return Err("it has no `id`".to_owned()),
     };
+    let mut module = None;
     let spec = match object.remove("spec") {
         None => Value::Object(object),
-        Some(spec) => match object.keys().next() {
-            None => spec,
-            Some(other) => return Err(format!("`{other}` does not belong beside `spec`")),
-        },
+        Some(spec) => {
+            let mut others = object.keys();
+            if let Some(other) = others.find(|key| !LISTED.contains(&key.as_str())) {
+                return Err(format!("`{other}` does not belong beside `spec`"));
+            }
+            if let Some(Value::String(name)) = object.get("module") {
+                let name = name.parse::<ModuleName>();
+                module = Some(name.map_err(|error| error.to_string())?);
+            }
+            spec
+        }
     };
     let spec = Spec::from_value(&spec).map_err(|error| error.to_string())?;
-    Ok((id, spec))
+    Ok(Named { module, id, spec })
+}
+
+fn plain(text: &str) -> Result<Named, String> {
+    Ok(Named {
+        module: None,
+        id: id(text)?,
+        spec: Spec::default(),
+    })
 }
 
 fn id(text: &str) -> Result<ResourceId, String> {
@@ -151,6 +191,27 @@ fn id(text: &str) -> Result<ResourceId, String> {
 fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
+
+/// What a list may be called in the object around it: the API's own, and what others call theirs.
+const LISTS: [&str; 2] = ["resources", "data"];
+
+/// What `holdfast resources list` and `get` say of a resource beside its id and its spec. It is how
+/// the resource was, and nothing that it is to be.
+const LISTED: [&str; 13] = [
+    "module",
+    "slot",
+    "allocated_at_ms",
+    "owner",
+    "token",
+    "status",
+    "attempt",
+    "restarts",
+    "held_since_ms",
+    "last_error",
+    "version",
+    "in_flight",
+    "waiting",
+];
 
 /// Longest line: a spec of the greatest length with every character escaped, and its id.
 const LINE_BYTES_MAX: u64 = 1 << 20;
@@ -165,7 +226,7 @@ mod tests {
         let mut all = Vec::new();
         read(text.as_bytes(), |record| {
             all.push(match record.content {
-                Ok((id, spec)) => format!("{} {id} {spec:?}", record.at),
+                Ok(Named { id, spec, .. }) => format!("{} {id} {spec:?}", record.at),
                 Err(error) => format!("{} error: {error}", record.at),
             });
             true
@@ -191,6 +252,36 @@ mod tests {
         assert_eq!(all("{\n\"id\": 7,\n\"x\": 1}"), [r#"1 7 {"x":1}"#]);
         assert!(all("").is_empty());
         assert!(all("\n \n").is_empty());
+    }
+
+    #[test]
+    fn what_a_list_says_of_a_resource_is_read() {
+        let mut info = super::super::tests::info("a");
+        info.spec = Spec::from_json(br#"{"x":12345678901234567890}"#).unwrap();
+        let list = holdfast_model::api::ResourceList {
+            resources: vec![info.clone(), super::super::tests::info("b")],
+            next_cursor: None,
+        };
+        let one = serde_json::to_string(&info).unwrap();
+        assert_eq!(all(&one), [r#"1 a {"x":12345678901234567890}"#]);
+        let page = serde_json::to_string(&list).unwrap();
+        assert_eq!(all(&page), [r#"1 a {"x":12345678901234567890}"#, "2 b {}"]);
+        read(one.as_bytes(), |record| {
+            let module = record.content.unwrap().module;
+            assert_eq!(module.unwrap(), info.module);
+            true
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_list_that_goes_on_says_so() {
+        let page = r#"{"resources":[{"id":"a","spec":{}}],"next_cursor":"ATEw"}"#;
+        let source = read(page.as_bytes(), |_| true).unwrap();
+        assert_eq!(source.next_cursor.as_deref(), Some("ATEw"));
+        let whole = r#"{"resources":[{"id":"a","spec":{}}],"next_cursor":null}"#;
+        let source = read(whole.as_bytes(), |_| true).unwrap();
+        assert_eq!(source, Source::default());
     }
 
     #[test]

@@ -2,7 +2,7 @@ use holdfast_model::api::{FailureKind, LastError, Owner};
 
 use super::*;
 
-fn info(id: &str) -> ResourceInfo {
+pub(super) fn info(id: &str) -> ResourceInfo {
     ResourceInfo {
         module: "counter".parse().unwrap(),
         id: id.parse().unwrap(),
@@ -36,17 +36,19 @@ fn resources_are_listed_within_80_columns() {
         at_ms: 0,
         kind: FailureKind::Fatal,
     });
-    let text = rows_of(Output::plain(), &[info("a"), failed], true);
+    let text = rows_of(Output::plain(), &[info("a"), failed], true, false);
     assert!(
         text.lines().all(|line| line.chars().count() <= 80),
         "{text}"
     );
     assert!(text.lines().next().unwrap().starts_with("ID "), "{text}");
-    let next = rows_of(Output::plain(), &[info("a")], false);
+    let next = rows_of(Output::plain(), &[info("a")], false, false);
     assert_eq!(
         next.split_whitespace().collect::<Vec<_>>(),
         ["a", "held", "9f3a0000", "0", "s", "0"]
     );
+    let of_all = rows_of(Output::plain(), &[info("a")], true, true);
+    assert!(of_all.contains("counter/a  held"), "{of_all}");
 }
 
 #[test]
