@@ -12,7 +12,7 @@ use crate::{
     fence::Fences,
     fibers::Fibers,
     inspect::{self, LoadError},
-    journal::{GuestLogSink, TracingSink},
+    journal::{GuestLogSink, Metered, TracingSink},
     module::{Grounds, Module},
     state::State,
 };
@@ -111,6 +111,8 @@ impl Runtime {
             None => None,
         };
         count_epochs(&engine, options.epoch_tick).map_err(NewError::Thread)?;
+        let log = Arc::new(Metered::new(options.log));
+        let options = Options { log, ..options };
         let compiler = Compiler::new(
             engine,
             cache,

@@ -1,7 +1,10 @@
 //! What guests say: lines on stdout and stderr, and messages of `wasi:logging`.
 //!
 //! Invariant: an instance costs bounded memory and a bounded number of entries a second, whatever it
-//! writes. How much was left out is said by a message of its own.
+//! writes, and all together a bounded number of bytes. How much was left out is said by a message of
+//! its own.
+
+mod volume;
 
 use std::{
     collections::VecDeque,
@@ -12,6 +15,8 @@ use std::{
 use holdfast_model::{ModuleName, ResourceId};
 use parking_lot::Mutex;
 use wasmtime::component::{ComponentType, Lift};
+
+pub(crate) use self::volume::Metered;
 
 /// One message of a guest.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +75,13 @@ pub enum Level {
 pub trait GuestLogSink: Send + Sync + 'static {
     /// Takes one message.
     fn log(&self, entry: &GuestLog<'_>);
+
+    /// Whether there is room for a message with so many bytes now, and takes the room. `writes_much`
+    /// says that the instance has written a lot lately.
+    fn has_room(&self, bytes: usize, writes_much: bool) -> bool {
+        let _ = (bytes, writes_much);
+        true
+    }
 }
 
 /// Sends what guests say to `tracing`, under the target `guest`.
@@ -216,7 +228,10 @@ impl Journal {
     /// Logs an entry, unless there were too many.
     fn admit(&self, lines: &mut Lines, source: Source, level: Level, context: &str, message: &str) {
         self.tell_left_out(lines);
-        if lines.allowance.take(Instant::now()) {
+        let bytes = context.len() + message.len();
+        let allowance = &mut lines.allowance;
+        let writes_much = allowance.writes_much();
+        if allowance.take(Instant::now()) && self.sink.has_room(bytes, writes_much) {
             self.emit(source, level, context, message);
         } else {
             lines.allowance.left_out += 1;
@@ -229,7 +244,8 @@ impl Journal {
         let now = Instant::now();
         // Not for each one: while there are too many, half of what is said would be about that.
         let is_time = now.saturating_duration_since(allowance.told) >= TOLD_EVERY;
-        if allowance.left_out > 0 && is_time && allowance.take(now) {
+        let is_due = allowance.left_out > 0 && is_time;
+        if is_due && allowance.take(now) && self.sink.has_room(0, allowance.writes_much()) {
             allowance.told = now;
             let left_out = std::mem::take(&mut allowance.left_out);
             let message = format!("{left_out} messages were left out: there were too many");
@@ -269,6 +285,10 @@ impl Lines {
 }
 
 impl Allowance {
+    fn writes_much(&self) -> bool {
+        self.entries < BURST - LITTLE
+    }
+
     /// Takes one entry, if there is one left by now.
     fn take(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.since);
@@ -308,6 +328,9 @@ const LINE_COST: usize = 32;
 /// what fills a disk.
 const BURST: f64 = 1000.0;
 const PER_SECOND: f64 = 100.0;
+
+/// An instance that has written no more than so many entries lately writes little.
+const LITTLE: f64 = 20.0;
 
 /// How often it is said at most that something was left out.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
