@@ -49,7 +49,6 @@ use self::{
     services::Services,
     tasks::{Ends, Tasks},
 };
-pub use self::{error::Error, http::CONNECTIONS_MAX};
 use crate::{
     config::NodeConfig,
     gossip::Gossip,

@@ -28,7 +28,6 @@ use crate::{
     identity::{Secret, is_open_to_others, set_umask},
     modules::chain,
     rejoin,
-    restart::Ending,
     server::{self, Ended, Succession, Why},
     telemetry,
     token::{self, Token},

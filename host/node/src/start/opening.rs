@@ -36,6 +36,7 @@ pub(super) fn ended(ended: &Result<Ended, server::Error>, began: Instant) {
         Ok(Ended::Replaced(succession)) => match succession.why {
             Why::Announced => "restart",
             Why::Fenced => "lease lost",
+            Why::WrongCopy => "wrong copy of the state",
         },
         Err(failed) => {
             let error = crate::modules::chain(failed);

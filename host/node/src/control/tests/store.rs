@@ -380,7 +380,7 @@ async fn a_log_of_large_entries_is_kept_short_in_bytes() {
         let Command::Allocate { module, placed, .. } = allocation("clocks", "r") else {
             unreachable!("it allocates")
         };
-        let spec = Spec::from_value(serde_json::json!({ "text": text })).unwrap();
+        let spec = Spec::from_value(&serde_json::json!({ "text": text })).unwrap();
         let command = Command::Allocate {
             module,
             entries: vec![(format!("r{i}").parse().unwrap(), spec)],
