@@ -33,7 +33,9 @@ pub use self::{
 use crate::{
     clock::now_ms,
     control::Control,
-    gather::{self, PAGE, PAGES_WAITING, Page, Place, Places, Position, Positions, Read, Reader, WAIT},
+    gather::{
+        self, PAGE, PAGES_WAITING, Page, Place, Places, Position, Positions, Read, Reader, WAIT,
+    },
     modules::chain,
     peer::{Kind, Lane, Peers},
     placement::Placement,

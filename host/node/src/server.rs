@@ -186,7 +186,11 @@ impl Node {
         // A directory of before first: another node that uses it says more than its ports do. A new one
         // last: what keeps the node from starting leaves nothing behind.
         let former = match DataDir::is_used(&config.data_dir) {
-            true => Some(DataDir::open_within(&config.data_dir, LOCK_PATIENCE, waiting)?),
+            true => Some(DataDir::open_within(
+                &config.data_dir,
+                LOCK_PATIENCE,
+                waiting,
+            )?),
             false => None,
         };
         let made = config.data_dir.join(SECRET_FILE);
