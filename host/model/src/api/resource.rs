@@ -74,6 +74,7 @@ pub struct ResourcesQuery {
     pub node: Option<NodeId>,
     /// Only what has this status, or one of these.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub status: Option<ResourceStatuses>,
 }
 

@@ -394,8 +394,8 @@ Signals:
                    node; a second one ends it at once
   SIGUSR2          replaces the process by a new run of the program, which
                    gets back what this one held
-  SIGHUP           reads --token-file again, and logs by --log again, whatever
-                   `holdfast nodes log` has changed; ends nothing
+  SIGHUP           reads --token-file again, and logs by --log again;
+                   ends nothing
 
 Examples:
   A cluster of one, on this machine:

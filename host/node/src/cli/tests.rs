@@ -234,7 +234,6 @@ fn mistakes_are_named() {
         ("holdfast nodes set a --weight 101", "0 to 100"),
         ("holdfast nodes set a", "--weight"),
         ("holdfast demo --nodes 2", "3..=9"),
-        ("holdfast deploy --timeout 5s", "--wait"),
         ("holdfast drain a --timeout 5s", "--wait"),
         ("holdfast modules remove a --timeout 5s", "--wait"),
         ("holdfast resources allocate a/b --timeout 5s", "--wait"),

@@ -417,7 +417,8 @@ impl RaftLogStorage<Types> for LogStore {
         let mut memory = self.shared().memory.lock();
         memory.recent.truncate(from);
         memory.sizes.truncate(from);
-        memory.last = last.or(memory.purged);
+        // What is to stay may be more than there is.
+        memory.last = last.min(memory.last).max(memory.purged);
         Ok(())
     }
 

@@ -6,7 +6,8 @@
 //! not valid yet.
 
 use wasmparser::{
-    BinaryReaderError, ComponentExternName, FromReader, Parser, Payload, SectionLimited,
+    BinaryReaderError, ComponentExternName, FromReader, Parser, Payload, SectionLimited, Validator,
+    WasmFeatures,
 };
 
 use super::LoadError;
@@ -37,6 +38,10 @@ pub(crate) fn screen(component: &[u8]) -> Result<(), LoadError> {
         return Err(LoadError::UnknownImports(unknown));
     }
     if !counts.exports.iter().any(|name| is_handler(name)) {
+        // What cannot be read at all says more than what it lacks.
+        let features = WasmFeatures::default().difference(WasmFeatures::CM_ASYNC);
+        let valid = Validator::new_with_features(features).validate_all(component);
+        valid.map_err(|error| LoadError::malformed_text(error.to_string()))?;
         return Err(LoadError::MissingExport {
             found: counts.exports,
         });

@@ -103,39 +103,6 @@ async fn a_guest_that_computes_is_cut_when_the_fence_shuts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_that_is_being_made_is_cut_when_the_fence_shuts() {
-    // Its start function says something, and then computes for many ticks. In the trial of the load
-    // nobody hears it.
-    let fields = r#"
-        (import "wasi:logging/logging@0.1.0-draft" "log"
-            (func $log (param i32 i32 i32 i32 i32)))
-        (func $begin (local $n i32)
-            (call $log (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
-            (loop $again
-                (local.set $n (i32.add (local.get $n) (i32.const 1)))
-                (br_if $again (i32.lt_u (local.get $n) (i32.const 1000000000)))))
-        (start $begin)"#;
-    let component = handler_importing(&["wasi:logging/logging@0.1.0-draft"], "", fields);
-    for lane in [Lane::Direct, Lane::Fiber] {
-        let fences = Fences::open();
-        let options = Options {
-            fences: fences.clone(),
-            log: Arc::new(Shutter(fences)),
-            ..Options::default()
-        };
-        let runtime = Runtime::new(options).unwrap();
-        let mut settings = Settings {
-            lane: Some(lane),
-            ..Settings::default()
-        };
-        settings.limits.handle_timeout_ms = 60_000;
-        let module = load(&runtime, &component, &settings).await.unwrap();
-        let failure = module.instantiate(resource("{}")).await.err().unwrap();
-        assert_eq!(failure, Failure::Cut, "{lane:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_goes_on_without_a_majority_passes_until_the_node_ends() {
     let (mut stops, fences, runtime) = fenced(Lane::Direct).await;
     let settings = Settings {

@@ -290,6 +290,9 @@ fn component(head: &ModuleHead, mut entry: impl Read) -> io::Result<Bytes> {
     let mut bytes = Vec::with_capacity(head.size_bytes as usize);
     let mut limited = (&mut entry).take(head.size_bytes + 1);
     limited.read_to_end(&mut bytes).map_err(not_read)?;
+    if (bytes.len() as u64) < head.size_bytes {
+        return Err(invalid(CUT_OFF));
+    }
     if Digest::of(&bytes) != head.digest {
         return Err(invalid(format!(
             "the component of {module} is damaged: it is not {}",
@@ -314,12 +317,15 @@ fn text(name: &str, entry: impl Read) -> io::Result<Vec<u8>> {
 }
 
 fn bad(name: &str, error: &serde_json::Error) -> io::Error {
-    invalid(format!("{name}: {error}"))
+    match error.is_eof() {
+        true => invalid(CUT_OFF),
+        false => invalid(format!("{name}: {error}")),
+    }
 }
 
 fn not_read(error: io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => invalid("it ends in the middle of an entry"),
+        io::ErrorKind::UnexpectedEof => invalid(CUT_OFF),
         _ => error,
     }
 }
@@ -327,6 +333,9 @@ fn not_read(error: io::Error) -> io::Error {
 fn invalid(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.into())
 }
+
+/// What is wrong with an archive that ends within an entry.
+const CUT_OFF: &str = "it ends in the middle of an entry";
 
 /// The format of archives. Another number: what this version reads would be read wrongly.
 pub(super) const FORMAT: u32 = 1;

@@ -154,7 +154,7 @@ impl Places {
 
     /// Places that nobody is about to leave.
     fn taken(&self) -> usize {
-        let stay = |entry: &&Entry| entry.state.verdict() != Some(Verdict::NoPlace);
+        let stay = |entry: &&Entry| !entry.spare && entry.state.verdict() != Some(Verdict::NoPlace);
         self.open.iter().filter(stay).count()
     }
 
@@ -178,8 +178,8 @@ impl Places {
     /// Makes room among all.
     fn evict(&mut self, now: Instant) -> usize {
         let max = self.options.connections_max as usize;
-        let mut unadmitted = self.idle(now, |entry| !entry.state.is_admitted());
-        let mut admitted = self.idle(now, |entry| entry.state.is_admitted());
+        let mut unadmitted = self.idle(now, |entry| !entry.spare && !entry.state.is_admitted());
+        let mut admitted = self.idle(now, |entry| !entry.spare && entry.state.is_admitted());
         let of_newcomers = unadmitted.len() > max / NEWCOMERS || admitted.is_empty();
         let go = match of_newcomers {
             true => &mut unadmitted,
