@@ -42,8 +42,11 @@ pub struct Process {
     /// When each line came.
     lines: Arc<Mutex<Vec<Instant>>>,
     /// Told of each line but the first.
-    anew: Arc<Mutex<Option<Box<dyn Fn() + Send>>>>,
+    anew: Arc<Mutex<Option<Hook>>>,
 }
+
+/// What is done each time that something happens.
+type Hook = Box<dyn Fn() + Send>;
 
 impl Process {
     /// Starts a process and enters it in the roster.

@@ -14,13 +14,13 @@ use crate::BIN;
 /// The commands of the blocks of a section of OPERATING.md, block by block.
 fn blocks(section: &str) -> Vec<Vec<String>> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/OPERATING.md");
-    let page = fs::read_to_string(page).unwrap();
+    let page = fs::read_to_string(page).expect("the page is there");
     let begin = page.find(section).expect("the section is there") + section.len();
     let text = &page[begin..];
     let text = &text[..text.find("\n## ").unwrap_or(text.len())];
     let blocks = text.split("```console\n").skip(1);
     let commands = |block: &str| {
-        let block = block.split("```").next().unwrap();
+        let block = block.split("```").next().expect("a split has a first part");
         let lines = block.lines().filter_map(|line| line.strip_prefix("$ "));
         lines.map(str::to_owned).collect()
     };
@@ -43,7 +43,7 @@ fn run(commands: &[String], folder: &Path, cluster: &Cluster) -> (i32, String) {
         )
         .env_remove("HOLDFAST_TEST_PROCESS")
         .output()
-        .unwrap();
+        .expect("bash can be started");
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     (output.status.code().expect("it ends by itself"), text)

@@ -454,7 +454,7 @@ impl Story {
                     .entry(format!("{second} {}", words.join(" ")))
                     .or_default() += 1;
                 assert!(
-                    !words.first().is_some_and(|level| *level == "ERROR"),
+                    words.first().is_none_or(|level| *level != "ERROR"),
                     "the log of node {node} has an error: {line}"
                 );
             }

@@ -19,17 +19,17 @@ use crate::BIN;
 
 /// A pipe that is held open, full, and not read. Reads and writes of this end never wait.
 fn full_pipe(at: &Path) -> File {
-    mknodat(CWD, at, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    mknodat(CWD, at, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+        .expect("the test's folder is writable");
     let mut pipe = File::options()
         .read(true)
         .write(true)
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open(at)
-        .unwrap();
+        .expect("it was made just now");
     let error = loop {
-        match pipe.write(b"full of what nobody reads\n") {
-            Ok(_) => {}
-            Err(error) => break error,
+        if let Err(error) = pipe.write_all(b"full of what nobody reads\n") {
+            break error;
         }
     };
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
@@ -39,7 +39,9 @@ fn full_pipe(at: &Path) -> File {
 /// What is in a pipe.
 fn read(pipe: &mut File) -> String {
     let mut bytes = Vec::new();
-    let error = pipe.read_to_end(&mut bytes).unwrap_err();
+    let error = pipe
+        .read_to_end(&mut bytes)
+        .expect_err("its writers are there");
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -66,7 +68,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
                 let answer = api.invoke("probe", &id, call.clone()).answer();
                 matches!(answer.status, 200 | 500)
                     .then_some(())
-                    .ok_or(answer)
+                    .ok_or(answer.to_string())
             });
         }
     }

@@ -30,10 +30,10 @@ fn running(pid: u32) -> String {
 /// A version of the program in a folder of its own.
 fn install(folder: &Path, version: &str) {
     let of_it = folder.join(version);
-    fs::create_dir(&of_it).unwrap();
+    fs::create_dir(&of_it).expect("the test's folder is writable");
     let program = of_it.join("holdfast");
     if fs::hard_link(BIN, &program).is_err() {
-        fs::copy(BIN, &program).unwrap();
+        fs::copy(BIN, &program).expect("the test's folder is writable");
     }
 }
 

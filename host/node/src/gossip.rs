@@ -109,6 +109,15 @@ pub enum Event {
     },
 }
 
+/// How packets go where datagrams do not get through.
+#[derive(Debug)]
+pub struct Connections {
+    /// Where they are sent.
+    pub peers: Peers,
+    /// What peers deliver: the receiver of an [`Inbox`].
+    pub delivered: mpsc::Receiver<Delivered>,
+}
+
 /// Packets so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -128,7 +137,7 @@ pub struct Counts {
 
 impl Gossip {
     /// Gossips as `own` on a bound socket, once run. The socket may be given to another one later,
-    /// for the next incarnation. What peers deliver comes by the receiver of an [`Inbox`].
+    /// for the next incarnation.
     ///
     /// # Errors
     /// See [`InvalidOptions`].
@@ -139,8 +148,7 @@ impl Gossip {
         cluster_id: ClusterId,
         key: &Key,
         options: Options,
-        peers: Peers,
-        delivered: mpsc::Receiver<Delivered>,
+        Connections { peers, delivered }: Connections,
     ) -> Result<(Self, Handle), InvalidOptions> {
         // One byte more than a packet can have: what is longer is cut there and fails its seal.
         let buffer = vec![0; options.packet_bytes_max + seal::OVERHEAD + 1];

@@ -51,7 +51,7 @@ use self::{
 };
 use crate::{
     config::NodeConfig,
-    gossip::Gossip,
+    gossip::{self, Gossip},
     identity::{DataDir, Secret},
     modules::chain,
     peer::{NodeAbout, Runtimes},
@@ -349,8 +349,10 @@ impl Node {
                     cluster,
                     &key,
                     options,
-                    peers.clone(),
-                    delivered,
+                    gossip::Connections {
+                        peers: peers.clone(),
+                        delivered,
+                    },
                 );
                 let (gossip, heard) = match gossip {
                     Ok(made) => made,

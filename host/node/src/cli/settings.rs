@@ -178,8 +178,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), serde_json::to_vec(&settings).unwrap()).unwrap();
         let change = read(file.path()).unwrap();
-        let asked = serde_json::to_value(&change).unwrap();
-        assert_eq!(asked, serde_json::to_value(&settings).unwrap());
+        let asked = serde_json::to_value(change).unwrap();
+        assert_eq!(asked, serde_json::to_value(settings).unwrap());
         std::fs::write(file.path(), r#"{"colour":"red"}"#).unwrap();
         let error = read(file.path()).unwrap_err().to_string();
         assert!(error.contains("colour"), "{error}");

@@ -61,8 +61,10 @@ impl Setup {
             self.cluster_id,
             &key,
             options,
-            crate::peer::tests::nobody(),
-            Inbox::new().1,
+            Connections {
+                peers: crate::peer::tests::nobody(),
+                delivered: Inbox::new().1,
+            },
         )
         .unwrap();
         let (events, stop) = (handle.events(), CancellationToken::new());
@@ -271,8 +273,10 @@ async fn start_without_udp() -> (Handle, Peers, Member) {
         cluster_id,
         &key,
         options,
-        peers.clone(),
-        delivered,
+        Connections {
+            peers: peers.clone(),
+            delivered,
+        },
     )
     .unwrap();
     tokio::spawn(gossip.run(CancellationToken::new()));

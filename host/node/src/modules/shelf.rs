@@ -18,7 +18,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// What is wanted of each module. `T` is a version that is ready, `E` why it is not.
-pub(super) struct Shelf<T, E>(Mutex<BTreeMap<ModuleName, Vec<Arc<Place<T, E>>>>>);
+pub(super) struct Shelf<T, E>(Mutex<BTreeMap<ModuleName, Places<T, E>>>);
+
+/// The places of one module's versions.
+type Places<T, E> = Vec<Arc<Place<T, E>>>;
 
 /// A version's place: two that have the same component and settings share it.
 struct Place<T, E> {

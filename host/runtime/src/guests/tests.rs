@@ -129,8 +129,10 @@ async fn what_waits_is_cancelled_at_once_and_what_runs_when_it_gives_its_thread_
         let held = Dropped(Arc::clone(&gone));
         let run = tenant.start(Lane::Fiber, async move {
             let _held = held;
-            while yields {
-                tokio::task::yield_now().await;
+            if yields {
+                loop {
+                    tokio::task::yield_now().await;
+                }
             }
             pending::<()>().await;
         });

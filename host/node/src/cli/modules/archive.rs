@@ -326,6 +326,8 @@ fn bad(name: &str, error: &serde_json::Error) -> io::Error {
 fn not_read(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => invalid(CUT_OFF),
+        // What the library says between two entries has no kind.
+        _ if error.to_string().starts_with("unexpected EOF") => invalid(CUT_OFF),
         _ => error,
     }
 }
