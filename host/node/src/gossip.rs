@@ -114,7 +114,7 @@ pub enum Event {
 pub struct Connections {
     /// Where they are sent.
     pub peers: Peers,
-    /// What peers deliver: the receiver of an [`Inbox`].
+    /// What peers deliver: the receiver of an `Inbox`.
     pub delivered: mpsc::Receiver<Delivered>,
 }
 

@@ -5,8 +5,8 @@
 //! So a lease is renewed only while [`SelfTest::unfit`] is none; without renewals it runs out by
 //! itself, others hold the resources, and the node restarts, which frees the threads that were stuck.
 //!
-//! **The bounds.** A runtime is unfit when none of its workers has moved for [`MOTIONLESS_MAX`] and it
-//! has not answered meanwhile: it is stuck. Or when it has not answered for [`UNANSWERED_MAX`] though
+//! **The bounds.** A runtime is unfit when none of its workers has moved for `MOTIONLESS_MAX` and it
+//! has not answered meanwhile: it is stuck. Or when it has not answered for `UNANSWERED_MAX` though
 //! its workers move: it is overloaded beyond use. The first is longer than the usual lease (3 s),
 //! within which any stall of the control runtime costs the lease anyway, and short enough that
 //! resources of a stuck node are held elsewhere within 10 s. The second is far above what a machine
@@ -53,9 +53,9 @@ pub struct Testing(
 pub struct Finding {
     /// Its name.
     pub runtime: &'static str,
-    /// How long a task waited for a worker, at most in the last [`WINDOW`].
+    /// How long a task waited for a worker, at most in the last `WINDOW`.
     pub delay: Duration,
-    /// Workers that have not moved for [`MOTIONLESS_MAX`].
+    /// Workers that have not moved for `MOTIONLESS_MAX`.
     pub stuck: usize,
     /// For how long it has been unfit, if it is.
     pub unfit_for: Option<Duration>,

@@ -1,6 +1,6 @@
 //! The node's own log, on standard error: lines that nobody waits for, and no floods of them.
 //!
-//! Invariant: logging never blocks, even a panic's message. See [`writer`] and [`repeated`].
+//! Invariant: logging never blocks, even a panic's message. See `writer` and `repeated`.
 
 mod escape;
 mod repeated;

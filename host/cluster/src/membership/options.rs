@@ -70,7 +70,7 @@ impl Default for Options {
     }
 }
 
-/// Why a [`Membership`] could not be made.
+/// Why a [`Membership`](super::Membership) could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOptions {
     /// A duration that must not be zero is.
