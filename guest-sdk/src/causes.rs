@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use crate::{classify, invocation, resource};
 
 /// Puts what was being done before the text of an error: of any error, and of the SDK's own, which
-/// keep their kind. The same as that of [`anyhow`], for those too.
+/// keep their kind. The same as that of [`anyhow`](mod@anyhow), for those too.
 ///
 /// ```
 /// use holdfast_guest::{Context as _, Error, Result};
