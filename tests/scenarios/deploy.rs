@@ -62,8 +62,10 @@ fn a_component_that_cannot_run_is_refused_with_what_and_where() {
         (
             "half a component",
             probe.slice(..probe.len() / 2),
-            // The section that is cut off, by its range of bytes.
-            &[("the component is not valid: section range ", "")],
+            &[(
+                "the component is not valid at byte ",
+                ": unexpected end-of-file",
+            )],
         ),
         (
             "a core module",

@@ -184,7 +184,7 @@ fn it_builds_for_what_cargo_reads_and_for_nothing_else() {
     let words = "[package]\nname = \"words\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
     write("words/Cargo.toml", words);
     write("words/src/lib.rs", "pub const END: &str = \"!\";\n");
-    write("my-bot/mood.txt", "well");
+    write("mood.txt", "well");
     let source = fs::read_to_string(project.join("src/lib.rs")).unwrap();
     let source = source.replace(
         "format!(\"{}, {name}!\", self.greeting)",
@@ -239,7 +239,7 @@ fn it_builds_for_what_cargo_reads_and_for_nothing_else() {
     write("words/src/lib.rs", "pub const END: &str = \"?\";\n");
     let _ = builds(2);
     called("Hello, Ada? well");
-    write("my-bot/mood.txt", "better");
+    write("mood.txt", "better");
     let _ = builds(3);
     called("Hello, Ada? better");
     // Another branch, and an edit in it.

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Output},
 };
 
-use holdfast_tests::{Api, Cluster, Probe, cluster::Join, probe::ids};
+use holdfast_tests::{Api, Cluster, LONG, Probe, cluster::Join, probe::ids, wait_until};
 use serde_json::json;
 
 use crate::BIN;
@@ -150,27 +150,11 @@ fn a_wrong_token_is_told_apart_from_none() {
     status(None).assert(4, &[none, "give the API token with --token-file"]);
     let wrong = status(Some("another-api-token-for-this"));
     wrong.assert(4, &["is not the one of this node", "holds another token"]);
-    status(Some("the-api-token-of-this-test")).assert(0, &[]);
-}
-
-#[test]
-fn a_node_is_advertised_by_name() {
-    let mut cluster = Cluster::builder(BIN).nodes(1).start();
-    // Any free port will do, as long as it is known before.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a port is free")
-        .port();
-    let node = cluster.add(Join {
-        args: vec![
-            format!("--listen=127.0.0.1:{port}"),
-            format!("--advertise=localhost:{port}"),
-        ],
-        ..Join::default()
+    // Until it has joined there is nothing to tell.
+    wait_until("the right one is taken", LONG, || {
+        let told = status(Some("the-api-token-of-this-test"));
+        (told.code == Some(0)).then_some(()).ok_or(told.said)
     });
-    let id = cluster.listening(node).node;
-    let info = cluster.api(0).node(id).expect("it has joined");
-    assert_eq!(info.addr.to_string(), format!("127.0.0.1:{port}"));
 }
 
 /// What bash would be told of a line whose last word is being typed.

@@ -192,10 +192,12 @@ impl Teller {
     /// Tells what the handler says.
     pub(super) fn said(self, line: &LogLine) -> anyhow::Result<()> {
         match line {
+            // Nobody goes on from there.
+            LogLine::Cursor(_) => Ok(()),
             line if self.0.is_json() => self.tell(&Event::Said { line }),
             LogLine::Entry(entry) => output::write(logs::text(self.0, entry).as_bytes()),
             // Of the only node there is: it ends.
-            LogLine::Missing(_) | LogLine::Cursor(_) => Ok(()),
+            LogLine::Missing(_) => Ok(()),
         }
     }
 }
