@@ -71,6 +71,8 @@ impl Conditions {
         }
         let condition = NodeCondition::new(kind, text, now_ms());
         match condition.fault {
+            // Its owner says more, as an error.
+            _ if kind == ConditionKind::NoQuorum => {}
             true => warn!(condition = %kind, "{}", condition.text),
             false => info!(condition = %kind, "{}", condition.text),
         }
