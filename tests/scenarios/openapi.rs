@@ -58,6 +58,8 @@ fn modules_and_resources(tour: &mut Tour, api: &Api, settings: &Value) {
     let deploy = || api.deploy("probe", component::probe(), settings);
     tour.ask(deploy(), "deploy_module", 201);
     tour.ask(deploy(), "deploy_module", 200);
+    let component = api.get("/v1/modules/probe/component");
+    tour.ask(component, "download_component", 200);
     tour.ask(api.get("/v1/modules/probe"), "describe_module", 200);
     let held = || api.allocate_held("probe", "a/b", &json!({}));
     tour.ask(held(), "allocate_resource", 201);
