@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use bytes::{Bytes, BytesMut};
-use holdfast_model::ModuleName;
+use holdfast_model::{ModuleName, Spec, api::ProblemKind, resource::InvalidSpec};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use serde::de::DeserializeOwned;
@@ -17,6 +17,24 @@ use super::{
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("it came too slowly")]
 pub struct SlowBody;
+
+/// The spec in a body; an empty one where there is none.
+pub(super) async fn spec(budget: &ByteBudget, body: axum::body::Body) -> Result<Spec> {
+    let too_large = || {
+        let detail = format!("a spec has at most {} bytes", Spec::BYTES_MAX);
+        Error::new(ProblemKind::TooLarge, detail)
+    };
+    // White space does not count, but nobody needs ten times as much of it.
+    let limit = Spec::BYTES_MAX as u64 * 10;
+    let body = read(budget, None, body, limit, too_large).await?;
+    if body.is_empty() {
+        return Ok(Spec::default());
+    }
+    Spec::from_json(&body).map_err(|error| match error {
+        InvalidSpec::TooLong { .. } => too_large(),
+        error => Error::invalid(crate::modules::chain(&error)),
+    })
+}
 
 /// The whole body, if it is no larger than allowed; `too_large` says what is, when it is not. It takes
 /// from the budget, of a module's share if it is for one, until the last of its bytes is dropped.

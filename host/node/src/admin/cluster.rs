@@ -489,10 +489,8 @@ pub(super) async fn slots(
         Ok(slots.collect())
     };
     let slots = admin.look_up(look).await?;
-    Ok(Json(SlotList {
-        module: query.module,
-        slots,
-    }))
+    let module = query.module;
+    Ok(Json(SlotList { module, slots }))
 }
 
 /// Longest body that changes a node.

@@ -59,7 +59,7 @@ pub(super) async fn allocate(
     Asked(query): Asked<AllocateQuery>,
     request: Request,
 ) -> Result<impl IntoResponse> {
-    let spec = spec(&admin, request).await?;
+    let spec = body::spec(&admin.budget, request.into_body()).await?;
     let deadline = deadline(query.timeout_ms, query.wait.is_some());
     let late = |error: Error| error.unless_late(query.timeout_ms, deadline);
     let entries = vec![(id.clone(), spec.clone())];
@@ -82,23 +82,6 @@ pub(super) async fn allocate(
         false => StatusCode::OK,
     };
     Ok((status, Json(info)))
-}
-
-async fn spec(admin: &Admin, request: Request) -> Result<Spec> {
-    let too_large = || {
-        let detail = format!("a spec has at most {} bytes", Spec::BYTES_MAX);
-        Error::new(ProblemKind::TooLarge, detail)
-    };
-    // White space does not count, but nobody needs ten times as much of it.
-    let limit = Spec::BYTES_MAX as u64 * 10;
-    let body = body::read(&admin.budget, None, request.into_body(), limit, too_large).await?;
-    if body.is_empty() {
-        return Ok(Spec::default());
-    }
-    Spec::from_json(&body).map_err(|error| match error {
-        holdfast_model::resource::InvalidSpec::TooLong { .. } => too_large(),
-        error => Error::invalid(crate::modules::chain(&error)),
-    })
 }
 
 async fn await_held(
