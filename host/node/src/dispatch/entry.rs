@@ -262,20 +262,20 @@ impl Entry {
         self.mind.lock().status
     }
 
-    /// Waits until the resource is held with this revision of its spec or a later one,
-    /// quarantined with it, or ends; gives its status then.
-    pub(super) async fn settled(&self, revision: u64) -> ResourceStatus {
+    /// Waits until the resource is held or quarantined with this revision of its spec; none once it
+    /// is to be run with a later one, or not at all.
+    pub(super) async fn settled(&self, revision: u64) -> Option<ResourceStatus> {
         self.until(|| {
             let mind = self.mind.lock();
-            let Some(wanted) = mind.want.kind() else {
-                return Some(mind.status);
+            let Some(wanted) = mind.want.kind().filter(|kind| kind.revision <= revision) else {
+                return Some(None);
             };
             let settled = match mind.status {
-                ResourceStatus::Held => mind.runs.is_some_and(|kind| kind.revision >= revision),
-                ResourceStatus::Quarantined => wanted.revision >= revision,
+                ResourceStatus::Held => mind.runs.is_some_and(|kind| kind.revision == revision),
+                ResourceStatus::Quarantined => wanted.revision == revision,
                 _ => false,
             };
-            settled.then_some(mind.status)
+            settled.then_some(Some(mind.status))
         })
         .await
     }

@@ -38,8 +38,8 @@ impl Question for CountsOf {
     type Answer = Counts;
 }
 
-/// Asks an owner to answer once a resource is held with this revision of its spec or a later one,
-/// quarantined or gone.
+/// Asks an owner to answer once a resource is held or quarantined with this revision of its spec,
+/// or will not be any more.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AwaitHeld {
     pub(crate) module: ModuleName,
@@ -51,7 +51,7 @@ pub(crate) struct AwaitHeld {
 impl Question for AwaitHeld {
     const KIND: Kind = Kind(5);
     const LANE: Lane = Lane::Data;
-    /// None when the resource is not here, or time is up.
+    /// None when the resource is not here, is to have another spec, or time is up.
     type Answer = Option<ResourceStatus>;
 }
 
@@ -87,12 +87,13 @@ impl Dispatch {
         all
     }
 
-    /// Waits until a resource of this node is held as asked, quarantined or gone.
+    /// Waits until a resource of this node is held or quarantined as asked, or will not be any more.
     pub(crate) async fn await_held(&self, question: AwaitHeld) -> Option<ResourceStatus> {
         let table = self.0.shared.tables.get(question.module.as_str())?;
         let entry = table.entries.pin().get(&question.id).map(Arc::clone)?;
         tokio::time::timeout(question.timeout, entry.settled(question.revision))
             .await
             .ok()
+            .flatten()
     }
 }

@@ -92,7 +92,7 @@ impl Node {
     async fn held(&self, spec: &str) -> Arc<Entry> {
         let entry = entry(&Turns::new(NodeTurns::new(8)));
         entry.run(&self.host, self.run(1, spec));
-        assert_eq!(soon(entry.settled(1)).await, ResourceStatus::Held);
+        assert_eq!(soon(entry.settled(1)).await, Some(ResourceStatus::Held));
         entry
     }
 
@@ -168,7 +168,7 @@ async fn a_changed_spec_is_what_a_start_that_had_to_wait_uses() {
     tokio::task::yield_now().await;
     entry.run(&node.host, node.run(2, "{}"));
     drop(taken);
-    assert_eq!(soon(entry.settled(2)).await, ResourceStatus::Held);
+    assert_eq!(soon(entry.settled(2)).await, Some(ResourceStatus::Held));
     assert!(entry.report().last_error.is_none());
 }
 
@@ -193,7 +193,7 @@ async fn what_was_dropped_is_not_terminated_when_it_comes_back() {
     entry.drop_now(&node.host);
     entry.run(&node.host, node.run(2, "{}"));
     drop(cell);
-    assert_eq!(soon(entry.settled(2)).await, ResourceStatus::Held);
+    assert_eq!(soon(entry.settled(2)).await, Some(ResourceStatus::Held));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -381,7 +381,10 @@ async fn what_a_former_version_or_spec_failed_with_is_gone_with_it() {
     let node = Node::start(Lane::Direct).await;
     let entry = entry(&Turns::new(NodeTurns::new(8)));
     entry.run(&node.host, node.run(1, r#"{"fatal": true}"#));
-    assert_eq!(soon(entry.settled(1)).await, ResourceStatus::Quarantined);
+    assert_eq!(
+        soon(entry.settled(1)).await,
+        Some(ResourceStatus::Quarantined)
+    );
     assert!(entry.report().last_error.is_some());
     // Another owner of the same: its failure stays known until it is held.
     let mut again = node.run(1, r#"{"fatal": true}"#);
@@ -394,7 +397,7 @@ async fn what_a_former_version_or_spec_failed_with_is_gone_with_it() {
     soon(entry.until(|| (entry.report().status == ResourceStatus::Quarantined).then_some(())))
         .await;
     entry.run(&node.host, node.run(2, "{}"));
-    assert_eq!(soon(entry.settled(2)).await, ResourceStatus::Held);
+    assert_eq!(soon(entry.settled(2)).await, Some(ResourceStatus::Held));
     assert!(entry.report().last_error.is_none());
 }
 
@@ -424,18 +427,22 @@ async fn a_trial_that_is_over_leaves_no_trace_and_none_replaces_a_later_version(
     run.version = node.version(4);
     entry.run(&node.host, run);
     entry.end_trial(&node.host, 4);
-    assert_eq!(soon(entry.settled(1)).await, ResourceStatus::Held);
+    assert_eq!(soon(entry.settled(1)).await, Some(ResourceStatus::Held));
     assert_eq!(entry.report().version, Some(4));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_holds_an_earlier_spec_does_not_settle_a_later_one() {
+async fn what_holds_another_spec_does_not_settle_the_one_waited_for() {
     let node = Node::start(Lane::Direct).await;
     let entry = node.held("{}").await;
     entry.run(&node.host, node.run(2, r#"{"fatal": true}"#));
-    assert_eq!(soon(entry.settled(2)).await, ResourceStatus::Quarantined);
+    assert_eq!(
+        soon(entry.settled(2)).await,
+        Some(ResourceStatus::Quarantined)
+    );
     entry.run(&node.host, node.run(3, "{}"));
-    assert_eq!(soon(entry.settled(3)).await, ResourceStatus::Held);
+    assert_eq!(soon(entry.settled(3)).await, Some(ResourceStatus::Held));
+    assert_eq!(soon(entry.settled(2)).await, None, "it was replaced since");
     // Not even while nobody here knows of it yet.
     let early = timeout(Duration::from_millis(50), entry.settled(4));
     assert!(early.await.is_err());
