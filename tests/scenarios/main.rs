@@ -20,6 +20,7 @@ mod events;
 mod examples;
 mod failure;
 mod files;
+mod full;
 mod harness;
 mod http;
 mod invoke;

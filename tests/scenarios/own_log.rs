@@ -2,10 +2,12 @@
 
 use std::{
     fs::{self, File},
-    io::{ErrorKind, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::UdpSocket,
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use holdfast_tests::{Cluster, LONG, Probe, cluster::Join, wait_until};
@@ -36,12 +38,27 @@ fn full_pipe(at: &Path) -> File {
     pipe
 }
 
+/// Reads as fast as it is written, until a text comes.
+fn read_until(pipe: &mut File, text: &str) {
+    let (begin, mut read) = (Instant::now(), Vec::new());
+    while !String::from_utf8_lossy(&read).contains(text) {
+        assert!(begin.elapsed() < LONG, "{text:?} does not come");
+        // It may be halfway through the text.
+        read.drain(..read.len().saturating_sub(text.len()));
+        match pipe.read_to_end(&mut read) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            other => panic!("the node has it open: {other:?}"),
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let mut cluster = Cluster::builder(BIN).start();
     let log = cluster.folder().join("unread");
     // Open as long as the node runs.
-    let _pipe = full_pipe(&log);
+    let mut pipe = full_pipe(&log);
     let node = cluster.add(Join {
         log: Some(log),
         args: vec!["--log".to_owned(), "trace".to_owned()],
@@ -49,7 +66,10 @@ fn a_log_that_nobody_reads_stops_nothing() {
     });
     cluster.wait_formed();
     let api = cluster.api(node);
-    Probe::deploy_with(&api, "probe", &Probe::settings_logging());
+    let mut settings = Probe::settings_logging();
+    // A part of each report: lines that are long enough to fill what may wait.
+    settings["config"]["node"] = json!("x".repeat(2_000));
+    Probe::deploy_with(&api, "probe", &settings);
     for number in 0..20 {
         let id = format!("r{number}");
         let held = api.allocate_held("probe", &id, &json!({})).answer();
@@ -75,14 +95,22 @@ fn a_log_that_nobody_reads_stops_nothing() {
         let dropped = text
             .lines()
             .find_map(|line| line.strip_prefix("holdfast_log_lines_dropped_total "));
-        dropped.expect("it is there").to_owned()
+        let dropped = dropped.expect("it is there");
+        dropped.parse::<f64>().expect("it is a number")
     };
     wait_until("lines are dropped and counted", LONG, || {
         let _ = api.get("/healthz").answer().expect(200);
-        (dropped() != "0").then_some(()).ok_or_else(dropped)
+        for number in 0..20 {
+            let id = format!("r{number}");
+            let answer = api.invoke("probe", &id, Probe::observed()).answer();
+            let _ = answer.expect(200);
+        }
+        (dropped() > 0.0).then_some(()).ok_or("none yet")
     });
     cluster.wait_formed();
-    // Not read again, it ends all the same.
+    // Read again, it says what is missing, however much there is to log.
+    read_until(&mut pipe, "log lines dropped");
+    // Not read any more, it ends all the same.
     assert!(cluster.stop(node).success());
 }
 

@@ -69,6 +69,9 @@ pub struct Load {
     pub resources: u32,
     /// False while a move is under way: `owner` is then where it is going, and stays.
     pub settled: bool,
+    /// `owner` cannot start what is in it, for reasons of its own: it moves, if the owner is not
+    /// given anything and another can take it.
+    pub stranded: bool,
 }
 
 /// A slot and who should have it next.
@@ -119,7 +122,7 @@ pub fn plan(
                 Ok(holder) => {
                     board.add(load, Some(holder));
                 }
-                Err(_) if load.settled && leavers.contains_key(&owner) => {
+                Err(_) if load.settled && (load.stranded || leavers.contains_key(&owner)) => {
                     draining.push(board.add(load, None));
                 }
                 Err(_) => {}

@@ -52,6 +52,7 @@ use crate::{
     modules::Modules,
     peer::Peers,
     placement::{Lease, Placement},
+    start_faults::StartFaults,
     traces::{Scope, Traces},
 };
 
@@ -95,6 +96,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// What follows calls.
     pub traces: Traces,
+    /// What could not be started for reasons of the node's.
+    pub start_faults: StartFaults,
     /// The node's lease.
     pub lease: watch::Receiver<Lease>,
     /// About how many instances start at once at most.
@@ -148,6 +151,7 @@ impl Dispatch {
             teller,
             metrics,
             traces,
+            start_faults,
             lease,
             starts_max,
             placement,
@@ -157,6 +161,7 @@ impl Dispatch {
             modules,
             teller,
             traces: traces.clone(),
+            start_faults,
             ended,
         };
         let shared = Arc::new(Shared {

@@ -42,6 +42,7 @@ mod rpc;
 pub mod self_test;
 pub mod server;
 pub mod start;
+pub mod start_faults;
 pub mod telemetry;
 pub mod token;
 pub mod traces;

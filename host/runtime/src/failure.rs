@@ -94,6 +94,9 @@ pub enum Failure {
         /// What the system allows.
         mappings: u64,
     },
+    /// The system did not give what an instance is made of. The handler was not called.
+    #[error("this node could not make the instance: {0}")]
+    System(String),
     /// The node may not run its instances any more. The handler was not called.
     #[error("this node's lease is over")]
     Fenced,
@@ -146,10 +149,31 @@ impl Failure {
             Self::Cut => call::Error::Interrupted,
             Self::NotInvocable => call::Error::NotInvocable(module.to_string()),
             // Whoever calls a dead instance, or one that there is no room for, had no effect.
-            Self::Fenced | Self::Dead | Self::TooManyFibers { .. } => call::Error::Unavailable {
-                reason: self.to_string(),
-                retry_after: Duration::from_secs(1),
-            },
+            Self::Fenced | Self::Dead | Self::TooManyFibers { .. } | Self::System(_) => {
+                call::Error::Unavailable {
+                    reason: self.to_string(),
+                    retry_after: Duration::from_secs(1),
+                }
+            }
+        }
+    }
+
+    /// Whether it is the node's own: another one might not fail so.
+    #[must_use]
+    pub fn is_of_the_node(&self) -> bool {
+        matches!(
+            self,
+            Self::TooManyFibers { .. } | Self::NodeOutOfMemory { .. } | Self::System(_)
+        )
+    }
+
+    /// Reads what wasmtime says of an instance that was not made in `time`. What neither the guest
+    /// did nor its limits forbid, the system did not give.
+    pub(crate) fn of_start(error: &wasmtime::Error, state: &State, time: Duration) -> Self {
+        let of_guest = error.is::<Trap>() || error.is::<I32Exit>() || error.is::<WasmBacktrace>();
+        match of_guest || state.memory.refused().is_some() {
+            true => Self::of(error, state, time),
+            false => Self::System(cut(format!("{error:#}"))),
         }
     }
 

@@ -281,7 +281,7 @@ impl Started {
         };
         match result {
             Ok(instance) => Ok(Self { store, instance }),
-            Err(error) => Err(Failure::of(&error, store.data(), time)),
+            Err(error) => Err(Failure::of_start(&error, store.data(), time)),
         }
     }
 

@@ -556,6 +556,7 @@ fn unowned(slot: u16, resources: u32) -> Load {
         owner: None,
         resources,
         settled: true,
+        stranded: false,
     }
 }
 

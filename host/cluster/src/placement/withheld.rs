@@ -9,10 +9,10 @@ use std::{
     fmt,
 };
 
-use holdfast_model::{ModuleName, NodeId, Weight};
+use holdfast_model::{ModuleName, NodeId, Slot, Weight};
 use serde::{Deserialize, Serialize};
 
-use super::{Member, stability::Wait};
+use super::{Load, Member, stability::Wait};
 use crate::state::{Owner, Standing, State};
 
 /// Who cannot run what others can, by module.
@@ -22,9 +22,31 @@ pub struct Unfit {
     pub pending: BTreeMap<ModuleName, BTreeSet<NodeId>>,
     /// Who cannot run a module: what it has of it moves to others, if any can.
     pub unable: BTreeMap<ModuleName, BTreeSet<NodeId>>,
+    /// Who is full of a module, and which slots of it that one cannot start, though it runs others:
+    /// those move, if the owner is pending for the module and another node is not. It is given no new
+    /// ones either.
+    pub stranded: BTreeMap<ModuleName, BTreeMap<NodeId, BTreeSet<Slot>>>,
 }
 
 impl Unfit {
+    /// Whether a node has all of a module that it can run.
+    pub(crate) fn is_full(&self, module: &ModuleName, node: NodeId) -> bool {
+        let full = self.stranded.get(module);
+        full.is_some_and(|nodes| nodes.contains_key(&node))
+    }
+
+    /// The slots of a module with what their owners cannot start marked.
+    pub(crate) fn loads(&self, module: &ModuleName, mut all: Vec<Load>) -> Vec<Load> {
+        if let Some(stranded) = self.stranded.get(module) {
+            let of = |owner| stranded.get(owner);
+            for load in &mut all {
+                let slots = load.owner.as_ref().and_then(of);
+                load.stranded = slots.is_some_and(|slots| slots.contains(&load.slot));
+            }
+        }
+        all
+    }
+
     /// The members as they are for one module.
     pub(crate) fn members<'a>(&self, module: &ModuleName, all: &'a [Member]) -> Cow<'a, [Member]> {
         if !self.pending.contains_key(module) && !self.unable.contains_key(module) {
@@ -153,10 +175,12 @@ mod tests {
                 owner: Some(id),
                 resources: 1,
                 settled: true,
+                stranded: false,
             })
             .collect();
         for _ in 0..100 {
-            let moves = plan(&module, &unfit.members(&module, &all), &loads, 4);
+            let seen = unfit.loads(&module, loads.clone());
+            let moves = plan(&module, &unfit.members(&module, &all), &seen, 4);
             if moves.is_empty() {
                 break;
             }
@@ -187,6 +211,29 @@ mod tests {
             ..Unfit::default()
         };
         assert_eq!(settle(&nobody, [10, 10, 10]), [10, 10, 10]);
+    }
+
+    #[test]
+    fn what_a_node_cannot_start_goes_to_those_who_can_and_the_rest_of_it_stays() {
+        let stranded = |numbers: &[u128]| {
+            let slots = numbers.iter().map(|n| {
+                // It has the slots 0 to 9, or 10 to 19, or 20 to 29.
+                let slots = (*n as u16 - 1) * 10..*n as u16 * 10 - 7;
+                (NodeId(uuid::Uuid::from_u128(*n)), slots.map(Slot).collect())
+            });
+            Unfit {
+                pending: nodes(numbers),
+                stranded: BTreeMap::from([("m".parse().unwrap(), slots.collect())]),
+                ..Unfit::default()
+            }
+        };
+        // The others take them evenly, and it is given nothing in return.
+        let owned = settle(&stranded(&[1]), [10, 10, 10]);
+        assert_eq!(owned[0], 7);
+        assert!(owned[1].abs_diff(owned[2]) <= 1, "{owned:?}");
+        assert_eq!(settle(&stranded(&[1, 2]), [10, 10, 10]), [7, 7, 16]);
+        // Nobody can: nothing moves to and fro.
+        assert_eq!(settle(&stranded(&[1, 2, 3]), [10, 10, 10]), [10, 10, 10]);
     }
 
     #[test]

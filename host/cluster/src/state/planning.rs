@@ -26,7 +26,8 @@ impl State {
         self.place_with(module, ids, live, &Unfit::default())
     }
 
-    /// The same, where some nodes cannot run some modules: they are given nothing, if others can.
+    /// The same, where some nodes cannot run some modules, or no more of them: they are given nothing,
+    /// if others can.
     #[must_use]
     pub fn place_with<'a>(
         &self,
@@ -56,11 +57,12 @@ impl State {
             owner: None,
             resources: ids.len() as u32,
             settled: true,
+            stranded: false,
         }));
         loads.sort_by_key(|load| load.slot);
         let mut members = unfit.members(module, &self.members(live)).into_owned();
         for member in &mut members {
-            member.stable = true;
+            member.stable = !unfit.is_full(module, member.id);
         }
         placement::plan(module, &members, &loads, 0)
             .into_iter()
@@ -102,7 +104,8 @@ impl State {
         }
         let plan = |name: &ModuleName, moves_max: usize| {
             let members = unfit.members(name, &members);
-            placement::plan(name, &members, &self.loads(name, live), moves_max)
+            let loads = unfit.loads(name, self.loads(name, live));
+            placement::plan(name, &members, &loads, moves_max)
         };
         let free = moves_max.saturating_sub(self.moves_under_way(live));
         let names = self.modules.keys();
@@ -183,6 +186,7 @@ impl State {
                     owner: next.or(present),
                     resources: state.resources.len() as u32,
                     settled: next.is_none() && present.is_none_or(|node| self.may_move(node, live)),
+                    stranded: false,
                 }
             })
             .collect()

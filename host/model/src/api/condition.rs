@@ -110,6 +110,8 @@ kinds! {
     Storage "storage", idle, fault;
     /// The system gives it too little: memory, file descriptors, mappings, threads.
     Exhausted "exhausted", idle, fault;
+    /// It could not start all that it has of a module, and is given no more of that one.
+    Full "full", works, fault;
     /// A runtime of it does not answer.
     Stalled "stalled", idle, fault;
     /// Another process runs under its identity.

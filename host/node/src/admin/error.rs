@@ -406,7 +406,10 @@ fn rejected(error: &LoadError, detail: String) -> Error {
         | LoadError::CompilerNotRun(_)
         | LoadError::NotKept(_)
         | LoadError::Start(
-            Failure::NodeOutOfMemory { .. } | Failure::TooManyFibers { .. } | Failure::Dead,
+            Failure::NodeOutOfMemory { .. }
+            | Failure::TooManyFibers { .. }
+            | Failure::System(_)
+            | Failure::Dead,
         ) => Error::new(ProblemKind::Unavailable, detail),
         LoadError::UnknownImports(imports) => {
             let reasons = imports

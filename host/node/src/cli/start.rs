@@ -167,9 +167,9 @@ pub struct StartArgs {
     /// How many bytes of memory all guests of this node may have together.
     ///
     /// Without it three quarters of what the process may have, by the machine's memory or the limit of
-    /// its control group. Past it a guest is refused memory as at its module's own limit, and starts fail
-    /// and are tried again. Too low: they fail though there is room. Too high: the kernel ends the
-    /// process.
+    /// its control group. Past it a guest is refused memory as at its module's own limit, and what it
+    /// cannot start moves to other nodes. Too low: that happens though there is room. Too high: the
+    /// kernel ends the process.
     #[arg(long, value_name = "BYTES")]
     #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..))]
     pub guest_memory_bytes_max: Option<u64>,

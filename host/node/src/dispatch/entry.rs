@@ -42,6 +42,7 @@ use crate::{
     clock::now_ms,
     events::Teller,
     modules::Modules,
+    start_faults::StartFaults,
     traces::{Kind as Side, Scope, Span, Traces},
 };
 
@@ -52,6 +53,8 @@ pub(super) struct Host {
     pub(super) teller: Teller,
     /// What follows calls, and begins to where nobody has asked for something.
     pub(super) traces: Traces,
+    /// What could not be started for reasons of the node's.
+    pub(super) start_faults: StartFaults,
     /// Entries that have ended, for the engine.
     pub(super) ended: mpsc::Sender<(ModuleName, ResourceId)>,
 }
@@ -451,7 +454,8 @@ fn last_error(failure: &Failure) -> LastError {
         | Failure::Fenced
         | Failure::Cut
         | Failure::TooManyFibers { .. }
-        | Failure::NodeOutOfMemory { .. } => FailureKind::Instance,
+        | Failure::NodeOutOfMemory { .. }
+        | Failure::System(_) => FailureKind::Instance,
     };
     LastError {
         message: failure.to_string(),

@@ -37,6 +37,7 @@ use crate::{
     peer::{Kind, Lane},
     rpc::{self, Question},
     self_test::SelfTest,
+    start_faults::StartFaults,
 };
 
 /// Asks the leader whether the asking incarnation may run what it owns.
@@ -81,6 +82,7 @@ pub struct Renewals {
     me: Owner,
     fences: Fences,
     modules: Modules,
+    start_faults: StartFaults,
     times: LeaseTimes,
     self_test: SelfTest,
     lease: watch::Sender<Lease>,
@@ -106,6 +108,7 @@ impl Placement {
         me: Owner,
         fences: Fences,
         modules: Modules,
+        start_faults: StartFaults,
         times: LeaseTimes,
         self_test: SelfTest,
     ) -> (Renewals, watch::Receiver<Lease>) {
@@ -115,6 +118,7 @@ impl Placement {
             me,
             fences,
             modules,
+            start_faults,
             times,
             self_test,
             lease,
@@ -155,10 +159,20 @@ impl Placement {
         for (
             node,
             Readiness {
-                pending, unable, ..
+                pending,
+                unable,
+                stranded,
+                ..
             },
         ) in said
         {
+            for (module, slots) in stranded {
+                unfit
+                    .stranded
+                    .entry(module)
+                    .or_default()
+                    .insert(node, slots);
+            }
             for module in pending {
                 unfit.pending.entry(module).or_default().insert(node);
             }
@@ -353,7 +367,7 @@ impl Renewals {
             .placement
             .0
             .control
-            .read(|state| Found::look(state, &self.modules));
+            .read(|state| Found::look(state, &self.modules, &self.start_faults));
         found.show(&self.placement.0.conditions);
         Readiness {
             runs: *self.lease.borrow() == Lease::Runs,

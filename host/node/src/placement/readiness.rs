@@ -4,15 +4,16 @@
 //! not ready for. Conditions tell people. Both come of one look, so that no node is passed over without a
 //! reason that shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_cluster::state::{State, Version};
-use holdfast_model::{ModuleName, api::ConditionKind};
+use holdfast_model::{ModuleName, Slot, api::ConditionKind};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     conditions::Conditions,
     modules::{self, Cause, Modules, chain},
+    start_faults::{StartFault, StartFaults},
 };
 
 /// What a node would run at once if it were given it.
@@ -24,6 +25,9 @@ pub(super) struct Readiness {
     pub(super) pending: Vec<ModuleName>,
     /// Modules that it cannot run, for its own reasons or theirs.
     pub(super) unable: Vec<ModuleName>,
+    /// Modules that it is full of, and the slots of them that it cannot start, for its own reasons.
+    /// They are pending too.
+    pub(super) stranded: Vec<(ModuleName, BTreeSet<Slot>)>,
 }
 
 impl Readiness {
@@ -44,13 +48,18 @@ pub(super) struct Found {
 
 impl Found {
     /// Looks at every version that serves or is about to.
-    pub(super) fn look(state: &State, modules: &Modules) -> Self {
+    pub(super) fn look(state: &State, modules: &Modules, starts: &StartFaults) -> Self {
         let mut found = Self::default();
+        let mut start_faults = starts.look();
         for (name, module) in state.modules() {
             let about = &module.about;
             let serving = found.look_at(modules, name, &about.version);
             match serving {
-                None => {}
+                None => {
+                    if let Some(fault) = start_faults.remove(name) {
+                        found.strand(name, fault);
+                    }
+                }
                 Some(Want::Time) => found.readiness.pending.push(name.clone()),
                 Some(Want::Cause) => found.readiness.unable.push(name.clone()),
             }
@@ -62,6 +71,19 @@ impl Found {
             }
         }
         found
+    }
+
+    /// It runs the module, and no more of it than it does.
+    fn strand(&mut self, name: &ModuleName, fault: StartFault) {
+        let StartFault { slots, why, .. } = fault;
+        let text = match fault.resources {
+            0 => format!("{name}: no more of it for now: {why}"),
+            n => format!("{name}: {n} not started: {why}"),
+        };
+        let texts = self.texts.entry(ConditionKind::Full);
+        texts.or_default().push(text);
+        self.readiness.pending.push(name.clone());
+        self.readiness.stranded.push((name.clone(), slots));
     }
 
     fn look_at(&mut self, modules: &Modules, name: &ModuleName, version: &Version) -> Option<Want> {
@@ -113,10 +135,11 @@ enum Want {
 }
 
 /// The conditions that come of this.
-const KINDS: [ConditionKind; 4] = [
+const KINDS: [ConditionKind; 5] = [
     ConditionKind::Compiling,
     ConditionKind::Storage,
     ConditionKind::Exhausted,
+    ConditionKind::Full,
     ConditionKind::Unusable,
 ];
 

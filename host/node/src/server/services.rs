@@ -27,6 +27,7 @@ use crate::{
     peer::{self, Local, Peers},
     placement::{self, Lease, Members, Placement},
     restart::{Ending, Restarts},
+    start_faults::StartFaults,
     traces::{self, Traces},
 };
 
@@ -113,10 +114,12 @@ impl Services {
             conditions.clone(),
         );
         let times = metrics.lease_times();
+        let start_faults = StartFaults::default();
         let (renewals, lease) = placement.renewals(
             me,
             fences.clone(),
             modules.clone(),
+            start_faults.clone(),
             times,
             self_test.clone(),
         );
@@ -148,6 +151,7 @@ impl Services {
             teller: teller.clone(),
             metrics: metrics.clone(),
             traces: traces.clone(),
+            start_faults,
             lease: lease.clone(),
             starts_max: config.starts_max,
             placement: placement.clone(),

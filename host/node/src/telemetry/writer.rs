@@ -164,10 +164,11 @@ impl<W: Write> Writing<W> {
             }
             std::mem::swap(&mut lines, &mut waiting.lines);
             drop(waiting);
+            // While there is room for it: whoever logs much may fill it again during the write.
+            self.tell_dropped();
             self.write(&lines);
             lines.clear();
             lines.shrink_to(KEPT_BYTES_MAX);
-            self.tell_dropped();
             if self.looked_at.elapsed() >= LOOK_AGAIN {
                 self.looked_at = Instant::now();
                 repeated::report_held_back(self.looked_at);

@@ -50,6 +50,7 @@ fn present(nodes: u128, resources: [u32; 2]) -> Present {
                 owner: None,
                 resources: 0,
                 settled: true,
+                stranded: false,
             };
             loads.entry(slot).or_insert_with(fresh).resources += 1;
         }

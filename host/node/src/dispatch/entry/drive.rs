@@ -25,6 +25,33 @@ struct Start {
     life: Stop,
 }
 
+/// A start that failed.
+struct Failed {
+    error: LastError,
+    /// It is not to be tried again.
+    fatal: bool,
+    /// Another node might not fail so.
+    of_the_node: bool,
+}
+
+impl Failed {
+    fn by(failure: Failure) -> Self {
+        Self {
+            error: last_error(&failure),
+            fatal: matches!(failure, Failure::Fatal(_)),
+            of_the_node: failure.is_of_the_node(),
+        }
+    }
+
+    fn by_host(message: String) -> Self {
+        Self {
+            error: instance_error(message),
+            fatal: false,
+            of_the_node: false,
+        }
+    }
+}
+
 impl Entry {
     /// Tells those who wait, and sees that a driver runs.
     pub(super) fn wake(self: &Arc<Self>, host: &Arc<Host>, mind: &mut Mind) {
@@ -62,6 +89,7 @@ impl Entry {
         }
         let ended = self.mind.lock().want.kind().is_none();
         if ended {
+            host.start_faults.forget(&self.module, &self.id);
             // The engine is gone only when the node stops, and then nobody counts any more.
             let _ = host
                 .ended
@@ -127,7 +155,14 @@ impl Entry {
         if let Some(recorded) = span.recorded() {
             recorded.set("holdfast.attempt", i64::from(attempt));
         }
-        if let Err((error, _)) = &started {
+        match &started {
+            Err(failed) if failed.of_the_node => {
+                let why = &failed.error.message;
+                host.start_faults.failed(&self.module, &self.id, why);
+            }
+            _ => host.start_faults.forget(&self.module, &self.id),
+        }
+        if let Err(Failed { error, .. }) = &started {
             span.failed(lowercase(&error.kind), &error.message);
         }
         drop((turn, span));
@@ -153,7 +188,7 @@ impl Entry {
                 let Kind { number, token, .. } = kind;
                 host.teller.started(&self.module, &self.id, number, token);
             }
-            Err((error, fatal)) => {
+            Err(Failed { error, fatal, .. }) => {
                 warn!(
                     attempt,
                     fatal,
@@ -179,7 +214,7 @@ impl Entry {
         attempt: u32,
         life: &Stop,
         span: &Span,
-    ) -> Option<Result<Instance, (LastError, bool)>> {
+    ) -> Option<Result<Instance, Failed>> {
         let module = tokio::select! {
             biased;
             () = self.over(life) => return None,
@@ -187,7 +222,7 @@ impl Entry {
         };
         let module = match module {
             Ok(module) => module,
-            Err(error) => return Some(Err((instance_error(modules::chain(&error)), false))),
+            Err(error) => return Some(Err(Failed::by_host(modules::chain(&error)))),
         };
         let resource = ManagedResource {
             id: self.id.clone(),
@@ -198,14 +233,12 @@ impl Entry {
         let (entry, scope) = (Arc::clone(self), span.scope().clone());
         let (tenant, lane, stop) = (Arc::clone(module.tenant()), module.lane(), life.clone());
         let start = async move {
-            let failed =
-                |failure: Failure| (last_error(&failure), matches!(failure, Failure::Fatal(_)));
             let made = module.instantiate_until(resource, stop).await;
-            let mut instance = made.map_err(failed)?;
+            let mut instance = made.map_err(Failed::by)?;
             let mut span = entry.span(&scope, "handle");
             instance.follow(span.scope().follow());
-            let handled = instance.handle().await.map_err(failed);
-            if let Err((error, _)) = &handled {
+            let handled = instance.handle().await.map_err(Failed::by);
+            if let Err(Failed { error, .. }) = &handled {
                 span.failed(lowercase(&error.kind), &error.message);
             }
             handled.map(|()| instance)
@@ -214,7 +247,7 @@ impl Entry {
         tokio::select! {
             biased;
             started = &mut start => return Some(started.unwrap_or_else(|lost| {
-                Err((instance_error(lost.to_string()), false))
+                Err(Failed::by_host(lost.to_string()))
             })),
             () = self.over(life) => {}
         }

@@ -67,6 +67,7 @@ impl Node {
                 modules,
                 teller: Teller::new(holdfast_model::NodeId::default(), Metrics::new()),
                 traces: crate::traces::Traces::default(),
+                start_faults: crate::start_faults::StartFaults::default(),
                 ended: sender,
             }),
             ended,
