@@ -12,10 +12,7 @@ fn what_a_node_has_no_memory_for_goes_to_one_that_has_and_does_not_come_back() {
     let mut cluster = Cluster::builder(BIN).nodes(1).start();
     // Room for some ten of the sixty that would be its share.
     let small = cluster.add(Join {
-        args: vec![
-            "--guest-memory-bytes-max".to_owned(),
-            (2 << 20).to_string(),
-        ],
+        args: vec!["--guest-memory-bytes-max".to_owned(), (2 << 20).to_string()],
         ..Join::default()
     });
     cluster.wait_formed();

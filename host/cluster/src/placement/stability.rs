@@ -3,7 +3,8 @@
 //! To move a resource to a node that is gone a moment later costs two gaps and helps nobody. So a
 //! node gets nothing from others before it has been there without a break for a while, and for
 //! twice as long after each time that it was lost lately: one that comes and goes attracts less
-//! and less. [`plan`](super::plan) says what that does not hold up.
+//! and less. One that said before that its next run is about to take its place was not lost.
+//! [`plan`](super::plan) says what that does not hold up.
 //!
 //! Every node keeps its own record, so that whoever comes to lead knows what it has seen itself.
 //! Absent: what it means to be there. Nothing depends on this but when something moves.
@@ -48,12 +49,20 @@ struct Presence {
     away: Option<Now>,
     /// How often it was lost lately.
     losses: u32,
+    /// Another run of it was about to take its place when it was seen last.
+    restarting: bool,
 }
 
 impl Stability {
-    /// These runs are there now, and no others. What happened since the last look was not seen: a
-    /// node that was there then and is there now has not been away.
-    pub fn see(&mut self, now: Now, live: impl IntoIterator<Item = Owner>) {
+    /// These runs are there now, and no others; of these nodes other runs are about to take the
+    /// place. What happened since the last look was not seen: a node that was there then and is
+    /// there now has not been away.
+    pub fn see(
+        &mut self,
+        now: Now,
+        live: impl IntoIterator<Item = Owner>,
+        restarting: &BTreeSet<NodeId>,
+    ) {
         let live: BTreeMap<NodeId, Incarnation> = live
             .into_iter()
             .map(|run| (run.node, run.incarnation))
@@ -69,9 +78,11 @@ impl Stability {
                 since: now,
                 away: None,
                 losses: 0,
+                restarting: false,
             };
             let presence = self.nodes.entry(node).or_insert(fresh);
             presence.is_there(now, incarnation);
+            presence.restarting = restarting.contains(&node);
         }
         self.nodes
             .retain(|_, presence| presence.away_for(now) < FORGIVEN_AFTER);
@@ -118,7 +129,10 @@ impl Presence {
             if stayed >= FORGIVEN_AFTER {
                 self.losses = 0;
             }
-            (self.losses, self.since) = (self.losses.saturating_add(1), now);
+            self.since = now;
+            if !(self.restarting && incarnation != self.incarnation) {
+                self.losses = self.losses.saturating_add(1);
+            }
         }
         (self.incarnation, self.away) = (incarnation, None);
     }

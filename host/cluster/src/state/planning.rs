@@ -152,6 +152,14 @@ impl State {
         modules.map(|module| module.moves_under_way(live)).sum()
     }
 
+    /// The nodes whose next runs are about to take their place.
+    #[must_use]
+    pub fn restarting(&self) -> BTreeSet<NodeId> {
+        let nodes = self.nodes.iter();
+        let restarting = nodes.filter(|(_, node)| node.standing == Standing::Restarting);
+        restarting.map(|(id, _)| *id).collect()
+    }
+
     /// The nodes as placement sees them, all of them stable.
     #[must_use]
     pub fn members(&self, live: &BTreeSet<NodeId>) -> Vec<placement::Member> {

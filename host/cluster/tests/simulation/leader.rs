@@ -124,7 +124,8 @@ impl Process {
     /// Looks who is there, and does the leader's work, if this node leads.
     pub(crate) fn lead(&mut self, now: Now, out: &mut Out) {
         let runs: Vec<Owner> = self.reached(now).collect();
-        self.stability.see(now, runs);
+        let restarting = self.state.restarting();
+        self.stability.see(now, runs, &restarting);
         let Some(lead) = self.log.lead() else {
             if self.leading.take().is_some() {
                 out.note("leads no more".to_owned());

@@ -94,7 +94,8 @@ impl Leader {
                 incarnation: self.incarnation,
             };
             let present = inner.reached().into_iter().chain([own]);
-            self.stability.see(boot_time(), present);
+            let restarting = inner.control.read(State::restarting);
+            self.stability.see(boot_time(), present, &restarting);
             let lead = *leadership.borrow_and_update();
             if !lead.me {
                 self.tell(lead).await;

@@ -5,6 +5,7 @@ struct Watch {
     stability: Stability,
     after: Duration,
     now: Now,
+    restarting: BTreeSet<NodeId>,
 }
 
 impl Watch {
@@ -13,6 +14,7 @@ impl Watch {
             stability: Stability::default(),
             after: Duration::from_millis(after_ms),
             now: Now::ZERO,
+            restarting: BTreeSet::new(),
         }
     }
 
@@ -20,8 +22,8 @@ impl Watch {
     fn see(&mut self, ms: u64, incarnation: Option<u64>) {
         self.now += Duration::from_millis(ms);
         let watched = incarnation.map(|incarnation| run(1, incarnation));
-        self.stability
-            .see(self.now, watched.into_iter().chain([run(2, 1)]));
+        let present = watched.into_iter().chain([run(2, 1)]);
+        self.stability.see(self.now, present, &self.restarting);
     }
 
     /// How long it takes until the node is stable, from now on, if it stays.
@@ -72,6 +74,31 @@ fn a_node_that_is_away_is_not_stable_however_long_it_was_there() {
         .stability
         .stable(watch.now + Duration::from_secs(60), watch.after);
     assert_eq!(stable, BTreeSet::from([node(2)]));
+}
+
+#[test]
+fn a_restart_that_was_announced_is_no_loss() {
+    let mut watch = Watch::new(1_000);
+    watch.see(0, Some(1));
+    for incarnation in 1..5 {
+        watch.restarting = BTreeSet::from([node(1)]);
+        watch.see(500, Some(incarnation));
+        watch.see(500, None);
+        // Whoever looks later sees it active already.
+        watch.restarting.clear();
+        watch.see(500, Some(incarnation + 1));
+        assert_eq!(watch.wait_ms(), 1_000, "{incarnation}");
+    }
+    // What it announced then does not hold for what happens to the next run.
+    watch.see(500, Some(5));
+    watch.see(500, Some(6));
+    assert_eq!(watch.wait_ms(), 2_000);
+    // Nor is an absence of the same run what was announced.
+    watch.restarting = BTreeSet::from([node(1)]);
+    watch.see(500, Some(6));
+    watch.see(500, None);
+    watch.see(5_000, Some(6));
+    assert_eq!(watch.wait_ms(), 4_000);
 }
 
 #[test]
