@@ -148,4 +148,4 @@ impl Seen {
 }
 
 /// Long enough that what belongs to a move is over, with the longest gaps there are.
-const QUIET: Duration = LONG.checked_div(60).expect("60 is not 0");
+const QUIET: Duration = Duration::from_secs(1);

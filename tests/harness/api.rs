@@ -48,7 +48,7 @@ impl Api {
 
     /// Begins a deployment that answers once the version serves or has failed.
     pub fn deploy(&self, module: &str, component: Bytes, settings: &Value) -> Ask {
-        let path = format!("/v1/modules/{module}?wait=serving&timeout_ms=120000");
+        let path = format!("/v1/modules/{module}?wait=serving&timeout_ms=360000");
         self.ask("PUT", &path)
             .header("content-type", "application/wasm")
             .header("holdfast-settings", settings)
@@ -63,7 +63,8 @@ impl Api {
 
     /// Begins an allocation that answers once the resource is held.
     pub fn allocate_held(&self, module: &str, id: &str, spec: &Value) -> Ask {
-        let path = format!("{}?wait=held&timeout_ms=60000", resource_path(module, id));
+        let (path, ms) = (resource_path(module, id), LONG.as_millis());
+        let path = format!("{path}?wait=held&timeout_ms={ms}");
         self.ask("PUT", &path).json(spec).patience(LONG + LONG)
     }
 
@@ -118,7 +119,7 @@ impl Api {
 
     /// Begins a deallocation that answers once the instance is gone.
     pub fn deallocate(&self, module: &str, id: &str) -> Ask {
-        let path = format!("{}?wait=gone&timeout_ms=60000", resource_path(module, id));
+        let path = format!("{}?wait=gone&timeout_ms=180000", resource_path(module, id));
         self.ask("DELETE", &path).patience(LONG + LONG)
     }
 

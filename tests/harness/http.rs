@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::{
     contract::{Contract, Exchange},
     executor,
+    wait::SOON,
 };
 
 /// Connections to one server, kept open between requests.
@@ -66,7 +67,7 @@ impl Connection {
             path: path.to_owned(),
             headers: Vec::new(),
             body: Bytes::new(),
-            patience: Duration::from_secs(30),
+            patience: SOON,
             until: None,
         };
         match &self.token {
@@ -108,7 +109,7 @@ impl Ask {
             .body(body.to_string())
     }
 
-    /// How long to wait for the whole answer; 30 s unless said otherwise.
+    /// How long to wait for the whole answer; [`SOON`] unless said otherwise.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self

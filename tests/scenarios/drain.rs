@@ -52,7 +52,7 @@ fn a_drain_moves_everything_without_overlap_and_can_be_taken_back() {
     let begun = cluster.collector().now();
 
     let path = format!("/v1/cluster/nodes/{node}/drain");
-    let query = "?wait=empty&timeout_ms=60000";
+    let query = "?wait=empty&timeout_ms=180000";
     let ask = cluster.api(0).ask("POST", &format!("{path}{query}"));
     let _ = ask.patience(LONG + SOON).answer().expect(200);
     wait_status(&cluster, 0, node, NodeStatus::Draining);

@@ -217,9 +217,10 @@ fn every_event_of_a_cluster_is_heard_where_it_did_not_happen() {
 
     let kinds: BTreeSet<EventType> = watcher.heard().iter().map(Happening::kind).collect();
     let unheard = EventType::ALL.iter().filter(|kind| !kinds.contains(kind));
-    // What nothing here brings about: its own tests do.
+    // What nothing here brings about: its own tests do. On a machine that is slow, one may be missed.
+    let unheard = unheard.filter(|kind| **kind != EventType::Missed);
     let unheard: Vec<_> = unheard.map(|kind| kind.as_str()).collect();
-    assert_eq!(unheard, ["module-failed", "missed"]);
+    assert_eq!(unheard, ["module-failed"]);
 }
 
 #[test]
@@ -278,14 +279,16 @@ fn who_lost_the_connection_before_anything_happened_goes_on_and_hears_nothing_ol
     let api = cluster.api(0);
     Probe::deploy_with(&api, "probe", &Probe::settings_logging());
     api.allocate_all("probe", &ids("old", 30));
-    let started = |id: &'static str| {
+    let started = |id: &str| {
+        let id = id.to_owned();
         move |event: &Happening| {
-            event.kind() == EventType::InstanceStarted && resource(event) == Some(id)
+            event.kind() == EventType::InstanceStarted && resource(event) == Some(&id)
         }
     };
-    let all = Watcher::start(&cluster, 0, "?replay=true", None);
-    for id in ["old0", "old15", "old29"] {
-        let _ = all.wait("the old ones", started(id));
+    // All of them, at the node whose word counts below.
+    let all = Watcher::start(&cluster, 1, "?replay=true", None);
+    for id in ids("old", 30) {
+        let _ = all.wait("the old ones", started(&id));
     }
     // Of the second node nothing more is heard than where it is.
     let first = Watcher::start(&cluster, 1, "?type=instance-started", None);

@@ -239,10 +239,10 @@ fn a_node_without_a_majority_says_so_and_marks_what_it_reads() {
         ("GET", "/v1/modules/none"),
         (
             "PUT",
-            "/v1/modules/probe/resources/x?wait=held&timeout_ms=60000",
+            "/v1/modules/probe/resources/x?wait=held&timeout_ms=600000",
         ),
-        ("PUT", "/v1/modules/probe?wait=serving&timeout_ms=60000"),
-        ("DELETE", "/v1/modules/probe/resources/x?timeout_ms=60000"),
+        ("PUT", "/v1/modules/probe?wait=serving&timeout_ms=600000"),
+        ("DELETE", "/v1/modules/probe/resources/x?timeout_ms=600000"),
         ("POST", "/v1/modules/probe/resources:batch"),
         ("POST", "/v1/modules/probe/resources/none/invoke"),
         ("GET", "/readyz"),

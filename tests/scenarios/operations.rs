@@ -49,9 +49,8 @@ const MODULES: usize = 12;
 const SETTLED: Duration = Duration::from_secs(180);
 /// How long a command may go on at all: more than any deadline that is given to one here.
 const COMMAND: Duration = Duration::from_secs(120);
-/// How many lines of a log may have the same second and the same words: what one line of the source may
-/// log at once, and in a second.
-const SAME_LINES_MAX: usize = 70;
+/// How many lines of a log may have the same second and the same words.
+const SAME_LINES_MAX: usize = 40;
 
 #[test]
 fn whatever_operators_do_in_any_order_comes_true() {

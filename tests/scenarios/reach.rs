@@ -77,8 +77,9 @@ fn where_udp_is_blocked_nodes_stay_come_back_and_join_and_the_log_names_it() {
 fn a_node_that_cannot_be_reached_where_it_says_is_told_so_and_others_say_it_too() {
     let mut cluster = Cluster::builder(BIN).start();
     let wrong = nowhere();
+    // Peers are told the address that the name stands for.
     let joiner = cluster.add(Join {
-        args: vec![format!("--advertise={wrong}")],
+        args: vec![format!("--advertise=localhost:{}", wrong.port())],
         ..Join::default()
     });
     let words = format!("cannot connect to this node at {wrong}");

@@ -358,7 +358,7 @@ fn what_a_plan_tells_is_what_then_moves() {
     // Of a node that leaves, just what it has.
     let leaver = cluster.listening(1).node.to_string();
     let told = planned(&cluster, &["--leave", &leaver[..8]]);
-    let drain = format!("/v1/cluster/nodes/{leaver}/drain?wait=empty&timeout_ms=60000");
+    let drain = format!("/v1/cluster/nodes/{leaver}/drain?wait=empty&timeout_ms=180000");
     let _ = cluster
         .api(0)
         .ask("POST", &drain)

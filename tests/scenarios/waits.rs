@@ -202,6 +202,31 @@ fn end(command: Child, code: i32) -> String {
     text
 }
 
+/// What would end a call that has more time than that: a client's or a server's own idea of enough.
+const USUAL: u64 = 30_000;
+
+#[test]
+fn a_call_lasts_as_long_as_its_module_or_its_caller_says() {
+    let cluster = Cluster::builder(BIN).nodes(2).start();
+    let mut settings = Probe::settings_logging();
+    settings["limits"] = json!({"call_timeout_ms": FOR_EVER_MS});
+    settings["lane"] = json!("fiber");
+    Probe::deploy_with(&cluster.api(0), "probe", &settings);
+    for id in ["slow", "slower"] {
+        let held = cluster.api(0).allocate_held("probe", id, &json!({}));
+        let _ = held.answer().expect(201);
+    }
+    let long = Probe::sleep_ms(USUAL + 4_000);
+    let patient = begin(&cluster, &["invoke", "probe/slow", &long]);
+    let for_ever = Probe::sleep_ms(FOR_EVER_MS);
+    let hasty = begin(
+        &cluster,
+        &["invoke", "probe/slower", &for_ever, "--timeout", "1s"],
+    );
+    end(hasty, 6);
+    end(patient, 0);
+}
+
 fn removing(api: &Api) {
     wait_until("it is being removed", LONG, || {
         let answer = api.get("/v1/modules/probe").answer();

@@ -56,6 +56,8 @@ pub(super) struct Engine {
     tidying: bool,
     /// Whom trials ask whether they have compiled a version too.
     others: Others,
+    /// How many resources of each module were taken away since the last log line.
+    taken_away: BTreeMap<ModuleName, usize>,
     /// Slots whose release is to be proposed.
     to_release: BTreeMap<SlotKey, Token>,
     releasing: bool,
@@ -98,6 +100,7 @@ impl Engine {
             serving: BTreeMap::new(),
             tidy_due: false,
             tidying: false,
+            taken_away: BTreeMap::new(),
             to_release: BTreeMap::new(),
             releasing: false,
             tasks: JoinSet::new(),
@@ -131,6 +134,7 @@ impl Engine {
                     self.tidy();
                 }
             }
+            self.log_taken_away();
             self.release();
         }
         self.end_all(&mut ended).await
@@ -373,10 +377,17 @@ impl Engine {
     fn drop_slot(&mut self, key: &SlotKey) {
         let entries = self.entries_of(key);
         if !entries.is_empty() {
-            warn!(module = %key.0, slot = %key.1, "the slot was taken away; its instances are dropped");
+            *self.taken_away.entry(key.0.clone()).or_default() += entries.len();
         }
         for entry in entries {
             entry.drop_now(&self.shared.host);
+        }
+    }
+
+    /// A line for each module: a lost lease takes hundreds of slots at once.
+    fn log_taken_away(&mut self) {
+        for (module, resources) in std::mem::take(&mut self.taken_away) {
+            warn!(%module, resources, "resources taken away; instances dropped");
         }
     }
 

@@ -83,6 +83,45 @@ async fn an_answer_that_is_ready_when_the_fence_has_shut_is_withheld() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_cut_by_the_fence_has_not_timed_out() {
+    // Half of its starts never end: the trial that a module is loaded with has to be one of the others.
+    let fields = r#"
+        (import "wasi:random/random@0.2.12" "get-random-u64" (func $random (result i64)))
+        (func $start (if (i32.wrap_i64 (i64.and (call $random) (i64.const 1))) (then (loop (br 0)))))
+        (start $start)"#;
+    let component = handler_importing(&["wasi:random/random@0.2.12"], "", fields);
+    for lane in [Lane::Direct, Lane::Fiber] {
+        let fences = Fences::open();
+        let options = Options {
+            fences: fences.clone(),
+            ..Options::default()
+        };
+        let runtime = Runtime::new(options).unwrap();
+        let mut settings = Settings {
+            lane: Some(lane),
+            ..Settings::default()
+        };
+        settings.limits.handle_timeout_ms = 200;
+        let mut loaded = load(&runtime, &component, &settings).await;
+        for _ in 0..TRIES {
+            if loaded.is_err() {
+                loaded = load(&runtime, &component, &settings).await;
+            }
+        }
+        let module = loaded.unwrap();
+        fences.pass_until(Duration::ZERO);
+        let mut failure = None;
+        for _ in 0..TRIES {
+            failure = failure.or(module.instantiate(resource("{}")).await.err());
+        }
+        assert_eq!(failure, Some(Failure::Cut), "{lane:?}");
+    }
+}
+
+/// After so many, one in two has happened.
+const TRIES: u32 = 64;
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_computes_is_cut_when_the_fence_shuts() {
     for lane in [Lane::Direct, Lane::Fiber] {
         let (mut instance, fences, _runtime) = fenced(lane).await;
