@@ -168,6 +168,7 @@ const NODE_ORDER: &[&str] = &[
     "token",
     "telemetry",
     "self_test",
+    "start_faults",
     "metrics",
     "traces",
     "config",
