@@ -602,6 +602,19 @@ fn a_library_outside_of_its_place_is_seen() {
 }
 
 #[test]
+fn the_architecture_names_the_modules_of_the_node_in_their_order() {
+    let page = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    let table = page.split("### `host/node`").nth(1).unwrap();
+    let rows = table.lines().skip_while(|line| !line.starts_with("| `"));
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    let names = rows.flat_map(|row| {
+        let cell = row.split('|').nth(1).unwrap();
+        cell.split('`').skip(1).step_by(2).collect::<Vec<_>>()
+    });
+    assert_eq!(names.collect::<Vec<_>>(), NODE_ORDER);
+}
+
+#[test]
 fn modules_of_the_node_use_only_those_before_them() {
     let mut wrong = Vec::new();
     for source in &sources() {

@@ -100,7 +100,7 @@ pub enum TerminateReason {
     Upgraded,
     /// The node stops.
     Stopping,
-    /// The health check failed; the resource is started anew.
+    /// Reserved; nothing gives it yet.
     Unhealthy,
 }
 

@@ -12,9 +12,11 @@
 //! - [`handover`] is what one node does as the view changes: start, stop, release.
 //! - [`lease`] is the right to run: granted for seconds, over by itself.
 //! - [`evidence`] turns proofs of death into the commands that free a dead node's slots.
+//! - [`codec`] is how what is stored or sent is written, so that versions understand each other.
 //! - [`copies`] says whether copies of the state are equal, and which is wrong.
 //! - [`voters`] keeps the set of voters odd, live and small.
 
+pub mod codec;
 pub mod copies;
 pub mod evidence;
 pub mod handover;

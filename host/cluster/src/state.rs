@@ -9,7 +9,7 @@
 //! - the epoch never falls, and a slot's token is the epoch of its last change of owner, so the
 //!   tokens of a slot only grow, even when it vanishes and comes back;
 //! - a slot with an owner changes it only by that owner's release, by proof that the incarnation
-//!   is dead, or by the operator's word;
+//!   is dead, by a later incarnation of its node, or when its lease is over;
 //! - a slot that lost its last resource stays with its owner until that releases it, so what
 //!   replaces it cannot overlap with what still terminates.
 //!
@@ -18,6 +18,8 @@
 mod apply;
 mod command;
 mod event;
+#[cfg(test)]
+mod golden;
 mod planning;
 mod refound;
 mod rows;
@@ -58,6 +60,7 @@ pub struct State {
 
 /// The cluster itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Cluster {
     /// Made at random by the founder.
     pub id: ClusterId,
@@ -73,6 +76,7 @@ pub struct Cluster {
 
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Node {
     /// The incarnation that joined last.
     pub incarnation: Incarnation,
@@ -91,6 +95,7 @@ pub struct Node {
 
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct About {
     /// Where peers reach it: TCP frames and UDP gossip.
     pub addr: SocketAddr,
@@ -118,7 +123,7 @@ pub enum Standing {
     /// Its process is about to be replaced by another run: what it has is kept for that one for
     /// some seconds, and it gets nothing new.
     Restarting,
-    /// Its incarnation is proven dead. A later one may join.
+    /// Its incarnation is proven dead, or its lease is over. A later one may join.
     Down,
     /// An operator removed it. It is kept so that it cannot come back under this identity.
     Removed,
@@ -167,6 +172,7 @@ pub struct Module {
 
 /// What is known of a module apart from its resources.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModuleAbout {
     /// The version that serves.
     pub version: Version,
@@ -183,6 +189,7 @@ pub struct ModuleAbout {
 
 /// A version of a module: its component and the settings it runs with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Version {
     /// Counts the module's deployments from 1; none is used twice.
     pub number: u64,
@@ -199,6 +206,7 @@ pub struct Version {
 /// A version on probation: each node tries it on a few resources first. It serves as soon as one
 /// of them is held by it, and is given up once every node that owns slots of the module failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rollout {
     /// The new version.
     pub version: Version,
@@ -208,6 +216,7 @@ pub struct Rollout {
 
 /// A version that could not hold a single resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FailedRollout {
     /// The version that was given up.
     pub version: Version,
@@ -217,6 +226,7 @@ pub struct FailedRollout {
 
 /// A resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Resource {
     /// What it is to do.
     pub spec: Spec,
@@ -261,7 +271,7 @@ impl State {
         self.epoch
     }
 
-    /// All nodes, dead ones included until they are removed.
+    /// All nodes, dead and removed ones included.
     #[must_use]
     pub fn nodes(&self) -> &BTreeMap<NodeId, Node> {
         &self.nodes

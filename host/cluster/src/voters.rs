@@ -31,7 +31,7 @@ pub struct Candidate {
     /// It is about to end, and may come back: it gives its vote to another that is ready for it, and
     /// keeps it where there is none.
     pub stopping: bool,
-    /// How long nothing was heard of it, and its lease has been expired.
+    /// How long nothing was heard of it.
     pub silent_for: Duration,
 }
 

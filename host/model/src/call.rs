@@ -62,8 +62,8 @@ pub enum Error {
     /// No answer within the deadline (504).
     #[error("no answer within {} ms", .0.as_millis())]
     TimedOut(Duration),
-    /// Too many calls wait for the resource (429).
-    #[error("{waiting} calls wait for this resource already")]
+    /// Too many calls wait for the resource, or for a thread of its module (429).
+    #[error("{waiting} calls wait already")]
     QueueFull {
         /// How many wait.
         waiting: u32,

@@ -70,7 +70,7 @@ impl Serialize for Digest {
         if serializer.is_human_readable() {
             return serializer.collect_str(self);
         }
-        self.0.serialize(serializer)
+        serde_bytes::serialize(&self.0, serializer)
     }
 }
 
@@ -80,7 +80,7 @@ impl<'de> Deserialize<'de> for Digest {
             let text = String::deserialize(deserializer)?;
             return text.parse().map_err(serde::de::Error::custom);
         }
-        <[u8; 32]>::deserialize(deserializer).map(Self)
+        serde_bytes::deserialize(deserializer).map(Self)
     }
 }
 

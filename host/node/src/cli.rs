@@ -1,7 +1,7 @@
 //! The command line `holdfast`.
 //!
-//! A front of the HTTP API: every command but `start`, `recover`, `rejoin`, `doctor`, `new` and `build` only talks
-//! to a node, and knows no more than any other client. Results go to standard output, everything else to
+//! A front of the HTTP API: commands that talk to a node know no more than any other client. Others work on this
+//! machine alone, such as `start`, `recover`, `doctor`, `new` and `build`. Results go to standard output, everything else to
 //! standard error; with `--format json` standard output has exactly one JSON document, or one a
 //! line where a list streams. Each command is a file of its own with its arguments and `run`.
 
@@ -258,6 +258,7 @@ Exit codes:
   5  the node cannot be reached, or cannot do it now: try again
   6  it took too long
   7  another process runs as this node: its data directory was copied
+  130  interrupted
 
 Examples:
   holdfast demo                        see what it does, on this machine

@@ -190,6 +190,16 @@ mod tests {
     }
 
     #[test]
+    fn the_handbook_has_every_kind_and_says_which_are_idle() {
+        let page = include_str!("../../../docs/OPERATING.md");
+        for kind in ConditionKind::ALL {
+            let idle = if kind.gets_nothing() { "yes" } else { "no" };
+            let row = format!("| `{kind}` | {idle} |");
+            assert!(page.contains(&row), "{row}");
+        }
+    }
+
+    #[test]
     fn a_text_stays_short_and_on_one_line() {
         let conditions = Conditions::default();
         conditions.set(ConditionKind::Storage, "ä\n".repeat(1_000));

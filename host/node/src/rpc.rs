@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_cluster::codec;
 use holdfast_model::NodeId;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -40,7 +41,7 @@ pub(crate) enum AskError {
         node: NodeId,
         /// What is wrong with it.
         #[source]
-        source: postcard::Error,
+        source: codec::Error,
     },
 }
 
@@ -55,17 +56,15 @@ pub(crate) async fn ask<Q: Question>(
         .call(node, Q::LANE, Q::KIND, encode(question), timeout)
         .await;
     let answer = called.map_err(|source| AskError::Call { node, source })?;
-    postcard::from_bytes(&answer).map_err(|source| AskError::Malformed { node, source })
+    codec::decode(&answer).map_err(|source| AskError::Malformed { node, source })
 }
 
 /// Reads a question.
-pub(crate) fn read<Q: Question>(payload: &[u8]) -> Result<Q, postcard::Error> {
-    postcard::from_bytes(payload)
+pub(crate) fn read<Q: Question>(payload: &[u8]) -> Result<Q, codec::Error> {
+    codec::decode(payload)
 }
 
 /// Plain data as bytes.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
-    postcard::to_stdvec(value)
-        .expect("plain data, which postcard can always write")
-        .into()
+    codec::encode(value).into()
 }

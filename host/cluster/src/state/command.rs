@@ -12,6 +12,7 @@ use super::{About, Cluster, Invalid, SettingsChange};
 
 /// One entry of the replicated log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Command {
     /// Founds the cluster; refused when it is founded.
     Found(Cluster),
@@ -119,6 +120,7 @@ pub enum Command {
 
 /// What a leader decides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Decision {
     /// A node, or a new incarnation of one, is part of the cluster.
     Join {
@@ -131,7 +133,7 @@ pub enum Decision {
         /// Now.
         at_ms: u64,
     },
-    /// An incarnation is dead; its slots are free.
+    /// An incarnation is dead, or its lease is over; its slots are free.
     Vacate {
         /// The node.
         node: NodeId,
@@ -152,6 +154,7 @@ pub enum Decision {
 
 /// A slot and the node that is to own it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Placed {
     /// The slot.
     pub slot: Slot,

@@ -6,6 +6,7 @@ use holdfast_model::{Epoch, ModuleName, NodeId, ResourceId, Slot, Token};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Cluster, Module, ModuleAbout, Owner, Resource, SlotState, State};
+use crate::codec::{self, encode};
 
 /// Name of a row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,7 +34,7 @@ pub struct CorruptRow {
     pub row: String,
     /// What is wrong, when the value is.
     #[source]
-    pub source: Option<postcard::Error>,
+    pub source: Option<codec::Error>,
 }
 
 impl Key {
@@ -96,6 +97,7 @@ fn parse(bytes: &[u8]) -> Option<Key> {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ClusterRow {
     cluster: Option<Cluster>,
     epoch: Epoch,
@@ -103,6 +105,7 @@ struct ClusterRow {
 
 /// A slot without its resources, which have rows of their own.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct SlotRow {
     owner: Option<Owner>,
     next: Option<NodeId>,
@@ -222,12 +225,8 @@ impl State {
     }
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("rows are plain data, which postcard can always write")
-}
-
 fn decode<T: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<T, CorruptRow> {
-    postcard::from_bytes(value).map_err(|source| CorruptRow {
+    codec::decode(value).map_err(|source| CorruptRow {
         row: format!("{key:?}"),
         source: Some(source),
     })

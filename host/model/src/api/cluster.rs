@@ -241,7 +241,7 @@ impl fmt::Display for NodeStatus {
 pub struct DrainQuery {
     /// Ends the drain instead: the node may own resources again. It excludes `deadline_ms`.
     pub cancel: bool,
-    /// How long what runs on the node may take to end, in milliseconds from now. What has not ended
+    /// How long what runs on the node may take to end, in milliseconds from now; the same once more counts from the first time. What has not ended
     /// by then is dropped without its `terminate`, as soon as another node takes it. Without it,
     /// what ends has the time that the limits of its module give it. What was said last counts. It excludes
     /// `cancel`.

@@ -127,7 +127,7 @@ pub struct VersionInfo {
     pub imports: Vec<String>,
 }
 
-/// A version on probation: each node tries it on a few resources first.
+/// A version on probation: each node that has some of its resources tries it on a few of them first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RolloutInfo {
     /// The new version.

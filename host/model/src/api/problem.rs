@@ -156,9 +156,9 @@ kinds! {
     /// It was done, and a later change has undone it or taken its place before what was waited for came
     /// about; the detail says which.
     Superseded = "superseded", 409, "Superseded";
-    /// Body, spec or settings are longer than allowed.
+    /// Body, component, spec, settings, target or head are longer than allowed.
     TooLarge = "too-large", 413, "Too large";
-    /// Too many calls wait for the resource.
+    /// Too many calls wait for the resource or, of its module, for a thread.
     QueueFull = "queue-full", 429, "Too many calls wait";
     /// There is no room for the request on the node, which did not begin with it; with status 429, what is
     /// used up is the share of its module.
@@ -168,7 +168,7 @@ kinds! {
     /// The handler answered with an error of its own; the status says which kind.
     HandlerRefused = "handler-refused", 500, "Refused by the handler";
     /// The handler has refused the resource for good: it stays allocated, and is quarantined until its
-    /// spec or its module changes.
+    /// spec, its module or its owner changes.
     Quarantined = "quarantined", 503, "Quarantined";
     /// The handler trapped; `function` names where. The instance is started anew.
     Trap = "trap", 500, "The handler trapped";
@@ -176,9 +176,10 @@ kinds! {
     Timeout = "timeout", 504, "Timed out";
     /// It cannot be done now and had no effect; trying again later may help.
     Unavailable = "unavailable", 503, "Unavailable";
-    /// The owner was lost during the call, which may have had its effect.
+    /// The owner was lost or let go of the resource during the call, or the node that was asked starts anew; the call
+    /// may have had its effect.
     Interrupted = "interrupted", 503, "Interrupted";
-    /// The cluster has no leader now: nothing can be changed.
+    /// No leader answered in time; of a change, the detail says whether it was done.
     NoLeader = "no-leader", 503, "No leader";
     /// The component cannot be run here; `reasons` lists all of what is wrong.
     RejectedComponent = "rejected-component", 422, "Component rejected";

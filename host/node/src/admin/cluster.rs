@@ -404,7 +404,7 @@ async fn await_empty(admin: &Admin, node: NodeId, deadline: Instant) -> Result<(
 
 /// Remove a node for good
 ///
-/// Without `confirm_dead` only a node that is draining or down and owns nothing is removed. The node itself ends
+/// Without `confirm_dead` only a node that is draining, restarting or down and owns nothing is removed. The node itself ends
 /// when it hears of it.
 #[utoipa::path(
     delete,

@@ -25,7 +25,7 @@ use crate::events::{Cursor, Filter, From, Item, Watched};
 
 /// Watch what happens
 ///
-/// The stream goes on until one side ends. It begins with an `id` alone, which says where it is; while nothing happens,
+/// The stream goes on until one side ends, or another takes its place. It begins with an `id` alone, which says where it is; while nothing happens,
 /// one is sent every 10 s.
 #[utoipa::path(
     get,

@@ -237,8 +237,8 @@ impl IntoParams for CallHeaders {
             ),
             request_header(
                 IDEMPOTENCY_KEY_HEADER,
-                "Makes it safe to repeat: if the owner is lost during the call, the next one is \
-                 called. Given to the handler.",
+                "Says that the call may be repeated: if the owner is lost during the call, the next one is \
+                 called. Given to the handler, which is to know it again.",
                 header_text(),
             ),
             request_header(

@@ -44,8 +44,8 @@ use crate::{dispatch::CompiledYet, rpc};
 
 /// Deploy a module
 ///
-/// Makes a version of it. Every node tries a new version on a few resources first, and the cluster gives it
-/// up where it can hold none: `wait=serving` answers when that is decided. Look at `version` and `failed` then.
+/// Makes a version of it. Every node that has some of its resources tries a new version on a few of them first,
+/// and the cluster gives it up where it can hold none: `wait=serving` answers when that is decided. Look at `version` and `failed` then.
 #[utoipa::path(
     put,
     path = "/v1/modules/{module}",

@@ -32,7 +32,7 @@ use change::Change;
 ///
 /// Of a folder, its manifest says name and settings. Of a component file alone, the name is the
 /// file's, and the module keeps the settings that it has. The new version is tried on a few
-/// resources first and takes over when it holds one.
+/// resources first and takes over when it holds one and the nodes that have some have compiled it.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct DeployArgs {

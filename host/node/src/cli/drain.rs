@@ -29,11 +29,12 @@ pub(super) struct DrainArgs {
     #[arg(long)]
     cancel: bool,
 
-    /// How long what runs on the node may take to end, from now.
+    /// How long what runs on the node may take to end, from when the node hears of it.
     ///
     /// What has not ended by then is dropped without its `terminate`, calls that it has are
     /// answered with 503, and another node takes it at once. 0s: drop everything. Without it
-    /// nothing is dropped before the limits of its module say so. What was said last counts.
+    /// nothing is dropped before the limits of its module say so. Another deadline counts from when
+    /// it is given; the same one again changes nothing.
     #[arg(long, value_name = "DURATION", conflicts_with = "cancel")]
     #[arg(value_parser = humantime::parse_duration)]
     deadline: Option<Duration>,

@@ -43,7 +43,7 @@ pub(super) struct InvokeArgs {
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
 
-    /// Makes it safe to repeat the call: equal keys mean the same call.
+    /// Says that the call may be repeated; the handler is to know the key again.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
 

@@ -17,7 +17,8 @@ use crate::client::{self, Client};
 /// Show what handlers say, on all nodes
 ///
 /// That is what they write to stdout and stderr, and what they log through `wasi:logging`. Each node
-/// keeps the newest lines of each module, about 1 MiB, until it ends; its own log has all of them.
+/// keeps the newest lines of each module, about 1 MiB of each and 32 MiB of all, until it ends; its own log
+/// has those that --log lets through.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct LogsArgs {

@@ -13,7 +13,8 @@ use super::{failure::Failure, output::Output, scaffold};
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct NewArgs {
-    /// Name of the module, and of its folder: a-z, 0-9 and '-', at most 63 characters.
+    /// Name of the module, and of its folder: a-z, 0-9 and '-', at most 63 characters, and
+    /// the first is a letter.
     name: ModuleName,
 
     /// Where to put it, instead of a folder of its name here. It must be empty or absent.

@@ -59,8 +59,8 @@ enum Action {
     },
     /// Show what a node's own log has, or change it
     ///
-    /// The log is what the node writes to its standard error. A change holds until the process ends;
-    /// the next one begins with its --log.
+    /// The log is what the node writes to its standard error. A change holds until the node ends,
+    /// begins anew or gets SIGHUP; then its --log counts again.
     #[command(after_help = LOG_HELP)]
     Log {
         /// The node: its id, or the beginning of it.

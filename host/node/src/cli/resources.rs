@@ -106,7 +106,7 @@ struct ListArgs {
     cursor: Option<String>,
 
     /// All of them; with --format json one a line.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cursor")]
     all: bool,
 }
 

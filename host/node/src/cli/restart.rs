@@ -44,12 +44,13 @@ pub(super) struct RestartArgs {
     #[arg(long, conflicts_with = "all")]
     wait: bool,
 
-    /// How long to wait for each node; only with --wait or --all.
+    /// How long to wait for each node; without --wait or --all it does nothing.
     #[arg(long, value_name = "DURATION", default_value = "1m")]
     #[arg(value_parser = humantime::parse_duration)]
     timeout: Duration,
 
-    /// Go on with the next node where one is back, and does not hold again in time what it held.
+    /// Go on with the next node where one is back, and does not hold again in time what it held
+    /// or does not run the version asked for.
     /// Without it the rest is left as it is.
     #[arg(long, requires = "all")]
     keep_going: bool,
@@ -142,7 +143,7 @@ async fn all(client: &Client, args: &RestartArgs, output: Output) -> anyhow::Res
         return Ok(());
     }
     let which = names(late_ones.into_iter());
-    let late = format!("all nodes are back, and these do not hold what they held: {which}");
+    let late = format!("all nodes are back, and these do not hold what they held, or do not run the version asked for: {which}");
     Err(Failure::new(late).exit(Exit::Failed).into())
 }
 

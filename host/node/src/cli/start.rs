@@ -65,8 +65,8 @@ pub struct StartArgs {
     /// Address at which peers reach this node, where it is not the one of --listen.
     ///
     /// Needed when --listen is 0.0.0.0 or behind a translation of addresses. When it is wrong,
-    /// the node joins and is then suspected of being dead. A name is looked up once, as the node
-    /// starts; one that is not known yet is waited for, 10 seconds at most.
+    /// the node does not join, and its log says who cannot reach it. A name is looked up once, as the
+    /// node starts; one that is not known yet is waited for, 10 seconds at most.
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     pub advertise: Option<String>,
 
@@ -109,7 +109,7 @@ pub struct StartArgs {
     /// How many voters the cluster wants that this node founds: 1, 3, 5 or 7.
     ///
     /// It has as many once it has the nodes. More survive more losses, and each change waits for
-    /// more disks. Changed later by `holdfast settings`, like the four that follow.
+    /// more disks. Changed later by `holdfast settings`, like the five that follow.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = voters)]
     pub voters: u8,
 
@@ -158,8 +158,9 @@ pub struct StartArgs {
 
     /// How many instances may be starting at once on this node, of all modules together.
     ///
-    /// At most 64 of one module. Too low: where `handle` waits for others, a failover takes long.
-    /// Too high: what they all wait for is hit by all of them, and calls wait for the processor.
+    /// At most 64 of one module, and four of each whatever the others do. Too low: where `handle`
+    /// waits for others, a failover takes long. Too high: what they all wait for is hit by all of
+    /// them, and calls wait for the processor.
     #[arg(long, value_name = "N", default_value_t = 256)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub starts_max: u32,
@@ -390,8 +391,9 @@ const SECRET_POLL: Duration = Duration::from_millis(50);
 
 const AFTER_HELP: &str = "\
 Signals:
-  SIGTERM, SIGINT  hand everything over to the other nodes, and end the
-                   node; a second one ends it at once
+  SIGTERM, SIGINT  hand everything over to the other nodes (with --on-stop
+                   reserve: keep it for the next run), and end the node;
+                   a second one ends it at once, with exit code 130
   SIGUSR2          replaces the process by a new run of the program, which
                    gets back what this one held
   SIGHUP           reads --token-file again, and logs by --log again;

@@ -28,7 +28,7 @@ pub struct Call {
     pub body: Bytes,
     /// Its media type.
     pub content_type: Option<String>,
-    /// Makes it safe to repeat the call: equal keys mean the same call.
+    /// Says that the call may be repeated; the handler is to know the key again.
     pub idempotency_key: Option<String>,
     /// Its identifier; made by the node when absent.
     pub request_id: Option<String>,

@@ -187,4 +187,4 @@ pub(crate) fn io_error(error: impl Into<redb::Error>) -> io::Error {
 }
 
 /// Version of both files' contents: grows with every change that older code cannot read.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;

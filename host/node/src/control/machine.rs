@@ -19,6 +19,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 use holdfast_cluster::{
+    codec::{decode, encode},
     copies::{COMMON_EVERY, Digests, Mark},
     state::{Changes, Event, Outcome, Position, State},
 };
@@ -37,7 +38,7 @@ use super::{
     seal::{seal, unseal},
     snapshot::{Copy, POSITION, ROWS, Staged, StateCopy},
     subscription::{Feed, Subscription},
-    types::{LogId, SnapshotMeta, StoredMembership, Types, decode, encode, term},
+    types::{LogId, SnapshotMeta, StoredMembership, Types, term},
 };
 use crate::clock::now_ms;
 

@@ -8,7 +8,10 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use holdfast_cluster::state::{Command, Outcome};
+use holdfast_cluster::{
+    codec::{self, decode, encode},
+    state::{Command, Outcome},
+};
 use holdfast_model::NodeId;
 use openraft::{
     EmptyNode,
@@ -25,7 +28,7 @@ use uuid::Uuid;
 
 use super::{
     snapshot::{Copy, PIECE_BYTES, Row, StateCopy, rows_after},
-    types::{Peer, SnapshotMeta, Types, Vote, decode, encode},
+    types::{Peer, SnapshotMeta, Types, Vote},
 };
 
 /// Carries messages of the control state to other nodes.
@@ -160,7 +163,7 @@ pub(crate) enum CallError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     #[error("the answer cannot be read")]
-    Unreadable(#[source] postcard::Error),
+    Unreadable(#[source] codec::Error),
     #[error("node {0} answered in the place of another")]
     OtherNode(NodeId),
     #[error("the node could not do it: {0}")]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use holdfast_cluster::codec::encode;
 use holdfast_model::NodeId;
 use openraft::{async_runtime::WatchReceiver, raft::VoteRequest};
 use tokio::task::spawn_blocking;
@@ -13,7 +14,7 @@ use super::{
     machine::CACHE_BYTES,
     network::{Answer, Envelope, HandleError, Request, read_envelope},
     snapshot::{Copy, Row, StageError, Staged, StateCopy},
-    types::{Peer, SnapshotMeta, Types, Vote, encode},
+    types::{Peer, SnapshotMeta, Types, Vote},
 };
 
 impl Core {

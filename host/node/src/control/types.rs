@@ -8,7 +8,7 @@ use std::fmt;
 use holdfast_cluster::state::{Command, Outcome};
 use holdfast_model::NodeId;
 use openraft::{EmptyNode, impls::leader_id_std::LeaderId, type_config::alias};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 
@@ -77,14 +77,4 @@ impl fmt::Display for Proposal {
 /// The term of a log position.
 pub(crate) fn term(id: &LogId) -> u64 {
     **id.committed_leader_id()
-}
-
-/// Writes plain data as bytes, for disk and wire.
-pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("plain data of known length, which postcard always writes")
-}
-
-/// Reads what [`encode`] wrote.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
-    postcard::from_bytes(bytes)
 }

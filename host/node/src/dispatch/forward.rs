@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use holdfast_cluster::codec;
 use holdfast_model::{
     ModuleName, NodeId, ResourceId,
     call::{self, Request, Response},
@@ -29,7 +30,7 @@ struct Forwarded<'a> {
     id: &'a str,
     #[serde(borrow)]
     request: Parts<'a>,
-    #[serde(borrow)]
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     trace: Option<Carried<'a>>,
 }
 
@@ -39,7 +40,9 @@ struct Parts<'a> {
     id: &'a str,
     created_at_ms: u64,
     timeout_us: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<&'a str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     content_type: Option<&'a str>,
 }
 
@@ -47,6 +50,7 @@ struct Parts<'a> {
 #[derive(Serialize, Deserialize)]
 enum Answered<'a> {
     Response {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         content_type: Option<&'a str>,
     },
     Failed(call::Error),
@@ -215,19 +219,28 @@ fn describe(recorded: &mut Recorded, module: &str, id: &ResourceId) {
     recorded.set("holdfast.resource", id.to_string());
 }
 
-/// A head, and a body behind it.
+/// The length of a head, the head, and a body behind it.
 fn encode<T: Serialize>(head: &T, body: &[u8]) -> Bytes {
     let mut frame = Vec::with_capacity(HEAD_BYTES + body.len());
-    frame = postcard::to_extend(head, frame).expect("plain data, which postcard can always write");
+    frame.extend_from_slice(&[0; HEAD_LENGTH]);
+    codec::encode_to(&mut frame, head);
+    let length = u32::try_from(frame.len() - HEAD_LENGTH).expect("a head is shorter than 4 GiB");
+    frame[..HEAD_LENGTH].copy_from_slice(&length.to_le_bytes());
     frame.extend_from_slice(body);
     frame.into()
 }
 
 /// A head and the body behind it, a part of the frame itself: nothing of it is copied.
-fn decode<'a, T: Deserialize<'a>>(frame: &'a Bytes) -> Result<(T, Bytes), postcard::Error> {
-    let (head, body) = postcard::take_from_bytes(frame)?;
-    Ok((head, frame.slice_ref(body)))
+fn decode<'a, T: Deserialize<'a>>(frame: &'a Bytes) -> Result<(T, Bytes), codec::Error> {
+    let (length, rest) = frame.split_first_chunk().ok_or(codec::Error::Empty)?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let head = rest.get(..length).ok_or(codec::Error::Empty)?;
+    let body = frame.slice(HEAD_LENGTH + length..);
+    Ok((codec::decode_borrowed(head)?, body))
 }
+
+/// Bytes of the length of a head.
+const HEAD_LENGTH: usize = size_of::<u32>();
 
 /// Room for a head of the usual size.
 const HEAD_BYTES: usize = 256;

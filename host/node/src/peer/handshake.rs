@@ -18,6 +18,7 @@
 
 use std::{io, net::SocketAddr};
 
+use holdfast_cluster::codec::{self, encode};
 use holdfast_model::ClusterName;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -214,12 +215,13 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 #[derive(Serialize, Deserialize)]
 struct Hello {
     cluster: ClusterName,
+    #[serde(with = "serde_bytes")]
     nonce: [u8; 32],
 }
 
 #[derive(Serialize, Deserialize)]
 enum Challenge {
-    Nonce([u8; 32]),
+    Nonce(#[serde(with = "serde_bytes")] [u8; 32]),
     Refused(Refusal),
 }
 
@@ -270,16 +272,12 @@ async fn receive<S: AsyncRead + Unpin>(
     Ok((version, body))
 }
 
-fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    postcard::to_stdvec(message).expect("handshake messages are plain data")
-}
-
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    postcard::from_bytes(body).map_err(|_| Failure::Foreign)
+    codec::decode(body).map_err(|_| Failure::Foreign)
 }
 
 /// Version of the handshake, of the frames, and of what is in [`Identity`].
-pub(super) const VERSION: u16 = 3;
+pub(super) const VERSION: u16 = 4;
 const MAGIC: &[u8; 4] = b"HFPR";
 const MAC: usize = 32;
 const MESSAGE_BYTES_MAX: usize = 4096;

@@ -10,8 +10,8 @@ pub struct HttpLimits {
     /// How many HTTP connections there may be at once.
     ///
     /// Fewer where the process may open few files: peers, disks and handlers keep some. When it is reached, idle
-    /// connections are closed, first those that have not shown the token. Too low: clients are turned away with
-    /// 503. Too high: idle connections take memory, about 20 KB each.
+    /// connections are closed, first those that have not shown the token as long as they have more than an eighth
+    /// of the places. Too low: clients are turned away with 503. Too high: idle connections take memory, about 20 KB each.
     #[arg(long, value_name = "N", default_value_t = 16_384)]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
     pub http_connections_max: u32,

@@ -5,12 +5,13 @@
 use std::io;
 
 use bytes::Bytes;
+use holdfast_cluster::codec::{decode, encode};
 use redb::{ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::super::{
     seal::{seal, unseal},
-    types::{Entry, LogId, decode, encode},
+    types::{Entry, LogId},
 };
 
 /// Entries as they are stored, by index.

@@ -1,5 +1,6 @@
 //! Several nodes.
 
+use holdfast_cluster::codec;
 use openraft::async_runtime::WatchReceiver;
 
 use super::{super::*, *};
@@ -333,7 +334,7 @@ async fn messages_for_or_from_another_node_are_refused() {
     let cluster = Cluster::start(1).await;
     let message = |to, from| {
         let body = network::Request::ReadIndex { within_ms: 1000 };
-        Bytes::from(types::encode(&network::Envelope { to, from, body }))
+        Bytes::from(codec::encode(&network::Envelope { to, from, body }))
     };
     let node = &cluster.nodes[0];
     node.handle(id(2), message(id(1), id(2))).await.unwrap();

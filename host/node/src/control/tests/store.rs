@@ -469,7 +469,7 @@ async fn what_would_leave_a_hole_is_not_appended() {
     assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 2);
 }
 
-/// The form that files of format 3 have, byte for byte.
+/// The form that files of format 4 have, byte for byte.
 #[test]
 fn stored_values_have_the_form_that_is_written_down() {
     let entry = Entry {
@@ -479,7 +479,7 @@ fn stored_values_have_the_form_that_is_written_down() {
     let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     assert_eq!(
         hex(log::stored::stored_entry(&entry)),
-        "89db20fcd6a07c12030700"
+        "bc8cb912d178b0170182a66c6f675f696482a96c65616465725f696403a5696e64657807a77061796c6f6164a5426c616e6b"
     );
     assert_eq!(
         hex(seal::seal(b"row", b"value")),

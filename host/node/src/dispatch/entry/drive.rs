@@ -308,7 +308,11 @@ impl Entry {
         }
         instance.follow(span.scope().follow());
         if let Err(failure) = instance.terminate(reason).await {
-            warn!(?reason, error = %failure, "terminate failed");
+            match &failure {
+                // It holds for all of them, and the lease has its own line.
+                Failure::Fenced => debug!(?reason, "terminate not called: the lease is over"),
+                failure => warn!(?reason, error = %failure, "terminate failed"),
+            }
             let error = last_error(&failure);
             span.failed(lowercase(&error.kind), &error.message);
         }

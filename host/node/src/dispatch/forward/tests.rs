@@ -1,8 +1,9 @@
 use super::*;
 
+/// The form of a forwarded call, byte for byte: what it lacks is not named.
 #[test]
-fn a_call_without_a_trace_is_one_byte_longer_for_it() {
-    let forwarded = || Forwarded {
+fn a_forwarded_call_is_the_length_of_its_head_the_head_and_the_body() {
+    let forwarded = Forwarded {
         module: "m",
         id: "a",
         request: Parts {
@@ -14,15 +15,21 @@ fn a_call_without_a_trace_is_one_byte_longer_for_it() {
         },
         trace: Scope::default().carried(),
     };
-    let Forwarded {
-        module,
-        id,
-        request,
-        trace,
-    } = forwarded();
-    assert_eq!(trace, None);
-    let without = encode(&(module, id, request), b"body");
-    assert_eq!(encode(&forwarded(), b"body").len(), without.len() + 1);
+    let head = b"\x01\x83\xa6module\xa1m\xa2id\xa1a\xa7request\
+        \x83\xa2id\xa1r\xadcreated_at_ms\x01\xaatimeout_us\x02";
+    let frame = encode(&forwarded, b"body");
+    assert_eq!(frame, [&[57, 0, 0, 0][..], head, b"body"].concat());
+    let (read, body) = decode::<Forwarded<'_>>(&frame).unwrap();
+    assert_eq!((read.module, read.request.timeout_us), ("m", 2));
+    assert_eq!(body, "body");
+}
+
+#[test]
+fn a_frame_that_ends_within_its_head_is_refused() {
+    for frame in [&b""[..], &[9, 0, 0], &[9, 0, 0, 0, 1, 0x80]] {
+        let frame = Bytes::copy_from_slice(frame);
+        assert!(decode::<Forwarded<'_>>(&frame).is_err(), "{frame:?}");
+    }
 }
 
 #[test]

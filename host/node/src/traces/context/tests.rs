@@ -1,3 +1,5 @@
+use holdfast_cluster::codec;
+
 use super::*;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -135,8 +137,8 @@ fn a_context_gets_to_another_node_as_it_is() {
         let mut all = headers(&[("traceparent", &format!("00-{TRACE}-{SPAN}-{flags}"))]);
         all.insert(TRACESTATE, HeaderValue::from_str(state).unwrap());
         let context = read(&all).unwrap();
-        let bytes = postcard::to_stdvec(&Carried::of(&context)).unwrap();
-        let carried: Carried<'_> = postcard::from_bytes(&bytes).unwrap();
+        let bytes = codec::encode(&Carried::of(&context));
+        let carried: Carried<'_> = codec::decode_borrowed(&bytes).unwrap();
         assert_eq!(carried.context(), Some(context));
     }
     let nothing = Carried {
