@@ -143,7 +143,9 @@ async fn all(client: &Client, args: &RestartArgs, output: Output) -> anyhow::Res
         return Ok(());
     }
     let which = names(late_ones.into_iter());
-    let late = format!("all nodes are back, and these do not hold what they held, or do not run the version asked for: {which}");
+    let late = format!(
+        "all nodes are back, and these do not hold what they held, or do not run the version asked for: {which}"
+    );
     Err(Failure::new(late).exit(Exit::Failed).into())
 }
 
