@@ -67,9 +67,12 @@ pub enum Invalid {
     /// Two nodes might run the same resource, or none any.
     #[error("the times of leases are not safe: {0}")]
     Lease(lease::Unsafe),
-    /// Voters would come and go with every hiccup of the network.
-    #[error("a voter must be silent for at least 1 s before it is replaced, not {} ms", .0.as_millis())]
+    /// Voters would come and go with every hiccup of the network, or never.
+    #[error("a voter must be silent for 1 s to 24 h before it is replaced, not {} ms", .0.as_millis())]
     ReplaceVotersAfter(Duration),
+    /// A node would never be given anything.
+    #[error("a node is stable after at most 2 min, not {} ms", .0.as_millis())]
+    StableAfter(Duration),
 }
 
 impl ClusterSettings {
@@ -83,8 +86,10 @@ impl ClusterSettings {
         stable_after: Duration::from_secs(1),
     };
 
-    /// The longest [`ClusterSettings::stable_after`] that is taken from an operator: a cluster may have a longer
-    /// one from before there was a bound.
+    /// The longest [`ClusterSettings::replace_voters_after`].
+    pub const REPLACE_VOTERS_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// The longest [`ClusterSettings::stable_after`].
     pub const STABLE_AFTER_MAX: Duration = Duration::from_secs(120);
 
     /// Makes sure that a cluster can have these settings.
@@ -96,8 +101,12 @@ impl ClusterSettings {
             return Err(Invalid::Voters(self.voters_wanted));
         }
         self.lease.check().map_err(Invalid::Lease)?;
-        if self.replace_voters_after < REPLACE_VOTERS_AFTER_MIN {
+        let replaced = REPLACE_VOTERS_AFTER_MIN..=Self::REPLACE_VOTERS_AFTER_MAX;
+        if !replaced.contains(&self.replace_voters_after) {
             return Err(Invalid::ReplaceVotersAfter(self.replace_voters_after));
+        }
+        if self.stable_after > Self::STABLE_AFTER_MAX {
+            return Err(Invalid::StableAfter(self.stable_after));
         }
         Ok(self)
     }

@@ -572,13 +572,34 @@ fn settings_change_one_by_one_and_only_to_safe_ones() {
         ..ClusterSettings::DEFAULT
     };
     assert_eq!(settings(&replica), wanted);
-    let unsafe_guard = SettingsChange {
-        lease_guard: Some(std::time::Duration::from_millis(1)),
-        ..SettingsChange::default()
+    let (none, ms) = (
+        SettingsChange::default(),
+        std::time::Duration::from_millis(1),
+    );
+    for refused in [
+        SettingsChange {
+            lease_guard: Some(ms),
+            ..none
+        },
+        SettingsChange {
+            replace_voters_after: Some(ClusterSettings::REPLACE_VOTERS_AFTER_MAX + ms),
+            ..none
+        },
+        SettingsChange {
+            stable_after: Some(ClusterSettings::STABLE_AFTER_MAX + ms),
+            ..none
+        },
+    ] {
+        let answer = replica.apply(Command::Set(refused)).accepted();
+        assert!(matches!(answer, Err(Refused::Invalid(_))), "{answer:?}");
+        assert_eq!(settings(&replica), wanted);
+    }
+    let longest = SettingsChange {
+        replace_voters_after: Some(ClusterSettings::REPLACE_VOTERS_AFTER_MAX),
+        stable_after: Some(ClusterSettings::STABLE_AFTER_MAX),
+        ..none
     };
-    let refused = replica.apply(Command::Set(unsafe_guard)).accepted();
-    assert!(matches!(refused, Err(Refused::Invalid(_))), "{refused:?}");
-    assert_eq!(settings(&replica), wanted);
+    replica.done(Command::Set(longest));
     let early = State::default().apply(
         Position { index: 1, term: 1 },
         Command::Set(change),

@@ -109,7 +109,8 @@ fn present(admin: &Admin) -> Result<ClusterSettings> {
 pub(super) const STABLE_AFTER_MS_MAX: u64 =
     state::ClusterSettings::STABLE_AFTER_MAX.as_millis() as u64;
 
-/// A day: for longer, a loss is no hiccup.
-pub(super) const REPLACE_VOTERS_AFTER_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+/// See [`state::ClusterSettings::REPLACE_VOTERS_AFTER_MAX`].
+pub(super) const REPLACE_VOTERS_AFTER_MS_MAX: u64 =
+    state::ClusterSettings::REPLACE_VOTERS_AFTER_MAX.as_millis() as u64;
 
 const BODY_BYTES_MAX: u64 = 4 << 10;

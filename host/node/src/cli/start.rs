@@ -132,8 +132,8 @@ pub struct StartArgs {
 
     /// How long a voter must be silent before another node votes in its place.
     ///
-    /// For the cluster that this node founds. Too low: each restart changes the voters twice. Too
-    /// high: for that long another loss may end the majority.
+    /// For the cluster that this node founds; at most a day. Too low: each restart changes the voters
+    /// twice. Too high: for that long another loss may end the majority.
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub replace_voters_after: Duration,
@@ -148,8 +148,8 @@ pub struct StartArgs {
 
     /// How long a node must have been there before it is given what others run.
     ///
-    /// For the cluster that this node founds. Twice as long for each time that the node was lost
-    /// lately, up to two minutes; forgiven once it has stayed for ten. Resources that nobody holds do not wait for
+    /// For the cluster that this node founds; at most two minutes. Twice as long for each time that the
+    /// node was lost lately, up to two minutes; forgiven once it has stayed for ten. Resources that nobody holds do not wait for
     /// it. 0: at once. Too low: resources move to nodes that do not stay. Too high: a node that
     /// joins is of no use for that long.
     #[arg(long, value_name = "DURATION", default_value = "1s")]

@@ -194,3 +194,16 @@ fn descriptions_are_for_people_who_do_not_read_the_code() {
         }
     }
 }
+
+#[test]
+fn the_table_of_problems_has_every_kind_with_its_status() {
+    let page = include_str!("../../../../../docs/API.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let cells: Vec<Vec<&str>> = rows.map(|row| row.split('|').collect()).collect();
+    for kind in ProblemKind::ALL {
+        let name = format!("`{}`", kind.name());
+        let status = kind.status().to_string();
+        let is_row = |row: &&Vec<&str>| row[1].contains(&name) && row[2].contains(&status);
+        assert!(cells.iter().any(|row| is_row(&row)), "{name} {status}");
+    }
+}
