@@ -60,11 +60,11 @@ pub fn encode_to<T: Serialize>(bytes: &mut Vec<u8>, value: &T) {
 /// # Errors
 /// When it is something else.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    let named = named(bytes)?;
-    let mut reader = rmp_serde::Deserializer::new(std::io::Cursor::new(named));
+    let mut rest = named(bytes)?;
+    let mut reader = rmp_serde::Deserializer::new(&mut rest);
     reader.set_max_depth(DEPTH_MAX);
     let value = T::deserialize(&mut reader)?;
-    match named.len() - reader.position() as usize {
+    match rest.len() {
         0 => Ok(value),
         left => Err(Error::Trailing(left)),
     }
