@@ -23,6 +23,9 @@ const WILD: Duration = Duration::from_secs(20);
 /// before the misbehaviour is over.
 const QUICK: Duration = Duration::from_secs(10);
 
+/// How soon a call is turned away whose caller waits for a second, on a machine as loaded.
+const WITHOUT_WAITING: Duration = Duration::from_secs(15);
+
 /// One node, so that the good and the bad share a process: modules `good` and `bad`, each with
 /// a resource `fine`.
 fn one_node() -> Cluster {
@@ -311,7 +314,7 @@ fn a_resource_that_waits_for_its_next_attempt_turns_calls_away() {
         504 => {}
         _ => panic!("{answer}"),
     }
-    assert!(answer.took < SOON, "{:?}", answer.took);
+    assert!(answer.took < WITHOUT_WAITING, "{:?}", answer.took);
 }
 
 #[test]
@@ -352,7 +355,7 @@ fn a_fatal_error_quarantines_its_resource_until_it_is_changed() {
     let call = api.invoke("bad", "doomed", Probe::echo());
     let answer = call.header("holdfast-timeout-ms", 1_000).answer();
     assert_eq!(answer.status, 503, "{answer}");
-    assert!(answer.took < SOON, "{:?}", answer.took);
+    assert!(answer.took < WITHOUT_WAITING, "{:?}", answer.took);
     let counted = api.cluster().expect("the node answers").resources;
     assert_eq!((counted.held, counted.quarantined), (2, 1));
 

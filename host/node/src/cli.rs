@@ -258,7 +258,7 @@ Exit codes:
   5  the node cannot be reached, or cannot do it now: try again
   6  it took too long
   7  another process runs as this node: its data directory was copied
-  130  interrupted
+  130  a second signal ended a node at once
 
 Examples:
   holdfast demo                        see what it does, on this machine
